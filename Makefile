@@ -1,0 +1,129 @@
+# Everything runs in .venv, made from requirements.lock on first use; nothing needs activating.
+# GNU make >= 3.81 and a POSIX sh. `make` alone explains itself.
+
+## the Python >= 3.11 that a new .venv is made from
+PYTHON ?= python3
+## smoke (seconds), mini (minutes on a laptop) or coco (the paper's scale)
+SCALE ?= mini
+## a COCO-format folder; empty: the embedded Badges data set
+DATA ?=
+## number of seeds per row
+SEEDS ?= 1
+## rows trained at the same time
+JOBS ?=
+## cpu, cuda, cuda:1, mps; empty: the best one found
+DEVICE ?=
+## only these students, separated by spaces
+STUDENTS ?=
+## only these methods, separated by spaces
+METHODS ?=
+## settings to change: 'key=value key=value'
+SET ?=
+## further options for the command that the target runs, e.g. make test ARGS='-k crops -x'
+ARGS ?=
+## seconds without an answer before a download counts as failed
+UV_HTTP_TIMEOUT ?= 180
+export UV_HTTP_TIMEOUT
+
+# A misspelt variable would otherwise be ignored and the wrong experiment run.
+KNOWN := PYTHON SCALE DATA SEEDS JOBS DEVICE STUDENTS METHODS SET ARGS UV_HTTP_TIMEOUT
+GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
+UNKNOWN := $(filter-out $(KNOWN) SHELL MAKE% -%,$(GIVEN))
+$(if $(UNKNOWN),$(error unknown variable $(UNKNOWN): choose from $(KNOWN)))
+
+# Packages come from the index alone: a stray local build must not replace a pinned one.
+unexport PIP_FIND_LINKS UV_FIND_LINKS
+
+quote = '$(subst ','\'',$(1))'
+option = $(if $(2), $(1) $(call quote,$(2)))
+list_option = $(if $(2), $(1) $(foreach word,$(2),$(call quote,$(word))))
+RUN_OPTIONS = $(call option,--scale,$(SCALE))$(call option,--data,$(DATA))$(call option,--seeds,$(SEEDS))
+MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
+ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
+SET_OPTIONS = $(call list_option,--set,$(SET))
+
+FIGURES_AND_TABLES := table1 table2 table3 table4 table5 figure3 figure4
+
+.PHONY: help setup test lint bench reproduce lab notebook lock clean
+
+## list the targets and variables
+help:
+	@awk '/^## / { text = substr($$0, 4); next } \
+	    text && /^[a-z][a-z0-9%-]*:/ { sub(/:.*/, "", $$1); targets = targets row($$1, text) } \
+	    text && /^[A-Z_]+ \?=/ { variables = variables row($$1, text ($$3 ? " [" $$3 "]" : "")) } \
+	    { text = "" } \
+	    function row(name, text) { return sprintf("  %-18s %s\n", name, text) } \
+	    END { printf "Targets\n%s\n", targets; \
+	          printf "Variables: make TARGET NAME=value [default]\n%s", variables }' Makefile
+	@echo
+	@echo "Example: make reproduce-table2 SCALE=mini DATA='my data' SEEDS=3"
+
+PYTHON_CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "c2dlib needs Python 3.11 or newer, but \
+$(PYTHON) is Python %d.%d.%d. Name a newer one: make setup PYTHON=python3.12" % sys.version_info[:3])
+
+# .venv/.installed holds what was installed: the lock, pyproject.toml and the folder. The check is repeated
+# under the lock because another make may have installed while this one waited.
+## bring .venv up to date with requirements.lock (done by every target that needs it)
+setup:
+	@state="$$(cksum requirements.lock pyproject.toml && pwd)" || exit 1; \
+	installed() { test -x .venv/bin/python && test "$$state" = "$$(cat .venv/.installed 2>/dev/null)"; }; \
+	if installed; then exit 0; fi; \
+	exec 9>.venv.lock; if command -v flock >/dev/null; then flock 9; fi; \
+	if installed; then exit 0; fi; \
+	set -e; \
+	if ! .venv/bin/python -c '$(PYTHON_CHECK)' 2>/dev/null; then \
+	    command -v $(call quote,$(PYTHON)) >/dev/null || { \
+	        echo 'c2dlib needs Python 3.11 or newer; there is no $(PYTHON): make setup PYTHON=PATH' >&2; \
+	        exit 1; }; \
+	    $(call quote,$(PYTHON)) -c '$(PYTHON_CHECK)'; \
+	    $(call quote,$(PYTHON)) -m venv --clear --without-pip .venv; \
+	fi; \
+	rm -f .venv/.installed; \
+	PATH="$$PWD/.venv/bin:$$PATH"; \
+	if ! command -v uv >/dev/null; then \
+	    .venv/bin/python -m ensurepip >/dev/null || { \
+	        echo 'Could not install uv: install uv, or your system'"'"'s python3-venv package.' >&2; exit 1; }; \
+	    awk '/^[^ ]/ { wanted = ($$0 ~ /^uv==/) } wanted' requirements.lock >.venv/uv.txt; \
+	    .venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt; \
+	fi; \
+	uv pip sync --python .venv/bin/python --require-hashes requirements.lock; \
+	uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e .; \
+	printf '%s\n' "$$state" >.venv/.installed
+
+## run the tests
+test: setup
+	.venv/bin/python -m pytest $(ARGS)
+
+## check the style with ruff
+lint: setup
+	.venv/bin/ruff check . $(ARGS)
+
+## measure the speed of a training step
+bench: setup
+	.venv/bin/python -m c2dlib bench$(call option,--device,$(DEVICE)) $(ARGS)
+
+## train and print one table or figure: reproduce-table2, reproduce-figure3, ...
+reproduce-%: setup
+	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
+
+## all tables and figures of the paper, one after the other
+reproduce: $(FIGURES_AND_TABLES:%=reproduce-%)
+
+## open the notebooks in JupyterLab
+lab: setup
+	.venv/bin/python -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+## the same as lab
+notebook: lab
+
+## resolve the dependencies of pyproject.toml anew (ARGS=--upgrade for newer versions)
+lock: setup
+	.venv/bin/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev \
+	    --no-header pyproject.toml -o requirements.lock $(ARGS)
+
+## remove caches and build leftovers; never .venv, runs/ or results/
+clean:
+	find . \( -path ./.git -o -path ./.venv -o -path ./runs -o -path ./results \) -prune -o -type d \
+	    \( -name __pycache__ -o -name .pytest_cache -o -name .ruff_cache -o -name .ipynb_checkpoints \) \
+	    -prune -exec rm -rf {} +
+	rm -rf build c2dlib.egg-info

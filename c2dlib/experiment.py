@@ -1,0 +1,203 @@
+"""Experiment: every setting of one run, in one frozen dataclass; scales are YAML files of differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from c2dlib.methods import canonical, parts
+from c2dlib.models.students import ARCHITECTURES
+
+RECIPE = 1  # raised when the code changes what a run of the same settings computes: old records no longer count
+SCALES = Path(__file__).parent / "scales"
+
+
+def setting(sentence: str, default=None, *, used_by: str = "student"):
+    """A field of Experiment: its sentence, and which part of a run depends on it."""
+    return field(default=default, metadata={"doc": sentence, "used_by": used_by})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run. The defaults are the paper's; ``scales/*.yaml`` say what a scale changes."""
+
+    student: str = setting("The detector to train, by the paper's name.", "SSD300-VGG16")
+    method: str = setting("What it trains with, by the paper's name.", "baseline")
+    seed: int = setting("Of initial weights, order of images and augmentation.", 0)
+    data: str = setting("Name of the data set.", "badges")
+    data_hash: str = setting("Hash of its annotation files.", "")
+    eval_split: str = setting("Split the metrics are of: test where there is one, else val.", "val")
+
+    image_size: int = setting("Network input: side of SSD's square, short side of the others, in pixels.", 300)
+    max_size: int = setting("Longest side of Faster R-CNN's and RetinaNet's input, in pixels.", 1333)
+    width: float = setting("Factor on the published channel counts of the backbone.", 1.0)
+    fpn_channels: int = setting("Channels of the feature pyramid.", 256)
+    box_head_dim: int = setting("Width of Faster R-CNN's box head.", 1024)
+    rois_per_image: int = setting("Proposals Faster R-CNN trains on, per image.", 512)
+    norm: str = setting("frozen: BatchNorm keeps the initial weights' statistics; batch: it learns.", "frozen")
+    frozen_stages: int = setting("First backbone stages that keep their initial weights (FPN detectors).", 2)
+    anchor_scale: float = setting("Factor on the paper's anchor sizes.", 1.0)
+    score_threshold: float = setting("Detections below this score are dropped.", 0.05)
+    backbone_weights: str = setting("imagenet, none, badges (pre-training on other badges) or a .safetensors.",
+                                    "imagenet")
+
+    steps: int = setting("Optimizer steps; 0: count epochs instead.", 0)
+    epochs: float = setting("Passes over the training split, where steps is 0.", 12)
+    batch_size: int = setting("Images per step.", 16)
+    optimizer: str = setting("sgd or adamw.", "sgd")
+    lr: float = setting("Learning rate.", 0.02)
+    momentum: float = setting("Of SGD.", 0.9)
+    weight_decay: float = setting("L2 penalty (SGD) or decoupled decay (AdamW).", 1e-4)
+    schedule: str = setting("step: x 0.1 at the milestones; cosine: to zero.", "step")
+    milestones: tuple = setting("Shares of the schedule at which the learning rate drops.", (8 / 12, 11 / 12))
+    warmup: int = setting("Steps of linear warm-up.", 500)
+    clip: float = setting("Largest gradient norm; 0: not clipped.", 0.0)
+    precision: str = setting("no, bf16 or fp16 (autocast).", "no")
+
+    flip: bool = setting("Horizontal flips, half of the images.", True)
+    photometric: bool = setting("SSD's photometric distortion.", True)
+    zoom_out: float = setting("SSD's expand: largest factor; 1: off.", 4.0)
+    iou_crop: bool = setting("SSD's minimum-IoU random crop.", True)
+    workers: int = setting("Loader processes; 0: load in the training process.", 0)
+
+    lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="cls")
+    temperature: float = setting("T of KD_cls.", 2.0, used_by="cls")
+    lambda_l: float = setting("Weight of loc, images in 0..255.", 0.15, used_by="loc")
+    lambda_kl: float = setting("Weight of KD_loc.", 0.15, used_by="KDloc")
+    sampling_size: int = setting("Side of the crops that loc and KD_loc compare.", 112, used_by="loc")
+    pool_obj: int = setting("Cells per side loc compares.", 4, used_by="loc")
+    pool_maps: int = setting("Cells per side KD_loc compares.", 8, used_by="KDloc")
+    kd_loc_layers: int = setting("The teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).", 1,
+                                 used_by="KDloc")
+
+    teacher: str = setting("The classifier: any timm model.", "resnet50", used_by="teacher")
+    teacher_width: float = setting("Factor on a timm ResNet's channels.", 1.0, used_by="teacher")
+    teacher_pretrained: bool = setting("Start the classifier from timm's weights.", True, used_by="teacher")
+    teacher_size: int = setting("Side of the crops the classifier reads.", 112, used_by="teacher")
+    teacher_steps: int = setting("Its optimizer steps.", 90000, used_by="teacher")
+    teacher_images: int = setting("Images whose crops make one of its steps.", 32, used_by="teacher")
+    teacher_lr: float = setting("Its peak learning rate (AdamW, cosine).", 3e-4, used_by="teacher")
+    teacher_jitter: float = setting("Random shift of each side of its training crops, share of the box.", 0.05,
+                                    used_by="teacher")
+
+    detector_teacher_steps: int = setting("Steps of FKD's teacher; 0: count epochs.", 0, used_by="FKD")
+    detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="FKD")
+    detector_teacher_width: float = setting("Width of FKD's teacher.", 1.0, used_by="FKD")
+    detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="FKD")
+
+    pretrain_scenes: int = setting("Scenes of other badges the backbone is pre-trained on.", 2000,
+                                   used_by="pretrain")
+    pretrain_steps: int = setting("Steps of that pre-training.", 600, used_by="pretrain")
+    pretrain_batch: int = setting("Its crops per step.", 96, used_by="pretrain")
+    pretrain_size: int = setting("Side of its crops.", 64, used_by="pretrain")
+    pretrain_lr: float = setting("Its peak learning rate (AdamW, cosine).", 2e-3, used_by="pretrain")
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            wanted = type(f.default)
+            if wanted is float and type(value) is int:
+                object.__setattr__(self, f.name, float(value))
+            elif wanted is tuple and isinstance(value, list):
+                object.__setattr__(self, f.name, tuple(value))
+            elif type(value) is not wanted:
+                raise ValueError(f"{f.name}={value!r} must be {wanted.__name__}: {f.metadata['doc']}")
+        known(self.student, ARCHITECTURES, "student")
+        object.__setattr__(self, "method", canonical(self.method))
+        for name, choices in {"norm": ["frozen", "batch"], "optimizer": ["sgd", "adamw"],
+                              "schedule": ["step", "cosine"], "precision": ["no", "bf16", "fp16"],
+                              "eval_split": ["val", "test"]}.items():
+            known(getattr(self, name), choices, name)
+        for name in ("image_size", "max_size", "batch_size", "width", "lr", "temperature", "sampling_size",
+                     "pool_obj", "pool_maps", "kd_loc_layers", "teacher_size", "teacher_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+
+    def identity(self) -> dict:
+        """The settings this run's numbers depend on: those of parts its method does not use are left out."""
+        used, mine = {"student"}, parts(self.method)
+        used |= {"cls"} if {"KDcls", "KDcls-labels"} & set(mine) else set()
+        used |= {"loc"} if {"loc", "KDloc"} & set(mine) else set()
+        used |= {"KDloc", "teacher"} if "KDloc" in mine else set()
+        used |= {"teacher"} if "KDcls" in mine else set()
+        used |= {"FKD"} if "FKD" in mine else set()
+        used |= {"pretrain"} if self.backbone_weights == "badges" else set()
+        return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                                     if f.metadata["used_by"] in used and f.name != "workers"}
+
+    def hash(self) -> str:
+        return digest(self.identity())
+
+    @property
+    def name(self) -> str:
+        return f"{self.student}.{self.method}.s{self.seed}"
+
+    def replace(self, **changes) -> "Experiment":
+        """A copy with some settings changed.
+
+        Raises:
+            ValueError: for a setting that does not exist, naming the nearest.
+        """
+        names = [f.name for f in dataclasses.fields(self)]
+        for key in changes:
+            known(key, names, "setting")
+        return dataclasses.replace(self, **changes)
+
+
+def known(value: str, valid, what: str) -> str:
+    """``value`` if it is one of ``valid``; else a ValueError that names the valid ones, nearest first."""
+    valid = list(valid)
+    if value in valid:
+        return value
+    near = difflib.get_close_matches(str(value), valid, 3, 0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
+
+
+def digest(value) -> str:
+    """A content hash of anything JSON can say: twelve hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def scale_settings(scale: str, student: str) -> dict:
+    """What a scale's YAML says of a student: ``common``, then its ``families`` entry, then its own."""
+    known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
+    known(student, ARCHITECTURES, "student")
+    text = yaml.safe_load((SCALES / f"{scale}.yaml").read_text())
+    family = ARCHITECTURES[student].family
+    return {**text["common"], **text.get("families", {}).get(family, {}), **text.get("students", {}).get(student, {})}
+
+
+def scale_data(scale: str) -> dict:
+    """How many Badges scenes a scale has per split."""
+    known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
+    return yaml.safe_load((SCALES / f"{scale}.yaml").read_text())["badges"]
+
+
+def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:
+    """The Experiment of one cell of a table.
+
+    Raises:
+        ValueError: for an unknown scale, student, method or setting, naming the valid ones.
+    """
+    settings = scale_settings(scale, student)
+    return Experiment().replace(**{**settings, "student": student, "method": method, "seed": seed, **overrides})
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """``steps=20`` -> ``("steps", 20)``: the value as YAML reads it."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"override {text!r} must look like setting=value")
+    parsed = yaml.safe_load(value)
+    try:  # YAML 1.1 takes 1e-4 for a string
+        parsed = float(parsed) if isinstance(parsed, str) else parsed
+    except ValueError:
+        pass
+    return key, parsed

@@ -1,0 +1,88 @@
+"""The paper's losses: a pure function per equation. Weights are applied by whoever calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def kd_cls(class_logits: Tensor, background_logits: Tensor | None, teacher_logits: Tensor,
+           temperature: float = 2.0) -> Tensor:
+    """KD_cls: the teacher tells the positives *what* they are (section 3.1, eq. 3-6).
+
+    With ``background_logits`` the softmax form: KL between the teacher's softmax over C classes, with
+    probability 0 appended for background, and the student's softmax over C + 1. Without, the sigmoid form:
+    per class the KL between two-outcome distributions, averaged over the C classes. Both times T².
+
+    Args:
+        class_logits: [P, C] the student's foreground logits.
+        background_logits: [P], or None if each class has its own sigmoid.
+        teacher_logits: [P, C]; no gradient is sent to them.
+        temperature: T > 0.
+
+    Returns:
+        Scalar, the mean over the P positives; a finite zero that supports ``backward()`` if P = 0.
+    """
+    if class_logits.shape != teacher_logits.shape:
+        raise ValueError(f"kd_cls: student logits {tuple(class_logits.shape)} and teacher logits "
+                         f"{tuple(teacher_logits.shape)} must have the same shape [P, C]")
+    if temperature <= 0:
+        raise ValueError(f"kd_cls: temperature must be positive, got {temperature}")
+    if len(class_logits) == 0:
+        return class_logits.sum() * 0.0
+    student, teacher = class_logits.float() / temperature, teacher_logits.detach().float() / temperature
+    if background_logits is None:
+        gain = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))  # [P, C] outcome "is c"
+        loss = gain + (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+        return loss.sum() / class_logits.numel() * temperature**2
+    with_background = torch.cat([student, background_logits.float()[:, None] / temperature], dim=1)
+    log_p = with_background.log_softmax(dim=1)[:, :-1]  # background has teacher probability 0
+    log_q = teacher.log_softmax(dim=1)
+    return (log_q.exp() * (log_q - log_p)).sum() / len(class_logits) * temperature**2
+
+
+def pooled_l1(pred: Tensor, target: Tensor, pool: int) -> Tensor:
+    """Mean absolute difference after adaptive average pooling to ``pool`` x ``pool``.
+
+    On image crops this is loc (eq. 11), on the teacher's early feature maps one layer of KD_loc (eq. 10).
+
+    Args:
+        pred: [P, C, H, W], carries the gradient.
+        target: [P, C, H', W'], a constant; H', W' equal H, W or are already ``pool``.
+
+    Returns:
+        Scalar, the mean over P, C and the pooled cells; a finite zero if P = 0.
+    """
+    if len(pred) == 0:
+        return pred.sum() * 0.0
+    difference = F.adaptive_avg_pool2d(pred, pool) - F.adaptive_avg_pool2d(target.detach(), pool)
+    return difference.abs().mean()
+
+
+def box_gradient(loss: Callable[[Tensor, slice], Tensor], boxes: Tensor, chunk: int) -> Tensor:
+    """The sum of ``loss(boxes[part], part)`` over parts of ``chunk`` boxes, in the memory of one part.
+
+    Each part's graph is freed as soon as its gradient with respect to the boxes is known; what is returned
+    has that value and that gradient. Several thousand crops can so pass a teacher's first layers.
+
+    Args:
+        loss: takes boxes [p, 4] and the slice they come from; returns a vector of named sums [K].
+        boxes: [P, 4], P >= 1.
+
+    Returns:
+        [K], differentiable in ``boxes`` (once).
+    """
+    values, gradients = 0.0, []
+    for first in range(0, len(boxes), chunk):
+        part = slice(first, min(first + chunk, len(boxes)))
+        leaf = boxes[part].detach().requires_grad_()
+        with torch.enable_grad():
+            sums = loss(leaf, part)  # [K]
+        each = [torch.autograd.grad(s, leaf, retain_graph=k + 1 < len(sums))[0] for k, s in enumerate(sums)]
+        values = values + sums.detach()
+        gradients.append(torch.stack(each))  # [K, p, 4]
+    step = boxes - boxes.detach()  # zero, with gradient one
+    return values + (torch.cat(gradients, dim=1).detach() * step).sum(dim=(1, 2))

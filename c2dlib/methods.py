@@ -1,0 +1,122 @@
+"""The paper's method names, and the distillers each of them trains with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from c2dlib.crops import crop_regions
+from c2dlib.losses import box_gradient, kd_cls, pooled_l1
+from c2dlib.models.teacher import Teacher
+from c2dlib.types import GroundTruth, TrainOutput
+
+PARTS = ["KDcls", "KDcls-labels", "loc", "KDloc", "FKD"]  # what a method name is made of, in this order
+ALIASES = {"ours": "KDcls+loc+KDloc"}
+METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", "FKD", "ours+FKD", "KDcls-labels"]
+NOT_IMPLEMENTED = ["KD", "FGFI", "GID"]  # rows of the paper's Table 2 without code yet: `not run`
+CERTAIN = 1e4  # a logit that makes labels a distribution of zeros and ones, at any temperature
+
+
+def parts(method: str) -> list[str]:
+    """``ours+FKD`` -> ``[KDcls, loc, KDloc, FKD]``; ``baseline`` -> ``[]``.
+
+    Raises:
+        ValueError: naming the valid methods.
+    """
+    for alias, meaning in ALIASES.items():
+        method = "+".join(meaning if token == alias else token for token in method.split("+"))
+    names = [] if method == "baseline" else method.split("+")
+    if unknown := [n for n in names if n not in PARTS]:
+        raise ValueError(f"unknown method {'+'.join(unknown)!r}; valid: {', '.join(METHODS)}, or any sum of "
+                         f"{', '.join(PARTS)}")
+    return [p for p in PARTS if p in names]
+
+
+def canonical(method: str) -> str:
+    """One name per method, so that Table 1's ``KDcls+loc+KDloc`` and Table 2's ``ours`` share their runs."""
+    return "+".join(parts(method)) or "baseline"
+
+
+class ClassifierToDetector:
+    """KD_cls, loc and KD_loc: a distiller, ``TrainOutput -> {name: weighted term}`` (eq. 12).
+
+    Each ground-truth box is read once a step, as deep as needed, and gathered to its positives; the predicted
+    crops pass only the teacher's first layers, ``chunk`` at a time.
+
+    Args:
+        teacher: None where no term asks one (loc, KDcls-labels).
+        terms: any of KDcls, KDcls-labels, loc, KDloc.
+        sampling_size: side s of the crops that loc and KD_loc compare.
+        pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
+        layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
+        lambda_l, lambda_kl: weights for images in 0..255 units (section 4).
+    """
+
+    def __init__(self, teacher: Teacher | None, terms: list[str], *, lambda_kc: float, temperature: float,
+                 lambda_l: float, lambda_kl: float, sampling_size: int, pool_obj: int, pool_maps: int,
+                 layers: int, chunk: int = 32):
+        self.teacher, self.terms = teacher, terms
+        self.lambda_kc, self.temperature = lambda_kc, temperature
+        self.lambda_l, self.lambda_kl = lambda_l, lambda_kl
+        self.sampling_size, self.pool_obj, self.pool_maps = sampling_size, pool_obj, pool_maps
+        self.layers, self.chunk = layers, chunk
+
+    def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
+        positives, truth, terms = out.positives, GroundTruth.of(out), {}
+        if len(positives.labels) == 0:
+            zero = positives.class_logits.sum() * 0.0 + positives.pred_boxes.sum() * 0.0
+            return {name: zero for name in self.terms}
+        pixels = out.pixels() if set(self.terms) & {"KDcls", "loc", "KDloc"} else None
+        if "KDcls" in self.terms:
+            crops = crop_regions(pixels, truth.boxes, truth.image_index, self.teacher.size)
+            terms["KDcls"] = self._kd_cls(out, self.teacher.read(crops).logits[truth.of_positive])
+        if "KDcls-labels" in self.terms:
+            labels = F.one_hot(positives.labels, positives.class_logits.shape[1])
+            terms["KDcls-labels"] = self._kd_cls(out, (2.0 * labels - 1) * CERTAIN)
+        if "loc" in self.terms or "KDloc" in self.terms:
+            terms |= self._localisation(pixels, out, truth)
+        return terms
+
+    def _kd_cls(self, out: TrainOutput, teacher_logits: Tensor) -> Tensor:
+        positives = out.positives
+        return self.lambda_kc * kd_cls(positives.class_logits, positives.background_logits, teacher_logits,
+                                       self.temperature)
+
+    def _localisation(self, pixels: Tensor, out: TrainOutput, truth: GroundTruth) -> dict[str, Tensor]:
+        """loc (eq. 11) and KD_loc (eq. 10), averaged over the layers used."""
+        names = [n for n in ("loc", "KDloc") if n in self.terms]
+        with torch.no_grad():
+            crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
+            targets = {name: self._views(name, crops) for name in names}
+        count = len(out.positives.labels)
+
+        def loss(boxes: Tensor, part: slice) -> Tensor:
+            crops = crop_regions(pixels, boxes, out.positives.image_index[part], self.sampling_size)
+            rows = truth.of_positive[part]
+            sums = []
+            for name in names:
+                pairs = zip(self._views(name, crops), targets[name], strict=True)
+                layers = [pooled_l1(pred, target[rows], target.shape[-1]) for pred, target in pairs]
+                weight = self.lambda_l if name == "loc" else self.lambda_kl
+                sums.append(weight * torch.stack(layers).mean() * len(boxes) / count)
+            return torch.stack(sums)
+
+        with torch.autocast(pixels.device.type, enabled=False):
+            return dict(zip(names, box_gradient(loss, out.positives.pred_boxes.float(), self.chunk), strict=True))
+
+    def _views(self, name: str, crops: Tensor) -> list[Tensor]:
+        """What is compared: the pooled crops themselves, or the teacher's pooled early maps of them."""
+        if name == "loc":
+            return [F.adaptive_avg_pool2d(crops, self.pool_obj)]
+        return [F.adaptive_avg_pool2d(m, self.pool_maps) for m in self.teacher.early(crops, self.layers)]
+
+
+def distillers(e, teacher: Teacher | None, imitation: nn.Module | None) -> list:
+    """The distillers of an Experiment's method; the engine adds their terms to the task losses."""
+    terms = [p for p in parts(e.method) if p != "FKD"]
+    built = [] if not terms else [ClassifierToDetector(
+        teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
+        lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,
+        layers=e.kd_loc_layers)]
+    return built + ([imitation] if imitation is not None else [])

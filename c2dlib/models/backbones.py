@@ -1,0 +1,128 @@
+"""Backbones at any width, their initial weights, and their pyramids: torchvision's classes throughout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, ResNet101_Weights, VGG16_Weights, VGG19_Weights
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.mobilenetv2 import MobileNetV2
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from c2dlib.models.ssd import VGG_STD, vgg_features
+
+IMAGENET = {"r50": ResNet50_Weights.IMAGENET1K_V1, "r101": ResNet101_Weights.IMAGENET1K_V1,
+            "mv2": MobileNet_V2_Weights.IMAGENET1K_V1, "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
+            "vgg19": VGG19_Weights.IMAGENET1K_V1}
+
+
+class WeightsError(Exception):
+    """Initial weights that do not exist, or do not fit the backbone."""
+
+
+class SlimResNet(ResNet):
+    """torchvision's bottleneck ResNet with every channel count times ``width`` (QR50: a quarter)."""
+
+    def __init__(self, layers: list[int], width: float, norm_layer):
+        self.width = width
+        super().__init__(Bottleneck, layers, norm_layer=norm_layer)
+        stem = round(64 * width)
+        self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.bn1 = norm_layer(stem)
+        self.fc = nn.Linear(self.inplanes, 1000)
+
+    def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
+        if planes == 64:  # the first stage: torchvision assumes a stem of 64 channels
+            self.inplanes = round(64 * self.width)
+        return super()._make_layer(block, round(planes * self.width), blocks, stride, dilate)
+
+
+def build_body(kind: str, width: float, norm: str) -> nn.Module:
+    """A classification backbone without its classifier.
+
+    Args:
+        kind: ``r50``, ``qr50``, ``r101``, ``mv2``, ``vgg16`` or ``vgg19``.
+        width: factor on the published channel counts (``qr50`` is ``r50`` with a quarter on top).
+        norm: ``frozen`` (statistics of the initial weights, as in the paper) or ``batch``.
+    """
+    layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
+    if kind.startswith("vgg"):
+        return vgg_features(int(kind[3:]), width, batch_norm=norm == "batch")
+    if kind == "mv2":
+        return MobileNetV2(width_mult=width, norm_layer=layer).features[:-1]  # without the 1280-channel layer
+    body = SlimResNet([3, 4, 23, 3] if kind == "r101" else [3, 4, 6, 3],
+                      width / 4 if kind == "qr50" else width, layer)
+    body.fc = nn.Identity()
+    return body
+
+
+def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[str, Tensor]) -> None:
+    """Put initial weights into a backbone, strictly.
+
+    Args:
+        source: ``imagenet`` (torchvision's published weights, checked by their hash while downloading),
+            ``none``, a ``.safetensors`` file, or a state dict.
+
+    Raises:
+        WeightsError: naming the missing, unexpected and ill-shaped keys, or what to do without public weights.
+    """
+    if source == "none":
+        return
+    if source == "imagenet":
+        if kind not in IMAGENET:
+            raise WeightsError(f"There are no public ImageNet weights for {kind}. Train it on ImageNet (the paper: "
+                               f"66.33 % top-1) and pass backbone_weights=FILE.safetensors, or "
+                               f"backbone_weights=none to start from random weights.")
+        weights = IMAGENET[kind].get_state_dict(progress=True, check_hash=True)
+        prefix = {"v": "features.", "m": "features.", "r": ""}[kind[0]]
+        keys = body.state_dict().keys()
+        state = {k: weights[prefix + k] for k in keys if prefix + k in weights}
+        if kind == "vgg19":  # published for images divided by std; SSD's are in grey levels
+            state["0.weight"] = state["0.weight"] * torch.tensor(VGG_STD)[:, None, None] / torch.tensor(
+                [0.229, 0.224, 0.225])[:, None, None]
+    elif isinstance(source, dict):
+        state = source
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise WeightsError(f"backbone_weights={source}: no such file")
+        state = load_file(path)
+    ours = body.state_dict()
+    state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    needed = {k for k in ours if not k.endswith("num_batches_tracked")}
+    problems = [f"missing {k}" for k in sorted(needed - state.keys())]
+    problems += [f"unexpected {k}" for k in sorted(state.keys() - needed)]
+    problems += [f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
+                 for k in sorted(needed & state.keys()) if state[k].shape != ours[k].shape]
+    if problems:
+        more = f" ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise WeightsError(f"The weights do not fit {kind}: " + "; ".join(problems[:10]) + more)
+    body.load_state_dict(state, strict=False)  # strict but for BatchNorm's counters, checked above
+
+
+def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, retinanet: bool) -> nn.Module:
+    """A feature pyramid on the stages of stride 4 to 32 (Faster R-CNN), or 8 to 32 and P6, P7 (RetinaNet).
+
+    Args:
+        frozen_stages: how many of the first stages keep their initial weights (the stem counts as one).
+    """
+    if kind == "mv2":
+        last = ["3", "6", "13", "17"]  # the last block before each next stride
+        stages = [body[0:2], body[2:4], body[4:7], body[7:14], body[14:18]]
+        names, widths = last, [body[int(i)].out_channels for i in last]
+    else:
+        stages = [nn.ModuleList([body.conv1, body.bn1]), body.layer1, body.layer2, body.layer3, body.layer4]
+        names = ["layer1", "layer2", "layer3", "layer4"]
+        widths = [body.inplanes // 8 * 2**i for i in range(4)]
+    for stage in stages[:frozen_stages]:
+        stage.requires_grad_(False)
+    first = 1 if retinanet else 0
+    extra = LastLevelP6P7(channels, channels) if retinanet else LastLevelMaxPool()
+    layers = {name: str(i) for i, name in enumerate(names[first:])}
+    return BackboneWithFPN(body, layers, widths[first:], channels, extra)

@@ -1,0 +1,43 @@
+"""RetinaNet (Lin et al. 2017) out of torchvision's parts, and its training step."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+from c2dlib.models.common import gather_positives, match_anchors, mean_and_std
+from c2dlib.types import TrainOutput
+
+
+def build_retinanet(backbone: nn.Module, num_classes: int, size: int, max_size: int,
+                    anchor_scale: float = 1.0, score_threshold: float = 0.05) -> RetinaNet:
+    """A plain torchvision RetinaNet for ``num_classes`` object classes on levels P3 to P7."""
+    sides = [32 * 2**level * anchor_scale for level in range(5)]
+    anchors = AnchorGenerator(tuple((s, s * 2 ** (1 / 3), s * 2 ** (2 / 3)) for s in sides),
+                              ((0.5, 1.0, 2.0),) * 5)
+    return RetinaNet(backbone, num_classes + 1, min_size=size, max_size=max_size, anchor_generator=anchors,
+                     score_thresh=score_threshold, detections_per_img=100)
+
+
+class RetinaNetStep(nn.Module):
+    """One training step of a torchvision RetinaNet; its losses equal ``model(images, targets)``."""
+
+    one_stage = True
+
+    def __init__(self, model: RetinaNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: list[Tensor], targets: list[dict]) -> TrainOutput:
+        model = self.model
+        batch, targets = model.transform(images, targets)
+        features = model.backbone(batch.tensors)
+        head = model.head(list(features.values()))
+        anchors = model.anchor_generator(batch, list(features.values()))
+        matches = match_anchors(model.proposal_matcher, anchors, targets)
+        losses = model.head.compute_loss(targets, head, anchors, matches)
+        positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
+                                     model.box_coder, softmax=False)
+        return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
+                           losses, positives)

@@ -1,0 +1,85 @@
+"""The teacher: any timm classifier, frozen by construction, that reads crops."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from c2dlib.types import TeacherReading
+
+
+def build_classifier(name: str, num_classes: int, width: float = 1.0, pretrained: bool = False) -> nn.Module:
+    """A timm classifier with ``num_classes`` outputs.
+
+    Args:
+        width: factor on the channel counts of timm's ResNets; 1 for any other architecture.
+
+    Raises:
+        ValueError: if timm does not know ``name`` (the nearest names are given), or it cannot be slimmed.
+    """
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name[:6]}*")[:8]
+        raise ValueError(f"teacher={name!r} is not a timm model" + (f"; near: {', '.join(near)}" if near else ""))
+    if width == 1.0:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    if not name.startswith("resn"):
+        raise ValueError(f"teacher_width={width}: only timm's ResNets can be slimmed, not {name!r}")
+    channels = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, channels=channels)
+
+
+class Teacher(nn.Module):
+    """A trained classifier that only reads: eval mode for good, no parameter takes a gradient.
+
+    Crops come in 0..255 units, whatever the student's normalisation; the teacher applies its own.
+    """
+
+    def __init__(self, classifier: nn.Module, num_classes: int, size: int):
+        super().__init__()
+        self.num_classes, self.size = num_classes, size
+        self.classifier = classifier.requires_grad_(False)
+        config = classifier.pretrained_cfg
+        self.register_buffer("mean", 255 * torch.tensor(config["mean"])[:, None, None])
+        self.register_buffer("std", 255 * torch.tensor(config["std"])[:, None, None])
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return self  # frozen: batch statistics and dropout never wake up
+
+    def early(self, crops: Tensor, layers: int) -> list[Tensor]:
+        """The first ``layers`` feature maps of crops [N, 3, s, s] in 0..255; differentiable in the crops.
+
+        l0 is the first convolution with norm, activation and max-pool (where the classifier has one), l1 the
+        next stage (section 4.3). No layer behind the last one asked for is run.
+        """
+        maps = self.classifier.forward_intermediates(
+            (crops - self.mean) / self.std, indices=list(range(layers)), stop_early=True, intermediates_only=True)
+        pool = getattr(self.classifier, "maxpool", None)
+        return [pool(maps[0]) if pool is not None else maps[0], *maps[1:]]
+
+    @torch.no_grad()
+    def read(self, crops: Tensor, layers: int = 0) -> TeacherReading:
+        """Logits [N, C] of crops [N, 3, s, s] in 0..255, and the first ``layers`` maps."""
+        logits = self.classifier((crops - self.mean) / self.std).float()
+        return TeacherReading(logits, self.early(crops, layers) if layers else [])
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """ECE (Guo et al. 2017) in percent: |confidence - accuracy| over ``bins`` equal bins, weighted by size."""
+    confidence, predicted = probabilities.max(dim=1)
+    correct = (predicted == labels).float()
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    size = torch.bincount(which, minlength=bins)
+    gap = torch.bincount(which, weights=(confidence - correct).double(), minlength=bins).abs()
+    return float(100 * gap.sum() / size.sum())
+
+
+def classifier_loss(logits: Tensor, labels: Tensor, sigmoid_too: bool) -> Tensor:
+    """Softmax cross-entropy; for the teacher of both head kinds plus binary cross-entropy (section 4)."""
+    loss = F.cross_entropy(logits, labels)
+    if sigmoid_too:
+        one_hot = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        loss = loss + F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none").sum(1).mean()
+    return loss

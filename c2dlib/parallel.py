@@ -1,0 +1,182 @@
+"""Many runs at once: each in its own process, prerequisites first, with one progress line and an estimate."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from c2dlib.experiment import Experiment
+from c2dlib.methods import parts
+from c2dlib.models.students import ARCHITECTURES
+from c2dlib.records import RunRecord
+from c2dlib.runs import Site, classifier_teacher, detector_teacher, find_record, initial_weights, run
+
+_messages = None  # in a worker: where its progress goes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to compute: a pre-training, a classifier or a run; done once however many need it."""
+
+    kind: str  # pretrain, teacher, run
+    e: Experiment
+    needs: tuple = ()
+
+    @property
+    def key(self) -> str:
+        architecture = ARCHITECTURES[self.e.student]
+        return {"run": f"run:{self.e.hash()}", "teacher": f"teacher:{architecture.family == 'ssd'}",
+                "pretrain": f"pretrain:{architecture.body}:{self.e.width}"}[self.kind]
+
+
+def plan(experiments: list[Experiment], site: Site) -> list[Job]:
+    """The unfinished experiments in order, each behind what it needs; nothing twice."""
+    jobs: dict[str, Job] = {}
+
+    def add(e: Experiment) -> str:
+        needs = []
+        if e.backbone_weights == "badges":
+            needs.append(Job("pretrain", e.replace(method="baseline")))
+        if {"KDcls", "KDloc"} & set(parts(e.method)):
+            needs.append(Job("teacher", e))
+        keys = [jobs.setdefault(j.key, j).key for j in needs]
+        if "FKD" in parts(e.method):
+            keys.append(add(detector_teacher(e)))
+        job = Job("run", e, tuple(keys))
+        record = find_record(e, site)
+        if not (record and record.status == "done"):
+            jobs.setdefault(job.key, job)
+        return job.key
+
+    for e in experiments:
+        add(e)
+    return list(jobs.values())
+
+
+def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
+            each: Callable[[RunRecord], None] = lambda record: None) -> list[RunRecord | None]:
+    """Run experiments, ``jobs`` at a time (0: one per core on CPU, one on a GPU), one thread each on CPU.
+
+    Args:
+        each: called with every record as soon as there is one, finished runs first.
+
+    Returns:
+        A record per experiment, None where the run ended in an unexpected error (shown on stderr).
+    """
+    planned = plan(experiments, site)
+    waiting = {j.key for j in planned}
+    for e in experiments:
+        if f"run:{e.hash()}" not in waiting:
+            each(find_record(e, site))
+    wanted = {e.hash() for e in experiments}
+    if planned:
+        jobs = min(jobs or (1 if site.on == "cuda" else os.cpu_count() or 1), len(planned))
+        for job, record in _execute(planned, site, jobs):
+            if job.kind == "run" and job.e.hash() in wanted and record:
+                each(record)
+    return [find_record(e, site) for e in experiments]
+
+
+def _execute(planned: list[Job], site: Site, jobs: int):
+    """Yield (job, its record or None) as jobs finish, never starting one before what it needs."""
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site.on, " ".join(sys.argv)))
+    todo, running, finished = list(planned), {}, set()
+    known = {j.key for j in planned}
+    bar = _Bar(planned, messages)
+    try:
+        while todo or running:
+            for job in [j for j in todo if all(k in finished or k not in known for k in j.needs)]:
+                if len(running) < jobs:
+                    todo.remove(job)
+                    running[pool.submit(_do, job.kind, job.e, site)] = job
+            done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
+            bar.update()
+            for future in done:
+                job = running.pop(future)
+                finished.add(job.key)
+                bar.finish(job)
+                yield job, _result(future, job)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoints.", file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _result(future: Future, job: Job) -> RunRecord | None:
+    if error := future.exception():
+        tqdm.write(f"{job.key} ({job.e.student} {job.e.method}): {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    return future.result()
+
+
+def _begin(messages, parent: int, device: str, command: str) -> None:
+    """A worker's first act: one thread on CPU, and no life beyond its parent's."""
+    global _messages
+    _messages = messages
+    os.environ["C2D_COMMAND"] = command
+    if device == "cpu":
+        torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _do(kind: str, e: Experiment, site: Site) -> RunRecord | None:
+    last = [0.0]
+
+    def progress(what: str, done: int, of: int) -> None:
+        if done == of or time.monotonic() - last[0] > 0.5:
+            last[0] = time.monotonic()
+            _messages.put((os.getpid(), what, done, of))
+
+    if kind == "pretrain":
+        initial_weights(e, site, progress)
+    elif kind == "teacher":
+        classifier_teacher(e, site, progress)
+    else:
+        return run(e, site, progress)
+    return None
+
+
+class _Bar:
+    """One line: jobs done, what runs now and how far it is, time left."""
+
+    def __init__(self, planned: list[Job], messages):
+        self.messages, self.now = messages, {}
+        self.bar = tqdm(total=len(planned), unit="run", dynamic_ncols=True, smoothing=0,
+                        bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}")
+
+    def update(self) -> None:
+        while not self.messages.empty():
+            process, what, done, of = self.messages.get()
+            self.now[process] = (what, done, of)
+        self.bar.n = self.done + sum(done / of for what, done, of in self.now.values())
+        self.bar.set_postfix_str(" · ".join(f"{what} {done}/{of}" for what, done, of in self.now.values()))
+
+    done = 0
+
+    def finish(self, job: Job) -> None:
+        self.done += 1
+        self.now = {p: v for p, v in self.now.items() if v[1] < v[2]}
+
+    def close(self) -> None:
+        self.bar.close()

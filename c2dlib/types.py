@@ -1,0 +1,70 @@
+"""The words the rest is written in: what a detector's training step yields, and what a teacher says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MatchedPositives:
+    """The P predictions the detector's own matcher gave to an object. P may be 0.
+
+    Boxes are xyxy pixels of ``TrainOutput.images``, after the detector's resizing.
+    """
+
+    image_index: Tensor  # [P] row of TrainOutput.images
+    gt_index: Tensor  # [P] row of that image's targets
+    labels: Tensor  # [P] 0..C-1, the teacher's class order
+    class_logits: Tensor  # [P, C] foreground classes
+    background_logits: Tensor | None  # [P]; None: each class has its own sigmoid
+    pred_boxes: Tensor  # [P, 4] decoded, with gradient
+
+
+@dataclass(frozen=True)
+class TrainOutput:
+    """One training step of a detector, before any backward pass."""
+
+    images: Tensor  # [B, 3, H, W] as the network saw them (normalised, resized, padded)
+    image_mean: Tensor  # [3] what the detector's transform subtracted, for images in 0..1
+    image_std: Tensor  # [3] what it divided by
+    targets: list[dict]  # boxes [N, 4] in the same pixels, labels [N] 1..C (0 is background)
+    features: dict[str, Tensor]  # the neck's maps, for the imitation baselines
+    task_losses: dict[str, Tensor]
+    positives: MatchedPositives
+
+    def pixels(self) -> Tensor:
+        """The images in 0..255 units, [B, 3, H, W]: the units of loc's and KD_loc's weights (section 4)."""
+        mean, std = self.image_mean[:, None, None], self.image_std[:, None, None]
+        return (self.images * std + mean) * 255
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """All G boxes of a batch in one list, and where each positive's box stands in it."""
+
+    boxes: Tensor  # [G, 4]
+    labels: Tensor  # [G] 0..C-1
+    image_index: Tensor  # [G]
+    of_positive: Tensor  # [P] row of this list
+
+    @staticmethod
+    def of(out: TrainOutput) -> "GroundTruth":
+        counts = torch.tensor([len(t["boxes"]) for t in out.targets], device=out.images.device)
+        first = counts.cumsum(0) - counts  # [B]
+        return GroundTruth(
+            boxes=torch.cat([t["boxes"] for t in out.targets]),
+            labels=torch.cat([t["labels"] for t in out.targets]) - 1,
+            image_index=torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts),
+            of_positive=first[out.positives.image_index] + out.positives.gt_index,
+        )
+
+
+@dataclass(frozen=True)
+class TeacherReading:
+    """What the classifier says of G crops."""
+
+    logits: Tensor  # [G, C]
+    maps: list[Tensor]  # early feature maps asked for, each [G, C_l, H_l, W_l]

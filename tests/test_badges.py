@@ -1,0 +1,182 @@
+"""Badges: the same scenes everywhere from a seed, true and tight boxes, a folder that is whole or absent."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from c2dlib.data import badges
+from c2dlib.data.badges import CLASS_NAMES, FAMILIES, SIZE, SPLITS, make_badges, scene
+
+PIXELS = {"graded": "?", "other": "?"}  # sha256; a change of these is a change of VERSION
+ANNOTATIONS = "?"
+
+
+def rng(*entropy):
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+def read(root, split):
+    return json.loads((root / "annotations" / f"instances_{split}2017.json").read_text())
+
+
+def pixels(root, split):
+    paths = [root / f"{split}2017" / image["file_name"] for image in read(root, split)["images"]]
+    return [np.array(Image.open(path)) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_badges(tmp_path_factory.mktemp("badges") / "graded", 12, 6, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_seed_gives_the_same_scenes_on_every_machine(family):
+    digest = hashlib.sha256()
+    for i in range(8):
+        digest.update(scene(rng(0, i), family)[0].tobytes())
+    assert digest.hexdigest() == PIXELS[family]
+
+
+def test_a_seed_gives_the_same_folder(folder, tmp_path):
+    text = (folder / "annotations" / "instances_train2017.json").read_bytes()
+    assert hashlib.sha256(text).hexdigest() == ANNOTATIONS
+    again = make_badges(tmp_path / "again", 12, 6, 4)
+    assert all((again / p.relative_to(folder)).read_bytes() == p.read_bytes()
+               for p in folder.rglob("*") if p.is_file())
+    first = pixels(folder, "train")[:3]  # a smaller set is the beginning of a larger one
+    assert all(np.array_equal(a, b) for a, b in zip(first, pixels(make_badges(tmp_path / "few", 3, 0, 0), "train")))
+
+
+def test_another_seed_family_or_split_gives_other_images(folder, tmp_path):
+    sets = [pixels(folder, split) for split in SPLITS]
+    sets.append(pixels(make_badges(tmp_path / "seed", 4, 0, 0, seed=1), "train"))
+    sets.append(pixels(make_badges(tmp_path / "other", 4, 0, 0, family="other"), "train"))
+    images = [image.tobytes() for images in sets for image in images]
+    assert len(set(images)) == len(images) == 12 + 6 + 4 + 4 + 4
+
+
+def test_the_folder_is_coco(folder):
+    image_ids = []
+    for split, count in zip(SPLITS, (12, 6, 4)):
+        coco = read(folder, split)
+        assert set(coco) == {"info", "licenses", "images", "annotations", "categories"}
+        info = coco["info"]
+        assert info["area_cuts"] == [20, 36] and info["version"] == badges.VERSION and info["description"]
+        assert (info["family"], info["seed"], info["images"]) == ("graded", 0, {"train": 12, "val": 6, "test": 4})
+        assert [c["id"] for c in coco["categories"]] == list(range(1, 26))
+        assert coco["categories"][6] == {"id": 7, "name": "4-arm hub-2", "supercategory": "4-arm"}
+        assert len(coco["images"]) == count == len(list((folder / f"{split}2017").iterdir()))
+        assert {image.shape for image in pixels(folder, split)} == {(SIZE, SIZE, 3)}
+        ids = {image["id"] for image in coco["images"]}
+        assert {a["image_id"] for a in coco["annotations"]} == ids
+        assert len({a["id"] for a in coco["annotations"]}) == len(coco["annotations"])
+        for a in coco["annotations"]:
+            x, y, w, h = a["bbox"]
+            assert 0 <= x and 0 <= y and x + w <= SIZE and y + h <= SIZE
+            assert abs(a["area"] - w * h) < 0.01 and a["iscrowd"] == 0 and 1 <= a["category_id"] <= 25
+        image_ids += ids
+    assert len(set(image_ids)) == 22
+
+
+def test_a_split_of_no_images_is_not_written(tmp_path):
+    root = make_badges(tmp_path / "b", 2, 1, 0)
+    assert sorted(p.name for p in root.iterdir()) == ["annotations", "train2017", "val2017"]
+    assert len(list((root / "annotations").iterdir())) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scenes_have_few_overlaps_and_even_classes(family):
+    counts, sizes, numbers = np.zeros(len(CLASS_NAMES[family])), [], []
+    for i in range(400):
+        image, boxes, labels = scene(rng(7, i), family)
+        assert image.shape == (SIZE, SIZE, 3) and image.dtype == np.uint8
+        assert boxes.shape == (len(labels), 4) and 1 <= len(labels) <= 6
+        assert boxes.min() >= 0 and boxes.max() <= SIZE
+        np.add.at(counts, labels, 1)
+        numbers.append(len(labels))
+        area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        sizes.extend(np.sqrt(area))
+        shared = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(boxes[:, None, :2], boxes[:, :2])
+        shared = np.prod(np.clip(shared, 0, None), axis=2) * (1 - np.eye(len(boxes)))
+        assert (shared / (area[:, None] + area - shared)).max() < 0.05
+    expected = counts.mean()
+    assert np.abs(counts - expected).max() < 4.5 * expected**0.5
+    assert 18 <= min(sizes) < 19 and 57 < max(sizes) <= 60 + 1e-6 and 3.0 < np.mean(numbers) < 3.6
+
+
+def test_boxes_fit_the_painted_bodies():
+    """The box is computed, the body is drawn from its implicit equation: the changed pixels must agree."""
+    for i in range(150):
+        random = rng(3, i)
+        body = badges._place(random, 18 + 42 * random.random(), [])
+        image = np.full((3, SIZE, SIZE), 0.5)
+        badges._paint(image, body, random, "graded", i % 25)
+        painted = np.abs(image - 0.5).max(0) > 1e-6
+        columns, rows = np.flatnonzero(painted.any(0)), np.flatnonzero(painted.any(1))
+        found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert np.abs(found - body.box).max() <= 1, (body, found)
+
+
+def test_the_hub_radius_lies_in_its_bin():
+    """Along a ray midway between two arms the ink ends at the hub's radius, which lies in its bin."""
+    r = np.linspace(0, 1, 2001)
+    low, high = badges.HUB_RADII
+    for arms in range(len(badges.ARMS)):
+        between_arms = np.zeros_like(r)  # angle 0: half a period from an arm
+        for hub_bin in range(badges.HUB_BINS):
+            distance = badges._star(rng(arms, hub_bin), r, between_arms, arms * badges.HUB_BINS + hub_bin)
+            hub = r[distance <= 0].max()
+            edges = low + (high - low) * (hub_bin + np.array([0, 1])) / badges.HUB_BINS
+            assert edges[0] - 1e-3 <= hub <= edges[1] + 1e-3
+
+
+def test_other_shares_no_class_with_graded():
+    assert len(CLASS_NAMES["graded"]) == 25 and len(set(CLASS_NAMES["other"])) == 15
+    assert not any("arm" in name or "hub" in name for name in CLASS_NAMES["other"])
+
+
+def test_an_exception_midway_leaves_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return scene(*args)
+
+    monkeypatch.setattr(badges, "scene", fails)
+    with pytest.raises(KeyboardInterrupt):
+        make_badges(tmp_path / "b", 3, 3, 0)
+    assert len(calls) == 4 and not list(tmp_path.iterdir())
+
+
+def test_a_whole_folder_is_kept_and_any_other_refused(tmp_path, monkeypatch):
+    root = make_badges(tmp_path / "b", 2, 1, 0)
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+    monkeypatch.setattr(badges, "scene", None)  # nothing may be drawn any more
+    assert make_badges(root, 2, 1, 0) == root
+    for change in ({"seed": 1}, {"train": 3}, {"val": 0}, {"test": 1}, {"family": "other"}):
+        with pytest.raises(FileExistsError, match="delete it or choose another folder"):
+            make_badges(root, **({"train": 2, "val": 1, "test": 0} | change))
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
+    (root / "train2017" / "000002.png").unlink()
+    with pytest.raises(FileExistsError):
+        make_badges(root, 2, 1, 0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(FileExistsError):
+        make_badges(tmp_path / "mine", 2, 1, 0)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "mine"]
+
+
+def test_bad_parameters_are_named(tmp_path):
+    with pytest.raises(ValueError, match="'starry' is unknown; choose one of graded, other"):
+        make_badges(tmp_path / "b", 1, 0, 0, family="starry")
+    for counts, seed in (((0, 0, 0), 0), ((-1, 1, 0), 0), ((100_001, 0, 0), 0), ((1, 0, 0), -1)):
+        with pytest.raises(ValueError, match="seed"):
+            make_badges(tmp_path / "b", *counts, seed=seed)
+    assert not list(tmp_path.iterdir())

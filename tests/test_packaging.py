@@ -1,0 +1,206 @@
+"""The pinned environment, the Makefile and CI agree with one another; nothing here installs a package."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+VARIABLES = re.findall(r"(?m)^([A-Z_]+) \?=", MAKEFILE)
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def locked() -> dict[str, list[str]]:
+    """name -> its entries in requirements.lock, one line each; several if a marker decides the version."""
+    entries: dict[str, list[str]] = {}
+    text = re.sub(r"(?m)^ *#.*\n", "", (ROOT / "requirements.lock").read_text())
+    for entry in text.replace("\\\n", " ").splitlines():
+        entries.setdefault(canonicalize_name(re.split("[=; ]", entry)[0]), []).append(entry)
+    return entries
+
+
+def make(*arguments: str, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Run make without the variables that an outer `make test` hands down."""
+    outer = [*VARIABLES, "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"]
+    environment = {name: value for name, value in os.environ.items() if name not in outer} | environment
+    command = ["make", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def dependencies() -> list[Requirement]:
+    return [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+
+
+@pytest.mark.parametrize("requirement", dependencies(), ids=lambda requirement: requirement.name)
+def test_every_dependency_is_locked_within_its_range(requirement):
+    entries = locked().get(canonicalize_name(requirement.name), [])
+    assert entries, f"{requirement.name} is missing from requirements.lock: run `make lock`"
+    for entry in entries:
+        version = re.match(r"\S+?==(\S+)", entry).group(1)
+        assert requirement.specifier.contains(version), f"{requirement}, but locked is {version}: `make lock`"
+
+
+def test_every_locked_package_has_an_exact_version_and_hashes():
+    entries = [entry for versions in locked().values() for entry in versions]
+    assert len(entries) > len(dependencies())
+    for entry in entries:
+        assert re.match(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+ ", entry), entry[:80]
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry[:80]
+
+
+def test_environment_yml_is_the_same_environment():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = [item for item in environment["dependencies"] if isinstance(item, str)]
+    pip = [item for item in environment["dependencies"] if not isinstance(item, str)]
+    python = next(Requirement(item) for item in conda if item.startswith("python"))
+    assert python.specifier == SpecifierSet(PROJECT["requires-python"])
+    assert pip == [{"pip": ["-r requirements.lock"]}]
+    assert "pip" in conda and environment["name"] == PROJECT["name"]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "environment.yml", "Makefile", "pyproject.toml"])
+def test_no_index_or_package_url(name):
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"--(extra-)?index|--find-links", text)
+
+
+def test_no_machine_path_in_any_committed_file():
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = subprocess.check_output(command, cwd=ROOT, text=True).split("\0")
+    files = [ROOT / name for name in names if name]
+    path = re.compile(rb"(?<![\w.-])/(root|work)/")
+    assert not [str(file) for file in files if file.is_file() and path.search(file.read_bytes())]
+
+
+@needs_make
+def test_help_names_every_target_and_variable():
+    text = make().stdout
+    targets = re.findall(r"(?m)^([a-z][a-z0-9%-]*):", MAKEFILE)
+    assert {"setup", "test", "reproduce-%", "lab", "lock", "clean"} <= set(targets) and "SCALE" in VARIABLES
+    for name in targets + VARIABLES:
+        assert re.search(rf"(?m)^  {re.escape(name)} +\w", text), f"{name} has no `## description` above it"
+
+
+@needs_make
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ([], "--scale mini --seeds 1"),
+        (["SCALE=smoke", "DATA=a b"], "--scale smoke --data 'a b' --seeds 1"),
+        (["DATA=it's"], """--scale mini --data "it's" --seeds 1"""),
+        (["JOBS=2", "DEVICE=cuda:1"], "--scale mini --seeds 1 --jobs 2 --device cuda:1"),
+        (
+            ["SEEDS=3", "STUDENTS=A B", "METHODS=KDcls ours+FKD", "SET=steps=2 name=*"],
+            "--scale mini --seeds 3 --students A B --methods KDcls ours+FKD --set steps=2 'name=*'",
+        ),
+        (["ARGS=--help"], "--scale mini --seeds 1 --help"),
+    ],
+)
+def test_variables_reach_the_command_line(given, expected):
+    printed = make("-n", "reproduce-table2", *given).stdout.splitlines()[-1]
+    assert shlex.split(printed) == shlex.split(f".venv/bin/python -m c2dlib reproduce table2 {expected}")
+
+
+@needs_make
+def test_misspelt_variable_is_an_error():
+    result = make("-n", "reproduce-table2", "SEED=3")
+    assert result.returncode != 0 and "unknown variable SEED" in result.stderr and "SEEDS" in result.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the Makefile, a lock, and an `uv` that only notes how it was called."""
+    folder = tmp_path / "a checkout"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "Makefile").write_text(MAKEFILE)
+    (folder / "requirements.lock").write_text("one\n")
+    (folder / "pyproject.toml").write_text("")
+    script(folder / "bin/uv", 'sleep 0.2; echo "uv $* ${PIP_FIND_LINKS-} ${UV_FIND_LINKS-}" >>calls')
+    return folder
+
+
+def script(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+SYNC = "uv pip sync --python .venv/bin/python --require-hashes requirements.lock"
+INSTALL = "uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e ."
+
+
+@needs_make
+def test_setup_installs_again_only_when_the_lock_changed(checkout):
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+    environment = {"PATH": path, "PIP_FIND_LINKS": "wheels", "UV_FIND_LINKS": "wheels"}
+    calls = []
+    for content in ("one\n", "one\n", "two\n"):
+        (checkout / "requirements.lock").write_text(content)
+        result = make("setup", f"PYTHON={sys.executable}", folder=checkout, **environment)
+        assert result.returncode == 0, result.stderr
+        calls.append([line.strip() for line in (checkout / "calls").read_text().splitlines()])
+    assert calls == [[SYNC, INSTALL], [SYNC, INSTALL], [SYNC, INSTALL] * 2]
+
+
+@needs_make
+@pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
+def test_two_makes_at_once_install_once(checkout):
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+    with ThreadPoolExecutor() as pool:
+        arguments = ("setup", f"PYTHON={sys.executable}")
+        both = [pool.submit(make, *arguments, folder=checkout, PATH=path) for _ in range(2)]
+    assert [run.result().returncode for run in both] == [0, 0]
+    assert (checkout / "calls").read_text().count("sync") == 1
+
+
+@needs_make
+def test_a_failed_install_is_not_taken_for_finished(checkout):
+    script(checkout / "bin/uv", "exit 3")
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+    for _ in range(2):
+        assert make("setup", f"PYTHON={sys.executable}", folder=checkout, PATH=path).returncode != 0
+
+
+@needs_make
+def test_an_old_or_missing_python_is_named(checkout):
+    old = f'exec {shlex.quote(sys.executable)} -c "import sys; sys.version_info = (3, 9, 18); $2"'
+    script(checkout / "bin/old", old)
+    result = make("setup", "PYTHON=bin/old", folder=checkout)
+    assert result.returncode != 0 and "bin/old is Python 3.9.18" in result.stderr
+    result = make("setup", "PYTHON=python0", folder=checkout)
+    assert result.returncode != 0 and "there is no python0" in result.stderr
+    assert not (checkout / ".venv").exists()
+
+
+@needs_make
+def test_clean_keeps_results(checkout):
+    caches = [checkout / name / "__pycache__" for name in ("c2dlib", "runs", "results")]
+    for cache in caches:
+        cache.mkdir(parents=True)
+    assert make("clean", folder=checkout).returncode == 0
+    assert [cache.exists() for cache in caches] == [False, True, True]
+
+
+def test_ci_runs_what_the_readme_says():
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    assert lines[0].endswith("bash") and "set -euo pipefail" in lines and lines[-1] == "make test"
+    assert "make test" in (ROOT / "README.md").read_text()
