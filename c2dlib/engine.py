@@ -60,7 +60,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
     """
     accelerator = accelerate(device, e.precision)
     for module in trained.values():
-        module.to(accelerator.device).train()
+        module.to(accelerator.device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(e, trained.values())
     start, log = 0, []
     if state := load_checkpoint(folder):

@@ -26,7 +26,7 @@ def detect(model: nn.Module, split, device: str, batch_size: int = 16,
     Args:
         model: a plain torchvision detector.
     """
-    model.to(device).eval()
+    model.to(device, memory_format=torch.channels_last).eval()
     plain, results = plain_transform(), []
     for first in range(0, len(split), batch_size):
         rows = range(first, min(first + batch_size, len(split)))

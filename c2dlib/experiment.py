@@ -40,6 +40,7 @@ class Experiment:
     fpn_channels: int = setting("Channels of the feature pyramid.", 256)
     box_head_dim: int = setting("Width of Faster R-CNN's box head.", 1024)
     rois_per_image: int = setting("Proposals Faster R-CNN trains on, per image.", 512)
+    rpn_top_n: int = setting("Proposals per level that Faster R-CNN's RPN passes to non-maximum suppression.", 2000)
     norm: str = setting("frozen: BatchNorm keeps the initial weights' statistics; batch: it learns.", "frozen")
     frozen_stages: int = setting("First backbone stages that keep their initial weights (FPN detectors).", 2)
     anchor_scale: float = setting("Factor on the paper's anchor sizes.", 1.0)
@@ -61,6 +62,7 @@ class Experiment:
     precision: str = setting("no, bf16 or fp16 (autocast).", "no")
 
     flip: bool = setting("Horizontal flips, half of the images.", True)
+    vertical_flip: bool = setting("Vertical flips, half of the images.", False)
     photometric: bool = setting("SSD's photometric distortion.", True)
     zoom_out: float = setting("SSD's expand: largest factor; 1: off.", 4.0)
     iou_crop: bool = setting("SSD's minimum-IoU random crop.", True)
@@ -73,6 +75,8 @@ class Experiment:
     sampling_size: int = setting("Side of the crops that loc and KD_loc compare.", 112, used_by="loc")
     pool_obj: int = setting("Cells per side loc compares.", 4, used_by="loc")
     pool_maps: int = setting("Cells per side KD_loc compares.", 8, used_by="KDloc")
+    max_positives: int = setting("Positives per step that loc and KD_loc see, drawn at random; 0: all.", 0,
+                                 used_by="loc")
     kd_loc_layers: int = setting("The teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).", 1,
                                  used_by="KDloc")
 

@@ -51,16 +51,17 @@ class ClassifierToDetector:
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
         lambda_l, lambda_kl: weights for images in 0..255 units (section 4).
+        max_positives: loc and KD_loc see at most this many of a step's positives, drawn at random; 0: all.
     """
 
     def __init__(self, teacher: Teacher | None, terms: list[str], *, lambda_kc: float, temperature: float,
                  lambda_l: float, lambda_kl: float, sampling_size: int, pool_obj: int, pool_maps: int,
-                 layers: int, chunk: int = 32):
+                 layers: int, max_positives: int = 0, chunk: int = 32):
         self.teacher, self.terms = teacher, terms
         self.lambda_kc, self.temperature = lambda_kc, temperature
         self.lambda_l, self.lambda_kl = lambda_l, lambda_kl
         self.sampling_size, self.pool_obj, self.pool_maps = sampling_size, pool_obj, pool_maps
-        self.layers, self.chunk = layers, chunk
+        self.layers, self.max_positives, self.chunk = layers, max_positives, chunk
 
     def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
         positives, truth, terms = out.positives, GroundTruth.of(out), {}
@@ -89,11 +90,15 @@ class ClassifierToDetector:
         with torch.no_grad():
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
             targets = {name: self._views(name, crops) for name in names}
-        count = len(out.positives.labels)
+        boxes, image_index, gt = out.positives.pred_boxes.float(), out.positives.image_index, truth.of_positive
+        if 0 < self.max_positives < len(boxes):
+            drawn = torch.randperm(len(boxes), device=boxes.device)[: self.max_positives]
+            boxes, image_index, gt = boxes[drawn], image_index[drawn], gt[drawn]
+        count = len(boxes)
 
         def loss(boxes: Tensor, part: slice) -> Tensor:
-            crops = crop_regions(pixels, boxes, out.positives.image_index[part], self.sampling_size)
-            rows = truth.of_positive[part]
+            crops = crop_regions(pixels, boxes, image_index[part], self.sampling_size)
+            rows = gt[part]
             sums = []
             for name in names:
                 pairs = zip(self._views(name, crops), targets[name], strict=True)
@@ -103,7 +108,7 @@ class ClassifierToDetector:
             return torch.stack(sums)
 
         with torch.autocast(pixels.device.type, enabled=False):
-            return dict(zip(names, box_gradient(loss, out.positives.pred_boxes.float(), self.chunk), strict=True))
+            return dict(zip(names, box_gradient(loss, boxes, self.chunk), strict=True))
 
     def _views(self, name: str, crops: Tensor) -> list[Tensor]:
         """What is compared: the pooled crops themselves, or the teacher's pooled early maps of them."""
@@ -118,5 +123,5 @@ def distillers(e, teacher: Teacher | None, imitation: nn.Module | None) -> list:
     built = [] if not terms else [ClassifierToDetector(
         teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
         lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,
-        layers=e.kd_loc_layers)]
+        layers=e.kd_loc_layers, max_positives=e.max_positives)]
     return built + ([imitation] if imitation is not None else [])

@@ -80,7 +80,7 @@ def opened(root: Path) -> CocoFolder:
     return load_folder(root, check_images=False)
 
 
-def cell(site: Site, folder: CocoFolder, student: str, method: str, seed: int = 0, **overrides) -> Experiment:
+def cell(site: Site, folder: CocoFolder, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:
     """The Experiment of one cell of a table on a site's data."""
     name = site.results.name.removesuffix(f"-{site.scale}")
     return experiment(site.scale, student, method, seed, **{
@@ -194,7 +194,7 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
     for_ssd = ARCHITECTURES[e.student].family == "ssd"
     identity = {"recipe": RECIPE, "data": folder.annotation_hash, "sigmoid_too": not for_ssd} | {
         name: getattr(e, name) for name in ("teacher", "teacher_width", "teacher_pretrained", "teacher_size",
-                                            "teacher_steps", "teacher_images", "teacher_lr", "teacher_jitter", "flip",
+                                            "teacher_steps", "teacher_images", "teacher_lr", "teacher_jitter", "flip", "vertical_flip",
                                             "photometric", "zoom_out", "iou_crop", "eval_split")}
     classes = len(folder.categories)
     build = lambda: build_classifier(e.teacher, classes, e.teacher_width, e.teacher_pretrained)  # noqa: E731

@@ -24,6 +24,8 @@ def train_transform(e) -> v2.Transform:
         steps.append(v2.RandomIoUCrop())
     if e.flip:
         steps.append(v2.RandomHorizontalFlip())
+    if e.vertical_flip:
+        steps.append(v2.RandomVerticalFlip())
     return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1), v2.ToPureTensor()])
 
 

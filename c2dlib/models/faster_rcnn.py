@@ -15,7 +15,7 @@ from c2dlib.types import MatchedPositives, TrainOutput
 
 def build_faster_rcnn(backbone: nn.Module, num_classes: int, size: int, max_size: int, box_head_dim: int = 1024,
                       anchor_scale: float = 1.0, score_threshold: float = 0.05,
-                      rois_per_image: int = 512) -> FasterRCNN:
+                      rois_per_image: int = 512, rpn_top_n: int = 2000) -> FasterRCNN:
     """A plain torchvision Faster R-CNN for ``num_classes`` object classes on levels P2 to P6."""
     anchors = AnchorGenerator(tuple((32 * 2**level * anchor_scale,) for level in range(5)),
                               ((0.5, 1.0, 2.0),) * 5)
@@ -24,6 +24,7 @@ def build_faster_rcnn(backbone: nn.Module, num_classes: int, size: int, max_size
         box_head=TwoMLPHead(backbone.out_channels * 7**2, box_head_dim),
         box_predictor=FastRCNNPredictor(box_head_dim, num_classes + 1),
         box_score_thresh=score_threshold, box_batch_size_per_image=rois_per_image,
+        rpn_pre_nms_top_n_train=rpn_top_n, rpn_pre_nms_top_n_test=min(rpn_top_n, 1000),
     )
 
 

@@ -60,7 +60,7 @@ def build_student(e, num_classes: int, initial: str | dict) -> SSDStep | FasterR
         return RetinaNetStep(build_retinanet(backbone, num_classes, e.image_size, e.max_size, e.anchor_scale,
                                              e.score_threshold))
     return FasterRCNNStep(build_faster_rcnn(backbone, num_classes, e.image_size, e.max_size, e.box_head_dim,
-                                            e.anchor_scale, e.score_threshold, e.rois_per_image))
+                                            e.anchor_scale, e.score_threshold, e.rois_per_image, e.rpn_top_n))
 
 
 def parameter_count(model: nn.Module) -> int:

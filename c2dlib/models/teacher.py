@@ -39,7 +39,7 @@ class Teacher(nn.Module):
     def __init__(self, classifier: nn.Module, num_classes: int, size: int):
         super().__init__()
         self.num_classes, self.size = num_classes, size
-        self.classifier = classifier.requires_grad_(False)
+        self.classifier = classifier.requires_grad_(False).to(memory_format=torch.channels_last)
         config = classifier.pretrained_cfg
         self.register_buffer("mean", 255 * torch.tensor(config["mean"])[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(config["std"])[:, None, None])

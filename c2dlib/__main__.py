@@ -1,0 +1,77 @@
+"""``python -m c2dlib``: what the Makefile calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from c2dlib.data.coco import DataError
+from c2dlib.experiment import SCALES, known, parse_override
+from c2dlib.models.backbones import WeightsError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; errors a person can mend are printed without a traceback, with exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
+    reproduce.add_argument("table", nargs="?", default="table2", help="table1 or table2")
+    reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
+    reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
+    reproduce.add_argument("--seeds", type=int, default=1, help="runs per row")
+    reproduce.add_argument("--jobs", type=int, default=0, help="runs at once; 0: one per core, or one on a GPU")
+    reproduce.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    reproduce.add_argument("--students", nargs="*", default=[], help="only these")
+    reproduce.add_argument("--methods", nargs="*", default=[], help="only these")
+    reproduce.add_argument("--set", nargs="*", default=[], metavar="setting=value", help="change an Experiment's field")
+    bench = commands.add_parser("bench", help="cost of the losses and of our step, against a plain step")
+    bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    bench.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "bench":
+            from c2dlib.bench import bench as measure
+
+            return measure(options.device, options.repeats)
+        return reproduce_table(options)
+    except (DataError, WeightsError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def reproduce_table(options) -> int:
+    """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
+    from c2dlib import notebooks, tables
+    from c2dlib.parallel import run_all
+    from c2dlib.runs import open_site
+
+    known(options.table, tables.TABLES, "table")
+    overrides = dict(map(parse_override, options.set))
+    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
+    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides)
+    site, folder = open_site(options.scale, options.data, device=options.device)
+    print(f"{tables.TABLES[options.table]}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/",
+          flush=True)
+    for warning in folder.report.warnings:
+        print(f"note: {warning}", flush=True)
+    rows = tables.work_list(options.table, site, folder, options.seeds, options.students, options.methods, overrides)
+    printer = tables.Printer(rows, site)
+    run_all([e for row in rows for e in row.experiments], site, options.jobs, printer)
+    frame = tables.write_table(options.table, rows, site, folder)
+    executed = notebooks.execute(options.table, site, {
+        "scale": options.scale, "data": str(Path(options.data).expanduser().resolve()) if options.data else "",
+        "seeds": options.seeds, "students": options.students, "methods": options.methods,
+        "overrides": overrides, "device": options.device})
+    print("\n" + (site.results / f"{options.table}.md").read_text())
+    print(f"written: {site.results / options.table}.csv, .md and {executed}")
+    failed = frame[frame.status.str.startswith(("failed", "OOM")) | frame.status.str.contains("seeds")]
+    return 1 if len(failed) else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Notebooks executed headless, in this process's own Python environment, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+from c2dlib.records import ROOT
+from c2dlib.runs import Site
+
+FOLDER = ROOT / "notebooks"
+
+
+def execute(name: str, site: Site, parameters: dict) -> Path:
+    """Run ``notebooks/<name>.ipynb`` with parameters; leave the executed copy beside the results.
+
+    Papermill writes while it runs, so it writes to a temporary name that is renamed at the end; a notebook that
+    stops on an error is kept as ``<name>.failed.ipynb``.
+
+    Raises:
+        ValueError: for a parameter the notebook does not have (papermill would only warn).
+        papermill.PapermillExecutionError: if a cell raises.
+    """
+    import papermill
+    from papermill.inspection import _infer_parameters
+
+    source, target = FOLDER / f"{name}.ipynb", site.results / f"{name}.ipynb"
+    inside = [p.name for p in _infer_parameters(papermill.iorw.load_notebook_node(str(source)))]
+    if unknown := sorted(set(parameters) - set(inside)):
+        raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(inside)}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".ipynb")
+    os.close(handle)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            papermill.execute_notebook(str(source), temporary, parameters, cwd=str(Path.cwd()), kernel_name="python3",
+                                       progress_bar=False)
+        os.replace(temporary, target)
+    except papermill.PapermillExecutionError:
+        os.replace(temporary, target.with_suffix(".failed.ipynb"))
+        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return target

@@ -1,0 +1,235 @@
+"""Run records + the paper's CSV -> tables, *paper against ours*. Nothing in a table is typed by hand."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import pandas as pd
+from scipy import stats
+from tqdm.auto import tqdm
+
+from c2dlib.data.coco import CocoFolder
+from c2dlib.experiment import Experiment, experiment, known
+from c2dlib.files import write_whole
+from c2dlib.methods import NOT_IMPLEMENTED, canonical
+from c2dlib.records import ROOT, RunRecord
+from c2dlib.runs import Site, cell, find_record
+
+PAPER = ROOT / "results" / "paper"
+CONTROL = "KDcls-labels"  # the same loss with labels in the teacher's place: below the paper's rows of each student
+TABLES = {"table1": "Table 1: five loss settings on compact students",
+          "table2": "Table 2: against and on top of detector-to-detector distillation"}
+METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: what the paper says, and the experiments (one per seed) that answer it."""
+
+    student: str
+    method: str  # as the paper writes it
+    paper: dict  # metric -> the paper's number; {} for rows the paper does not have
+    experiments: tuple[Experiment, ...]  # empty: no code for it yet
+
+
+def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = None,
+          methods: list[str] | None = None, overrides: dict | None = None) -> pd.DataFrame:
+    """The paper's table, if what is asked of it makes sense; see ``work_list`` for what it raises."""
+    paper = pd.read_csv(PAPER / f"{known(table, TABLES, 'table')}.csv")
+    for student in students or []:
+        known(student, list(paper.student.unique()), f"student of {table}")
+    for method in methods or []:
+        if method not in NOT_IMPLEMENTED:
+            canonical(method)
+    if seeds < 1:
+        raise ValueError(f"SEEDS={seeds} must be at least 1")
+    experiment(scale, paper.student[0], **(overrides or {}))
+    return paper
+
+
+def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
+              methods: list[str] | None = None, overrides: dict | None = None) -> list[Row]:
+    """The paper's rows of a table, in its order, and the control of each student.
+
+    Args:
+        seeds: how many, from 0 on.
+        students, methods: only these; None: all.
+        overrides: settings of Experiment to change in every row.
+
+    Raises:
+        ValueError: for an unknown table, student, method or setting, naming the valid ones.
+    """
+    paper = check(table, site.scale, seeds, students, methods, overrides)
+    wanted = None if methods is None else {m if m in NOT_IMPLEMENTED else canonical(m) for m in methods}
+    rows = []
+    for student, group in paper.groupby("student", sort=False):
+        if students and student not in students:
+            continue
+        entries = [(r["method"], {m: r[m] for m in METHODS if m in r}) for r in group.to_dict("records")]
+        for method, numbers in [*entries, (CONTROL, {})]:
+            name = method if method in NOT_IMPLEMENTED else canonical(method)
+            if wanted is None or name in wanted:
+                experiments = () if method in NOT_IMPLEMENTED else tuple(
+                    cell(site, folder, student, method, seed, **(overrides or {})) for seed in range(seeds))
+                rows.append(Row(student, method, numbers, experiments))
+    if not rows:
+        raise ValueError(f"{table} has no row for students {students} and methods {methods}")
+    return rows
+
+
+def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
+    """The records there are, by experiment hash."""
+    found = {e.hash(): find_record(e, site) for row in rows for e in row.experiments}
+    return {key: record for key, record in found.items() if record}
+
+
+def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
+    """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
+    baseline: dict[tuple[str, int], float] = {}  # (student, seed) -> mAP
+    lines = []
+    for row in rows:
+        done = {e.seed: records[e.hash()] for e in row.experiments
+                if e.hash() in records and records[e.hash()].status == "done"}
+        line = {"student": row.student, "method": row.method, "paper_mAP": row.paper.get("mAP"),
+                "mAP": _mean(done, "mAP"), "mAP_sd": _sd([r.metrics["mAP"] for r in done.values()]),
+                "seeds": len(done), "status": _status(row, records, len(done))}
+        if row.method == "baseline":
+            baseline |= {(row.student, seed): record.metrics["mAP"] for seed, record in done.items()}
+        else:
+            line |= paired([(r.metrics["mAP"], baseline[row.student, seed]) for seed, r in done.items()
+                            if (row.student, seed) in baseline])
+        line |= {m: _mean(done, m) for m in METHODS[1:]}
+        line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
+        line |= {"parameters": max((r.parameters for r in done.values()), default=None),
+                 "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),
+                 "wall_seconds": _median([r.wall_seconds for r in done.values()]),
+                 "records": " ".join(r.name for r in done.values())}
+        lines.append(line)
+    first = ["student", "method", "paper_mAP", "mAP", "mAP_sd", "seeds", "status", "gain", "gain_low", "gain_high"]
+    frame = pd.DataFrame(lines)
+    frame = frame.reindex(columns=[*first, *[c for c in frame.columns if c not in first]])
+    return frame.astype({"parameters": "Int64"})
+
+
+def paired(pairs: list[tuple[float, float]]) -> dict:
+    """Mean difference ours - baseline over seeds, with its 95 % t interval from two seeds on."""
+    differences = [a - b for a, b in pairs]
+    if not differences:
+        return {}
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return {"gain": mean}
+    half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / len(differences) ** 0.5
+    return {"gain": mean, "gain_low": mean - half, "gain_high": mean + half}
+
+
+def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
+    if not row.experiments:
+        return "not run"
+    bad = [records[e.hash()] for e in row.experiments if e.hash() in records and records[e.hash()].status != "done"]
+    if bad:
+        return f"{bad[0].status}: {bad[0].reason}"
+    if done < len(row.experiments):
+        return f"{done} of {len(row.experiments)} seeds" if done else "not run"
+    return "done"
+
+
+def _mean(done: dict, metric: str) -> float | None:
+    values = [r.metrics[metric] for r in done.values() if r.metrics[metric] is not None]
+    return statistics.fmean(values) if values else None
+
+
+def _sd(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+class Printer:
+    """Called with each record as it comes: prints the table's row, so that the table fills while it runs."""
+
+    def __init__(self, rows: list[Row], site: Site):
+        self.rows, self.records, self.printed = rows, {}, False
+
+    def __call__(self, record: RunRecord) -> None:
+        self.records[record.hash] = record
+        if not self.printed:
+            tqdm.write(f"{'student':<16} {'method':<16} {'paper':>6} {'ours':>13}  gain over our baseline")
+            self.printed = True
+        frame = table(self.rows, self.records)
+        for row, (_, now) in zip(self.rows, frame.iterrows(), strict=True):
+            if record.hash in {e.hash() for e in row.experiments}:
+                tqdm.write(f"{row.student:<16} {row.method:<16} {_show(now.paper_mAP):>6} {_with_sd(now):>13}  "
+                           f"{_gain(now):<22} {now.status}")
+
+
+def _show(value, digits: int = 1) -> str:
+    return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _with_sd(row: pd.Series) -> str:
+    return row.status if pd.isna(row.mAP) else _show(row.mAP) + ("" if pd.isna(row.mAP_sd) else f" ± {row.mAP_sd:.1f}")
+
+
+def _gain(row: pd.Series) -> str:
+    if pd.isna(row.gain):
+        return ""
+    interval = "" if pd.isna(row.gain_low) else f" [{row.gain_low:+.1f}, {row.gain_high:+.1f}]"
+    return f"{row.gain:+.1f}{interval}"
+
+
+def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
+    """The table as Markdown; a row without a number says why in words."""
+    head = ["student", "method", "paper mAP", "our mAP", "gain over our baseline [95 % CI]", "AP50", "AP75", "seeds",
+            "parameters", "s / step", "wall s"]
+    lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
+    for _, row in frame.iterrows():
+        method = f"*{row.method}* (control)" if row.method == CONTROL else row.method
+        count = "–" if pd.isna(row.parameters) else f"{row.parameters / 1e6:.2f} M"
+        lines.append("| " + " | ".join([
+            row.student, method, _show(row.paper_mAP), _with_sd(row), _gain(row), _show(row.AP50), _show(row.AP75),
+            str(row.seeds) if row.status in ("done", "not run") else row.status, count,
+            _show(row.seconds_per_step, 3), _show(row.wall_seconds, 0)]) + " |")
+    return "\n".join([*lines, "", *[f"- {note}" for note in notes], ""])
+
+
+def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    counts, some = folder.image_counts, next(iter(records.values()), None)
+    said = [f"Data: {site.results.name.removesuffix('-' + site.scale)}, {len(folder.categories)} classes, "
+            + ", ".join(f"{n} {name}" for name, n in counts.items())
+            + f" images; metrics on `{folder.eval_split}`; annotation hash `{folder.annotation_hash[:12]}`."]
+    if site.scale == "smoke":
+        said.append("**Smoke scale only shows that everything runs: a few training steps. "
+                    "These numbers mean nothing.**")
+    elif site.scale != "coco":
+        said.append(f"Scale `{site.scale}`: slim students, small images, short schedules. The rows test the direction "
+                    "of an effect, not the paper's number.")
+    if counts["train"] < 200 or counts[folder.eval_split] < 200:
+        said.append(f"**{counts['train']} training and {counts[folder.eval_split]} evaluation images are far too few "
+                    "to compare methods: these numbers mean nothing.**")
+    said.append("`KDcls-labels` is KD_cls with one-hot labels in the teacher's place: what of a gain is the teacher's "
+                "knowledge is the difference to this row.")
+    for report in {r.teacher["hash"]: r.teacher for r in records.values() if "top1" in r.teacher}.values():
+        said.append(f"{report['title']}: top-1 {report['top1']:.1f} %, calibration error {report['ECE']:.1f} % on the "
+                    f"crops of `{report['split']}` (paper: 80.3 % top-1).")
+    for report in {r.teacher["detector_hash"]: r.teacher for r in records.values()
+                   if "detector" in r.teacher}.values():
+        said.append(f"FKD's teacher {report['detector']}: {report['detector_mAP']:.1f} mAP.")
+    if some:
+        said.append(f"Device: {some.device}; commits: "
+                    + ", ".join(sorted({r.commit[:10] + (' (dirty)' if r.dirty else '') for r in records.values()}))
+                    + ". Every number leads to a file in `records/`.")
+    return said
+
+
+def write_table(name: str, rows: list[Row], site: Site, folder: CocoFolder) -> pd.DataFrame:
+    """Write ``<table>.csv`` and ``<table>.md`` from whatever is finished; return the frame."""
+    records = collect(rows, site)
+    frame = table(rows, records)
+    write_whole(site.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
+    write_whole(site.results / f"{name}.md", markdown(frame, TABLES[name], notes(site, folder, records)))
+    return frame

@@ -1,0 +1,174 @@
+"""Method names, and the assembled distiller: from a TrainOutput to weighted terms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from c2dlib.experiment import experiment
+from c2dlib.methods import METHODS, ClassifierToDetector, canonical, distillers, parts
+from c2dlib.types import MatchedPositives, TeacherReading, TrainOutput
+
+WEIGHTS = {"lambda_kc": 1.0, "temperature": 2.0, "lambda_l": 1.0, "lambda_kl": 1.0, "sampling_size": 8,
+           "pool_obj": 4, "pool_maps": 4, "layers": 1}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+class Eye:
+    """A teacher whose maps are crops / 255 and twice that, whose logits are the mean colours."""
+
+    size = 4
+
+    def __init__(self):
+        self.seen, self.weight = [], torch.tensor(1.0, requires_grad=True)
+
+    def early(self, crops, layers):
+        self.seen.append((len(crops), crops.requires_grad))
+        return [(k + 1) * self.weight.detach() * crops / 255 for k in range(layers)]
+
+    def read(self, crops, layers=0):
+        self.seen.append((len(crops), crops.requires_grad))
+        return TeacherReading(self.weight * crops.mean((2, 3)) / 255, [])
+
+
+def output(softmax=True, positives=5, images=None, boxes=None, pred=None):
+    """Three images, the second empty; ground truth 0, 1 in the first, 0 in the third. Pixels are 0..255."""
+    images = torch.rand(3, 3, 24, 32) if images is None else images / 255
+    if boxes is None:
+        boxes = [torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]), torch.zeros(0, 4),
+                 torch.tensor([[4.0, 4, 20, 20]])]
+        image_index, gt_index = torch.tensor([0, 2, 0, 0, 2])[:positives], torch.tensor([1, 0, 0, 1, 0])[:positives]
+        labels = [torch.tensor([1, 3]), torch.zeros(0, dtype=torch.int64), torch.tensor([2])]
+        pred = torch.stack([boxes[i][g] for i, g in zip(image_index, gt_index)]) if positives else torch.zeros(0, 4)
+        pred = (pred + torch.randn(positives, 4)).requires_grad_()
+    else:
+        image_index = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
+        gt_index = torch.cat([torch.arange(len(b)) for b in boxes])
+        labels = [torch.ones(len(b), dtype=torch.int64) for b in boxes]
+    targets = [{"boxes": b, "labels": x} for b, x in zip(boxes, labels, strict=True)]
+    chosen = [labels[i][g] - 1 for i, g in zip(image_index, gt_index)]
+    matched = MatchedPositives(
+        image_index, gt_index, torch.tensor(chosen, dtype=torch.int64), torch.randn(len(pred), 3, requires_grad=True),
+        torch.randn(len(pred), requires_grad=True) if softmax else None, pred)
+    return TrainOutput(images, torch.zeros(3), torch.ones(3), targets, {}, {}, matched)
+
+
+def test_names():
+    assert parts("baseline") == [] and canonical("baseline") == "baseline"
+    assert parts("ours") == ["KDcls", "loc", "KDloc"] and canonical("ours") == "KDcls+loc+KDloc"
+    assert parts("FKD+ours") == ["KDcls", "loc", "KDloc", "FKD"] == parts("ours+FKD")
+    assert canonical("KDloc+loc") == "loc+KDloc"
+    assert parts("KDcls-labels") == ["KDcls-labels"]  # not KDcls
+    assert all(canonical(canonical(name)) == canonical(name) for name in METHODS)
+    for wrong in ("KDCls", "", "ours+baseline", "KD"):
+        with pytest.raises(ValueError, match="KDcls\\+loc\\+KDloc"):
+            parts(wrong)
+
+
+@pytest.mark.parametrize("chunk", [5, 32])
+def test_assembled_path_agrees_with_the_official_code(shared, chunk):
+    """obj pooled to 4 x 4 and l0 to 8 x 8, weight 1: through pixels, targets, chunks and gathering."""
+    arrays = np.load(shared / "reference/official_loss_vectors.npz")
+    v = {k.split("/")[1]: torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith("loc_obj_l0")}
+
+    class Stem(Eye):
+        def early(self, crops, layers):
+            x = F.batch_norm(F.conv2d(crops, v["conv_w"], stride=2, padding=3), v["bn_m"], v["bn_v"], v["bn_w"],
+                             v["bn_b"])
+            return [F.max_pool2d(x.relu(), 3, 2, 1)]
+
+    pred = v["pred"].clone().requires_grad_()
+    out = output(images=v["images"], boxes=list(v["target"].split(v["counts"].tolist())), pred=pred)
+    settings = WEIGHTS | {"sampling_size": v["out_size"].item(), "pool_maps": 8}
+    terms = ClassifierToDetector(Stem(), ["loc", "KDloc"], **settings, chunk=chunk)(out)
+    loss = terms["loc"] + terms["KDloc"]
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), v["loss"], rtol=1e-4, atol=0)
+    assert F.cosine_similarity(pred.grad.flatten(), v["grad"].flatten(), 0) > 0.999
+    torch.testing.assert_close(pred.grad.norm(), v["grad"].norm(), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_labels_in_the_teachers_place_are_cross_entropy(softmax):
+    out = output(softmax)
+    term = ClassifierToDetector(None, ["KDcls-labels"], **WEIGHTS | {"lambda_kc": 0.4})(out)["KDcls-labels"]
+    expected = 0.0
+    for p, label in enumerate([2, 1, 0, 2, 1]):
+        z = (out.positives.class_logits[p] / 2).tolist()
+        if softmax:
+            total = sum(map(math.exp, z)) + math.exp(out.positives.background_logits[p].item() / 2)
+            expected += 0.4 * 4 * -math.log(math.exp(z[label]) / total) / 5
+        else:
+            signs = [1 if c == label else -1 for c in range(3)]
+            expected += 0.4 * 4 * sum(math.log(1 + math.exp(-s * x)) for s, x in zip(signs, z, strict=True)) / 3 / 5
+    assert term.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_ground_truth_is_read_once_and_only_the_student_learns():
+    out, teacher = output(), Eye()
+    distill = ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], **WEIGHTS, chunk=2)
+    terms = distill(out)
+    assert list(terms) == ["KDcls", "loc", "KDloc"] and all(t.isfinite() and t > 0 for t in terms.values())
+    # logits of 3 boxes, maps of 3 boxes, then predicted crops in chunks; only the last with gradient
+    assert teacher.seen == [(3, False), (3, False), (2, True), (2, True), (1, True)]
+    sum(terms.values()).backward()
+    assert teacher.weight.grad is None
+    for tensor in (out.positives.class_logits, out.positives.background_logits, out.positives.pred_boxes):
+        assert tensor.grad.isfinite().all() and (tensor.grad.flatten(1) if tensor.ndim > 1 else tensor.grad).any()
+
+
+def test_kd_cls_compares_with_the_reading_of_the_own_ground_truth():
+    """Colour 255 c fills ground truth c's channel: its logits are one-hot, gathered to its positives."""
+    images = torch.zeros(3, 3, 24, 32)
+    images[0, 0, 2:14, 2:12] = images[2, 2, 4:20, 4:20] = 255
+    boxes = [torch.tensor([[2.0, 2, 12, 14]]), torch.zeros(0, 4), torch.tensor([[4.0, 4, 20, 20]])]
+    out = output(False, images=images, boxes=boxes, pred=torch.cat(boxes))
+    logits = torch.tensor([[1.0, 0, 0], [0, 0, 1]])  # what Eye says: equal distributions, zero loss
+    for offset, zero in ((0.0, True), (0.5, False)):
+        object.__setattr__(out.positives, "class_logits", logits + offset)
+        term = ClassifierToDetector(Eye(), ["KDcls"], **WEIGHTS)(out)["KDcls"]
+        assert (abs(term.item()) < 1e-6) == zero
+
+
+def test_localisation_weights_layers_and_zero():
+    settings = WEIGHTS | {"lambda_l": 0.1, "lambda_kl": 2.55, "layers": 2}
+    terms = ClassifierToDetector(Eye(), ["loc", "KDloc"], **settings)(output())
+    torch.testing.assert_close(terms["KDloc"], terms["loc"] * 2.55 / 255 / 0.1 * (1 + 2) / 2)
+    boxes = [torch.tensor([[2.0, 2, 12, 14]]), torch.zeros(0, 4), torch.tensor([[4.0, 4, 20, 20]])]
+    perfect = output(boxes=boxes, pred=torch.cat(boxes).requires_grad_())
+    terms = ClassifierToDetector(Eye(), ["loc", "KDloc"], **settings)(perfect)
+    assert terms["loc"].item() == terms["KDloc"].item() == 0
+
+
+def test_max_positives_draws_some_and_keeps_the_mean():
+    out, teacher = output(), Eye()
+    everyone = ClassifierToDetector(teacher, ["KDloc"], **WEIGHTS)(out)["KDloc"].item()
+    draws = []
+    for _ in range(200):
+        teacher.seen.clear()
+        draws.append(ClassifierToDetector(teacher, ["KDloc"], **WEIGHTS, max_positives=2)(out)["KDloc"].item())
+        assert teacher.seen == [(3, False), (2, True)]
+    assert np.mean(draws) == pytest.approx(everyone, rel=0.1)
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_no_positives(softmax):
+    out, names = output(softmax, positives=0), ["KDcls", "KDcls-labels", "loc", "KDloc"]
+    terms = ClassifierToDetector(Eye(), names, **WEIGHTS)(out)
+    assert list(terms) == names and all(t.item() == 0 for t in terms.values())
+    sum(terms.values()).backward()
+
+
+def test_distillers_of_an_experiment():
+    e = experiment("smoke", "SSD300-VGG16", "ours+FKD", lambda_kc=0.7, kd_loc_layers=2)
+    fkd = torch.nn.Identity()
+    ours, last = distillers(e, teacher := Eye(), fkd)
+    assert last is fkd and ours.teacher is teacher and ours.terms == ["KDcls", "loc", "KDloc"]
+    assert (ours.lambda_kc, ours.layers, ours.sampling_size) == (0.7, 2, 32)
+    assert distillers(e.replace(method="baseline"), None, None) == []

@@ -1,0 +1,109 @@
+"""Training batches as a function of (seed, step)."""
+
+import json
+
+import pytest
+import torch
+
+from c2dlib.data.badges import make_badges
+from c2dlib.data.coco import load_folder
+from c2dlib.data.stream import Positions, mix, stream
+from c2dlib.data.transforms import plain_transform, train_transform
+from c2dlib.experiment import experiment
+
+SSD = train_transform(experiment("smoke", "SSD300-VGG16", photometric=True, zoom_out=4.0, iou_crop=True))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_badges(tmp_path_factory.mktemp("data") / "badges", train=6, val=2, test=0)
+
+
+@pytest.fixture(scope="module")
+def split(root):
+    return load_folder(root).splits["train"]
+
+
+def same(a, b):
+    (images, targets), (others, other_targets) = a, b
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(images, others, strict=True)) and all(
+        torch.equal(s[k], t[k]) for s, t in zip(targets, other_targets, strict=True) for k in ("boxes", "labels"))
+
+
+def test_mix_is_splitmix64():
+    assert mix(0) == 0xE220A8397B1DCDAF >> 1  # the published first outputs for the seeds 0 and 1234567
+    assert mix(1234567) == 6457827717110365317 >> 1
+    assert mix(1, 2, 3) == 3851293329796251419 and mix(3, 2, 1) == 7716143592125757362  # worked in numpy
+    assert len({mix(seed, part, i) for seed in range(5) for part in (1, 2, 3) for i in range(200)}) == 3000
+
+
+def test_starting_late_equals_continuing(split):
+    whole = list(stream(split, SSD, seed=3, batch_size=4, start=0, steps=5))
+    torch.manual_seed(99)  # whatever happened before
+    torch.rand(7)
+    late = list(stream(split, SSD, seed=3, batch_size=4, start=2, steps=5))
+    assert len(whole) == 5 and len(late) == 3
+    assert all(same(a, b) for a, b in zip(whole[2:], late, strict=True))
+
+
+def test_worker_processes_change_nothing(split):
+    alone = list(stream(split, SSD, seed=3, batch_size=2, start=1, steps=3))
+    helped = list(stream(split, SSD, seed=3, batch_size=2, start=1, steps=3, workers=2))
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_seeds_and_epochs_differ(split):
+    def first(seed, start):
+        return next(iter(stream(split, SSD, seed, batch_size=6, start=start, steps=start + 1)))
+
+    assert same(first(0, 0), first(0, 0))
+    assert not same(first(0, 0), first(1, 0)) and not same(first(0, 0), first(0, 1))
+    orders = [Positions(split, SSD, seed).order(epoch) for seed in range(3) for epoch in range(3)]
+    assert len(set(map(tuple, orders))) > 5
+
+
+def test_an_epoch_shows_each_image_once(split):
+    fingerprints = sorted(float(split[i][0].double().sum()) for i in range(6))
+    assert len(set(fingerprints)) == 6
+    for start in (0, 3, 6):  # batches of 2: epochs begin at 0, 3, 6
+        batches = stream(split, plain_transform(), seed=5, batch_size=2, start=start, steps=start + 3)
+        seen = [float((image.double() * 255).round().sum()) for images, _ in batches for image in images]
+        assert sorted(seen) == fingerprints
+
+
+def test_images_without_boxes_are_left_out(root, tmp_path):
+    folder = make_badges(tmp_path / "badges", train=6, val=2, test=0)
+    path = folder / "annotations" / "instances_train2017.json"
+    data = json.loads(path.read_text())
+    bare, crowded = (image["id"] for image in data["images"][1:3])
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] != bare]
+    for annotation in data["annotations"]:
+        if annotation["image_id"] == crowded:
+            annotation["iscrowd"] = 1
+    path.write_text(json.dumps(data))
+    split = load_folder(folder).splits["train"]
+    positions = Positions(split, plain_transform(), seed=0)
+    assert len(split) == 6 and sorted(positions.usable) == [0, 3, 4, 5]
+    assert all(len(positions[p][1]["boxes"]) for p in range(8))
+
+
+def test_augmented_samples_are_what_detectors_take(split):
+    flipped = 0
+    for images, targets in stream(split, SSD, seed=1, batch_size=6, start=0, steps=4):
+        for image, target in zip(images, targets, strict=True):
+            height, width = image.shape[-2:]
+            boxes = target["boxes"]
+            assert type(image) is torch.Tensor and image.dtype == torch.float32 and type(boxes) is torch.Tensor
+            assert 0 <= image.min() and image.max() <= 1 and len(boxes) == len(target["labels"])
+            assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2)).all()
+            assert (boxes[:, 2:] - boxes[:, :2] >= 1).all() and set(target) == {"boxes", "labels"}
+    plain, flip = plain_transform(), train_transform(experiment("smoke", "FasterRCNN-R50"))
+    a, b = Positions(split, plain, 7), Positions(split, flip, 7)
+    for p in range(6):
+        (image, target), (other, moved) = a[p], b[p]
+        if not torch.equal(image, other):
+            x1, y1, x2, y2 = target["boxes"].unbind(1)
+            torch.testing.assert_close(other, image.flip(-1))
+            torch.testing.assert_close(moved["boxes"], torch.stack([128 - x2, y1, 128 - x1, y2], 1))
+            flipped += 1
+    assert 0 < flipped < 6

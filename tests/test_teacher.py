@@ -1,0 +1,113 @@
+"""The teacher: any timm classifier, frozen by construction, read only as deep as asked."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from c2dlib.models.teacher import Teacher, build_classifier, classifier_loss, expected_calibration_error
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def teacher():
+    classifier = build_classifier("resnet18", 5, width=0.125).train()
+    return Teacher(classifier, num_classes=5, size=32)
+
+
+def crops(n=4, size=32):
+    return 255 * torch.rand(n, 3, size, size)
+
+
+def test_frozen_by_construction(teacher):
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    holder = torch.nn.ModuleList([teacher]).train()  # whoever holds it cannot wake it up
+    assert not any(module.training for module in holder[0].modules())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    reading = teacher.read(crops().requires_grad_(), layers=2)
+    assert not reading.logits.requires_grad and not any(m.requires_grad for m in reading.maps)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())  # batch statistics too
+    assert teacher.train() is teacher and not teacher.training
+
+
+def test_gradient_flows_to_the_crops_only(teacher):
+    x = crops().requires_grad_()
+    for layers in (1, 2):
+        x.grad = None
+        teacher.early(x, layers)[-1].sum().backward()
+        assert x.grad.abs().sum() > 0 and all(p.grad is None for p in teacher.parameters())
+
+
+def test_early_maps_and_logits_of_a_resnet_by_hand(teacher):
+    x, net = crops(), teacher.classifier
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
+    seen = (x / 255 - mean[:, None, None]) / std[:, None, None]
+    stem = F.batch_norm(F.conv2d(seen, net.conv1.weight, stride=2, padding=3), net.bn1.running_mean,
+                        net.bn1.running_var, net.bn1.weight, net.bn1.bias).relu()
+    l0 = F.max_pool2d(stem, 3, 2, 1)
+    l1 = net.layer1(l0)
+    logits = net.fc(net.layer4(net.layer3(net.layer2(l1))).mean((2, 3)))
+    reading = teacher.read(x, layers=2)
+    assert l0.shape == (4, 8, 8, 8) and reading.logits.shape == (4, 5)
+    for ours, expected in zip([reading.logits, *reading.maps], [logits, l0, l1], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(teacher.early(x, 1)[0], reading.maps[0])
+    assert teacher.read(x).maps == []
+
+
+def test_no_deeper_than_asked(teacher):
+    def refuse(*_):
+        raise AssertionError("a deeper layer ran")
+
+    teacher.classifier.layer2.register_forward_pre_hook(refuse)
+    teacher.early(crops(), 2)
+    teacher.classifier.layer1.register_forward_pre_hook(refuse)
+    teacher.early(crops(), 1)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "efficientnet_b0", "convnext_atto", "resnext50_32x4d"])
+def test_any_timm_classifier(name):
+    teacher = Teacher(build_classifier(name, 7), 7, 64)
+    x = crops(2, 64).requires_grad_()
+    early, deeper = teacher.early(x, 2)
+    (early.sum() + deeper.sum()).backward()
+    assert teacher.read(x).logits.shape == (2, 7) and x.grad.isfinite().all() and x.grad.any()
+    assert early.shape[-1] >= deeper.shape[-1] >= 8
+
+
+def test_errors_name_what_to_do():
+    with pytest.raises(ValueError, match="resnet51.*near.*resnet50"):
+        build_classifier("resnet51", 5)
+    with pytest.raises(ValueError, match="mobilenetv3_small_050"):
+        build_classifier("mobilenetv3_small_050", 5, width=0.5)
+
+
+def test_a_wide_enough_resnet_is_timms_own():
+    narrow, full = build_classifier("resnet50", 3, width=0.25), build_classifier("resnet50", 3)
+    for name in ("conv1", "layer1.2.conv3", "layer4.0.conv2"):
+        ours, timms = narrow.get_submodule(name).weight.shape, full.get_submodule(name).weight.shape
+        assert ours[0] == (16 if name == "conv1" else timms[0] // 4)
+
+
+def test_expected_calibration_error_by_hand():
+    confidence, correct = [0.95, 0.95, 0.65, 0.55], [True, False, True, False]
+    rows = [[c, 1 - c] if right else [1 - c, c] for c, right in zip(confidence, correct, strict=True)]
+    # bins: two at .95 of which half are right (gap .45), .65 right (gap .35), .55 wrong (gap .55)
+    expected = 100 * (0.5 * 0.45 + 0.25 * 0.35 + 0.25 * 0.55)
+    labels = torch.zeros(4, dtype=torch.int64)
+    for bins in (10, 15):
+        assert expected_calibration_error(torch.tensor(rows), labels, bins) == pytest.approx(expected, rel=1e-5)
+    assert expected_calibration_error(torch.tensor([[1.0, 0.0]]), torch.tensor([0])) == 0
+
+
+def test_classifier_loss_by_hand():
+    logits, labels = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]), torch.tensor([1, 0])
+    first, second = math.log(4 / 3), math.log(2)  # softmax: -log 3/4 and -log 1/2
+    assert classifier_loss(logits, labels, False).item() == pytest.approx((first + second) / 2)
+    binary = (math.log(2) + math.log(4 / 3)) + 2 * math.log(2)  # sigmoid(log 3) = 3/4; summed over classes
+    assert classifier_loss(logits, labels, True).item() == pytest.approx((first + second + binary) / 2)
