@@ -27,7 +27,7 @@ def setup(device: str):
     torch.manual_seed(0)
     e = Experiment(student="SSD300-VGG16", method="ours", image_size=SIZE)
     student = build_student(e, CLASSES, "none").to(device).train()
-    teacher = Teacher(build_classifier("resnet50", CLASSES), CLASSES, 112).to(device)
+    teacher = Teacher(build_classifier("resnet50", CLASSES, 112), CLASSES, 112).to(device)
     distil = ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], lambda_kc=0.4, temperature=2.0, lambda_l=0.15,
                                   lambda_kl=0.15, sampling_size=112, pool_obj=4, pool_maps=8, layers=1)
     images = [torch.rand(3, SIZE, SIZE, device=device) for _ in range(BATCH)]

@@ -11,7 +11,7 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
     """Cut every box out of its image and resample it to ``size`` x ``size``.
 
     A spatial transformer: the affine grid of eq. 8, bilinear sampling, ``align_corners=False``. Boxes are
-    clamped to the image first; where a side is clamped its gradient is zero.
+    clamped to the image first; a side outside the image gets no gradient.
 
     Args:
         images: [B, 3, H, W], any unit. No image is copied per box: all boxes of an image are sampled at once.
@@ -32,8 +32,8 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
         raise ValueError(f"crop_regions: size must be at least 1, got {size}")
     height, width = images.shape[-2:]
     extent = boxes.new_tensor([width, height])
-    start = boxes[:, :2].clamp(min=0).minimum(extent) / extent  # [P, 2] as a share of the image
-    end = boxes[:, 2:].clamp(min=0).minimum(extent) / extent
+    start = boxes[:, :2].clamp(torch.zeros_like(extent), extent) / extent  # [P, 2] as a share of the image
+    end = boxes[:, 2:].clamp(torch.zeros_like(extent), extent) / extent
     centres = (torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5) / size  # [s] pixel centres
     grid = start[:, None] + (end - start)[:, None] * centres[None, :, None]  # [P, s, 2]
     grid = grid * 2 - 1  # eq. 8 in the convention of grid_sample

@@ -76,7 +76,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
         save_checkpoint(folder, step, {"step": step, "modules": modules, "optimizer": optimizer.state_dict(),
                                        "log": log})
 
-    saved, interval, row_time = time.monotonic(), CHECKPOINT_SECONDS, time.monotonic()
+    saved, interval, row_time, row_step = time.monotonic(), CHECKPOINT_SECONDS, time.monotonic(), start
     for step, (images, targets) in enumerate(batches(start), start):
         torch.manual_seed(mix(e.seed, 3, step))
         for group in optimizer.param_groups:
@@ -85,15 +85,17 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
         targets = [{k: v.to(accelerator.device) for k, v in target.items()} for target in targets]
         with accelerator.autocast():
             terms = losses(images, targets)
-        require_finite(terms, step)
+        require_finite({f"loss term {name}": value for name, value in terms.items()}, step)
         scaled.zero_grad()
         accelerator.backward(sum(terms.values()))
-        if e.clip:
-            accelerator.clip_grad_norm_(parameters, e.clip)
+        norm = accelerator.clip_grad_norm_(parameters, e.clip or math.inf)
+        if accelerator.scaler is None:  # fp16: the scaler skips such a step itself
+            require_finite({"gradient norm": norm}, step)
         scaled.step()
         progress(step + 1, steps)
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
-            seconds, row_time = (time.monotonic() - row_time) / (step % LOG_EVERY + 1), time.monotonic()
+            seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
+            row_time, row_step = time.monotonic(), step + 1
             log.append({"step": step + 1, "seconds": seconds, **{k: float(v.detach()) for k, v in terms.items()}})
         if step + 1 == steps or time.monotonic() - saved > interval:
             began = time.monotonic()
@@ -106,7 +108,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
 def require_finite(terms: dict[str, Tensor], step: int) -> None:
     for name, value in terms.items():
         if not torch.isfinite(value).all():
-            raise NonFiniteLoss(f"step {step}: loss term {name} is {float(value.detach())}; training stopped, the "
+            raise NonFiniteLoss(f"step {step}: {name} is {float(value.detach())}; training stopped, the "
                                 f"last good checkpoint is kept. A lower lr or a clip often helps.")
 
 

@@ -37,6 +37,7 @@ class Experiment:
     image_size: int = setting("Network input: side of SSD's square, short side of the others, in pixels.", 300)
     max_size: int = setting("Longest side of Faster R-CNN's and RetinaNet's input, in pixels.", 1333)
     width: float = setting("Factor on the published channel counts of the backbone.", 1.0)
+    depth: float = setting("Factor on the published residual blocks per stage (not for VGG).", 1.0)
     fpn_channels: int = setting("Channels of the feature pyramid.", 256)
     box_head_dim: int = setting("Width of Faster R-CNN's box head.", 1024)
     rois_per_image: int = setting("Proposals Faster R-CNN trains on, per image.", 512)
@@ -122,6 +123,9 @@ class Experiment:
                      "pool_obj", "pool_maps", "kd_loc_layers", "teacher_size", "teacher_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
     def identity(self) -> dict:
         """The settings this run's numbers depend on: those of parts its method does not use are left out."""
@@ -142,7 +146,7 @@ class Experiment:
     def name(self) -> str:
         return f"{self.student}.{self.method}.s{self.seed}"
 
-    def replace(self, **changes) -> "Experiment":
+    def replace(self, **changes) -> Experiment:
         """A copy with some settings changed.
 
         Raises:
@@ -199,7 +203,12 @@ def parse_override(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"override {text!r} must look like setting=value")
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {text!r} must look like setting=value ({error})") from error
+    if isinstance(getattr(Experiment, key, None), str):  # the field is text: YAML 1.1 takes `no` for False
+        return key, value
     try:  # YAML 1.1 takes 1e-4 for a string
         parsed = float(parsed) if isinstance(parsed, str) else parsed
     except ValueError:

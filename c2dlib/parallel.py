@@ -18,7 +18,15 @@ from c2dlib.experiment import Experiment
 from c2dlib.methods import parts
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import RunRecord
-from c2dlib.runs import Site, classifier_teacher, detector_teacher, find_record, initial_weights, run
+from c2dlib.runs import (
+    Site,
+    classifier_teacher,
+    detector_teacher,
+    find_record,
+    initial_weights,
+    needs_classifier,
+    run,
+)
 
 _messages = None  # in a worker: where its progress goes
 
@@ -43,19 +51,19 @@ def plan(experiments: list[Experiment], site: Site) -> list[Job]:
     jobs: dict[str, Job] = {}
 
     def add(e: Experiment) -> str:
+        record = find_record(e, site)
+        if record and record.status == "done":
+            return f"run:{e.hash()}"  # finished: nothing of what it needed is needed again
         needs = []
         if e.backbone_weights == "badges":
             needs.append(Job("pretrain", e.replace(method="baseline")))
-        if {"KDcls", "KDloc"} & set(parts(e.method)):
+        if needs_classifier(e):
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
         if "FKD" in parts(e.method):
             keys.append(add(detector_teacher(e)))
         job = Job("run", e, tuple(keys))
-        record = find_record(e, site)
-        if not (record and record.status == "done"):
-            jobs.setdefault(job.key, job)
-        return job.key
+        return jobs.setdefault(job.key, job).key
 
     for e in experiments:
         add(e)

@@ -86,7 +86,8 @@ def body_hash(body: dict) -> str:
 def circumstances() -> dict:
     """Commit, dirty flag and versions of this process."""
     def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", str(ROOT), *args], check=False, capture_output=True,
+                              text=True)
         return done.stdout.strip() if done.returncode == 0 else "unknown"
 
     changes = git("status", "--porcelain", "--", "c2dlib", "pyproject.toml", "requirements.lock")

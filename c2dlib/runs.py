@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -20,7 +21,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from c2dlib.data.badges import make_badges
+from c2dlib.data.badges import CLASS_NAMES, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.crops import crop_batch
 from c2dlib.data.stream import stream
@@ -35,7 +36,7 @@ from c2dlib.models.backbones import build_body
 from c2dlib.models.ssd import VGG_MEAN, VGG_STD
 from c2dlib.models.students import ARCHITECTURES, build_student, parameter_count
 from c2dlib.models.teacher import Teacher, build_classifier, classifier_loss, expected_calibration_error
-from c2dlib.records import RecordError, RunRecord, circumstances, read_record, write_record
+from c2dlib.records import RecordError, RunRecord, body_hash, circumstances, read_record, write_record
 
 Progress = Callable[[str, int, int], None]  # what, steps done, steps
 
@@ -123,7 +124,7 @@ def trained_classifier(title: str, identity: dict, folder: Path, build: Callable
     key = digest(identity)
     if report := _load_artefact(folder, key, classifier):
         return classifier, report
-    with FileLock(_lock(folder)):
+    with waiting_lock(folder, title):
         if report := _load_artefact(folder, key, classifier):
             return classifier, report
         began = time.monotonic()
@@ -156,9 +157,20 @@ def trained_classifier(title: str, identity: dict, folder: Path, build: Callable
         return classifier, report
 
 
-def _lock(folder: Path) -> Path:
+@contextlib.contextmanager
+def waiting_lock(folder: Path, what: str):
+    """Only one process at a time works in a folder; the others wait, and say so. A dead process holds nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder.parent / f"{folder.name}.lock"
+    lock = FileLock(folder.parent / f"{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{what}: another process is at it, waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _load_artefact(folder: Path, key: str, module: nn.Module) -> dict | None:
@@ -170,7 +182,8 @@ def _load_artefact(folder: Path, key: str, module: nn.Module) -> dict | None:
         return None
     except ValueError:
         report, weights = {}, b""
-    if report.get("hash") != key or report.get("weights_sha256") != sha256(weights):
+    whole = isinstance(report, dict) and report.pop("sha256", "") == body_hash(report)
+    if not whole or report["hash"] != key or report["weights_sha256"] != sha256(weights):
         print(f"{folder}: damaged or of other settings, not used; training it again", file=sys.stderr)
         shutil.rmtree(folder)
         return None
@@ -183,7 +196,7 @@ def _save_artefact(folder: Path, report: dict, module: nn.Module) -> None:
     weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
     report["weights_sha256"] = sha256(weights)
     write_whole(folder / "weights.safetensors", weights)
-    write_whole(folder / "report.json", json.dumps(report, indent=1))
+    write_whole(folder / "report.json", json.dumps({**report, "sha256": body_hash(report)}, indent=1))
     for checkpoint in folder.glob("step-*.pt"):
         checkpoint.unlink()
 
@@ -197,8 +210,12 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
                                             "teacher_steps", "teacher_images", "teacher_lr", "teacher_jitter", "flip", "vertical_flip",
                                             "photometric", "zoom_out", "iou_crop", "eval_split")}
     classes = len(folder.categories)
-    build = lambda: build_classifier(e.teacher, classes, e.teacher_width, e.teacher_pretrained)  # noqa: E731
-    config = build_classifier(e.teacher, classes, e.teacher_width).pretrained_cfg
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return build_classifier(e.teacher, classes, e.teacher_size, e.teacher_width, e.teacher_pretrained)
+
+    config = build_classifier(e.teacher, classes, e.teacher_size, e.teacher_width).pretrained_cfg
     classifier, report = trained_classifier(
         "teacher (SSD)" if for_ssd else "teacher (Faster R-CNN, RetinaNet)", identity,
         site.runs / "cache" / f"teacher-{digest(identity)}", build,
@@ -224,7 +241,8 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
     if e.backbone_weights != "badges":
         return e.backbone_weights
     kind = ARCHITECTURES[e.student].body
-    identity = {"recipe": RECIPE, "body": kind, "width": e.width, "norm": e.norm} | {
+    identity = {"recipe": RECIPE, "body": kind, "width": e.width, "depth": e.depth, "norm": e.norm,
+                "vertical_flip": e.vertical_flip} | {
         f: getattr(e, f) for f in ("pretrain_scenes", "pretrain_steps", "pretrain_batch", "pretrain_size",
                                    "pretrain_lr")}
 
@@ -236,7 +254,7 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        return BodyClassifier(build_body(kind, e.width, e.norm), classes=15)
+        return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), classes=len(CLASS_NAMES["other"]))
 
     plain_boxes = e.replace(flip=True, photometric=False, zoom_out=1.0, iou_crop=False)
     mean_std = (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -245,6 +263,11 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
         plain_boxes, Recipe(e.pretrain_lr), e.pretrain_steps, e.pretrain_batch, e.pretrain_size, 0.05, False,
         mean_std, site, progress)
     return {k: v.detach() for k, v in classifier[0].state_dict().items()}
+
+
+def needs_classifier(e: Experiment) -> bool:
+    """Whether a term of its method asks the classification teacher."""
+    return bool({"KDcls", "KDloc"} & set(parts(e.method)))
 
 
 def detector_teacher(e: Experiment) -> Experiment:
@@ -304,7 +327,7 @@ def run(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> RunR
     if (record := find_record(e, site)) and record.status == "done":
         return record
     folder = run_folder(e, site)
-    with FileLock(_lock(folder)):
+    with waiting_lock(folder, e.name):
         if (record := find_record(e, site)) and record.status == "done":
             return record
         try:
@@ -322,10 +345,10 @@ def run(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> RunR
 
 
 def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progress) -> RunRecord:
-    data, began = opened(site.data), time.monotonic()
-    say = lambda done, of: progress(e.name, done, of)  # noqa: E731
+    data = opened(site.data)
+    say = lambda done, of: progress(e.name, done, of)
     teacher, taught_by = None, {}
-    if {"KDcls", "KDloc"} & set(parts(e.method)):
+    if needs_classifier(e):
         teacher, report = classifier_teacher(e, site, progress)
         teacher.to(site.on)
         taught_by = {k: report[k] for k in ("title", "hash", "top1", "ECE", "split")}
@@ -336,8 +359,8 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     if "FKD" in parts(e.method):
         senior = detector_teacher(e)
         strength = run(senior, site, progress).metrics.get("mAP")
-        imitation = FKD(trained_student(senior, site), *_channels(student, trained_student(senior, site)),
-                        student.one_stage)
+        teaching = trained_student(senior, site).to(site.on)
+        imitation = FKD(teaching, *_channels(student, teaching), student.one_stage)
         imitation.to(site.on)
         trained["imitation"] = imitation
         taught_by |= {"detector": senior.student, "detector_hash": senior.hash(), "detector_mAP": strength}
@@ -355,14 +378,17 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         return stream(data.splits["train"], train_transform(e), e.seed, e.batch_size, start, steps, e.workers)
 
     log = fit(e, steps, trained, batches, losses, folder, site.on, say)
-    split = data.splits[e.eval_split]
+    starts = [0] + [row["step"] for row in log]
+    seconds = sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
+    began, split = time.monotonic(), data.splits[e.eval_split]
     found = detect(student.model, split, site.on, progress=lambda done, of: progress(f"{e.name} evaluation", done, of))
     metrics = coco_metrics(split.annotations, found, data.area_cuts, verify=True)
     weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()})
     write_whole(folder / "student.safetensors", weights)
     write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
     return _record(e, site, folder, metrics=metrics, parameters=parameter_count(student.model), log=log,
-                   teacher=taught_by, checkpoint=sha256(weights), seconds=time.monotonic() - began)
+                   teacher=taught_by, checkpoint=sha256(weights),
+                   seconds=seconds + time.monotonic() - began)
 
 
 def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:

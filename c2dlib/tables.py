@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 from scipy import stats
@@ -42,8 +43,15 @@ def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = N
     for method in methods or []:
         if method not in NOT_IMPLEMENTED:
             canonical(method)
+    asked = paper[paper.student.isin(students or paper.student)].method
+    rows = {m if m in NOT_IMPLEMENTED else canonical(m) for m in [*asked, CONTROL]}
+    for method in methods or []:
+        if (method if method in NOT_IMPLEMENTED else canonical(method)) not in rows:
+            raise ValueError(f"{table} has no row {method!r} for these students; it has {', '.join(sorted(rows))}")
     if seeds < 1:
         raise ValueError(f"SEEDS={seeds} must be at least 1")
+    if fixed := {"student", "method", "seed", "data", "data_hash", "eval_split"} & set(overrides or {}):
+        raise ValueError(f"SET cannot change {', '.join(sorted(fixed))}: use STUDENTS, METHODS, SEEDS and DATA")
     experiment(scale, paper.student[0], **(overrides or {}))
     return paper
 
@@ -61,12 +69,12 @@ def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, studen
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
     paper = check(table, site.scale, seeds, students, methods, overrides)
-    wanted = None if methods is None else {m if m in NOT_IMPLEMENTED else canonical(m) for m in methods}
+    wanted = None if not methods else {m if m in NOT_IMPLEMENTED else canonical(m) for m in methods}
     rows = []
     for student, group in paper.groupby("student", sort=False):
         if students and student not in students:
             continue
-        entries = [(r["method"], {m: r[m] for m in METHODS if m in r}) for r in group.to_dict("records")]
+        entries = [(r["method"], {m: r[m] for m in METRICS if m in r}) for r in group.to_dict("records")]
         for method, numbers in [*entries, (CONTROL, {})]:
             name = method if method in NOT_IMPLEMENTED else canonical(method)
             if wanted is None or name in wanted:
@@ -99,7 +107,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         else:
             line |= paired([(r.metrics["mAP"], baseline[row.student, seed]) for seed, r in done.items()
                             if (row.student, seed) in baseline])
-        line |= {m: _mean(done, m) for m in METHODS[1:]}
+        line |= {m: _mean(done, m) for m in METRICS[1:]}
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
                  "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),
@@ -114,7 +122,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
 
 def paired(pairs: list[tuple[float, float]]) -> dict:
     """Mean difference ours - baseline over seeds, with its 95 % t interval from two seeds on."""
-    differences = [a - b for a, b in pairs]
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
     if not differences:
         return {}
     mean = statistics.fmean(differences)
@@ -141,6 +149,7 @@ def _mean(done: dict, metric: str) -> float | None:
 
 
 def _sd(values: list[float]) -> float | None:
+    values = [v for v in values if v is not None]
     return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -233,3 +242,16 @@ def write_table(name: str, rows: list[Row], site: Site, folder: CocoFolder) -> p
     write_whole(site.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
     write_whole(site.results / f"{name}.md", markdown(frame, TABLES[name], notes(site, folder, records)))
     return frame
+
+
+def update_readme(readme: Path = ROOT / "README.md", csv: Path = ROOT / "results" / "badges-mini" / "table2.csv") -> None:
+    """Write the README's table from the committed results, between its two comments."""
+    frame = pd.read_csv(csv)
+    lines = ["| student | method | paper mAP | our mAP | gain over our baseline [95 % CI] |", "|---|---|---:|---:|---:|"]
+    for _, row in frame.iterrows():
+        method = f"*{row.method}* (control)" if row.method == CONTROL else row.method
+        lines.append(f"| {row.student} | {method} | {_show(row.paper_mAP)} | {_with_sd(row)} | {_gain(row)} |")
+    lines.append(f"\nmean ± sd over {frame.seeds.max()} seeds")
+    head, _, rest = readme.read_text().partition("csv -->\n")
+    _, _, tail = rest.partition("<!-- end -->")
+    write_whole(readme, f"{head}csv -->\n" + "\n".join(lines) + f"\n<!-- end -->{tail}")

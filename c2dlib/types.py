@@ -51,7 +51,7 @@ class GroundTruth:
     of_positive: Tensor  # [P] row of this list
 
     @staticmethod
-    def of(out: TrainOutput) -> "GroundTruth":
+    def of(out: TrainOutput) -> GroundTruth:
         counts = torch.tensor([len(t["boxes"]) for t in out.targets], device=out.images.device)
         first = counts.cumsum(0) - counts  # [B]
         return GroundTruth(

@@ -57,7 +57,7 @@ def test_boxes_are_clamped_to_the_image_and_clamped_sides_get_no_gradient():
 
 
 def test_boxes_outside_the_image_are_finite():
-    boxes = torch.tensor([[-9.0, -9, -3, -3], [40, 40, 50, 50], [5, 5, 5, 5], [8, 8, 4, 4]], requires_grad=True)
+    boxes = torch.tensor([[-9.0, -9, -3, -3], [40, 40, 50, 50], [5, 5, 5, 5], [8, 8, 4, 4]]).requires_grad_()
     crops = crop_regions(ramp(16, 16), boxes, torch.zeros(4, dtype=torch.int64), 3)
     crops.sum().backward()
     assert crops.isfinite().all() and boxes.grad.isfinite().all()
@@ -108,7 +108,7 @@ def test_no_image_is_copied_per_box(monkeypatch):
 
     monkeypatch.setattr(module, "F", type("F", (), {"grid_sample": staticmethod(grid_sample)}))
     crop_regions(images, boxes, image_index, 4)
-    assert sorted(seen) == [(1, 0.0), (1, 2.0)]  # one call per image that has boxes, on the batch's own memory
+    assert sorted(seen) == [(1, 0.0), (1, 2.0)]  # a call per image with boxes, on the batch's memory
 
 
 def test_no_boxes():
@@ -138,6 +138,6 @@ def test_crop_batch_reads_every_box_in_0_to_255():
     torch.testing.assert_close(crops[:, 0, 0], torch.tensor([[3.0, 5], [6, 10], [12, 16]]))
     torch.testing.assert_close(crops[:, 1, :, 0], torch.tensor([[3.0, 5], [5, 7], [3, 7]]))
     moved, _ = crop_batch(images, targets, 2, jitter=0.1)  # each side by at most a tenth of the extent
-    assert 0 < (moved - crops)[:, 0].abs().max() <= 0.8 + 1e-4
+    assert 0.2 < (moved - crops)[:, 0].abs().max() <= 0.8 + 1e-4
     empty, none = crop_batch(images[1:2], targets[1:2], 4)
     assert empty.shape == (0, 3, 4, 4) and none.shape == (0,)

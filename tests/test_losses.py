@@ -18,7 +18,8 @@ def seeded():
 
 @pytest.fixture(scope="module")
 def vectors(shared):
-    return {k: torch.from_numpy(v) for k, v in np.load(shared / "reference/official_loss_vectors.npz").items()}
+    arrays = np.load(shared / "reference/official_loss_vectors.npz")
+    return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def agrees(loss, gradient, vectors, case):
@@ -49,8 +50,8 @@ def test_localisation_agrees_with_the_official_code(vectors, case, reduce):
     def views(boxes):
         index = torch.repeat_interleave(torch.arange(len(v["counts"])), v["counts"])
         crops = crop_regions(v["images"], boxes, index, v["out_size"].item())
-        stem = F.batch_norm(F.conv2d(crops, v["conv_w"], stride=2, padding=3), v["bn_m"], v["bn_v"], v["bn_w"],
-                            v["bn_b"])
+        stem = F.conv2d(crops, v["conv_w"], stride=2, padding=3)
+        stem = F.batch_norm(stem, v["bn_m"], v["bn_v"], v["bn_w"], v["bn_b"])
         l0 = F.max_pool2d(stem.relu(), 3, 2, 1)
         maps = {-1: crops, 0: l0, 1: F.conv2d(l0, v["l1_w"], v["l1_b"], padding=1).relu()}
         return [maps[layer] for layer in v["layers"].tolist()]
@@ -123,13 +124,13 @@ def test_kd_cls_errors():
 
 
 def test_pooled_l1_by_hand():
-    pred = torch.arange(16.0).reshape(1, 1, 4, 4).requires_grad_()  # 2 x 2 cells have means 2.5, 4.5, 10.5, 12.5
+    pred = torch.arange(16.0).reshape(1, 1, 4, 4).requires_grad_()  # cells have means 2.5, 4.5, 10.5, 12.5
     target = torch.tensor([[2.5, 5.5], [8.5, 12.5]]).reshape(1, 1, 2, 2).requires_grad_()
     loss = pooled_l1(pred, target, 2)
     assert loss.item() == (0 + 1 + 2 + 0) / 4
     loss.backward()
     assert target.grad is None
-    assert pred.grad[0, 0, 0, 2] == -1 / 16 and pred.grad[0, 0, 3, 0] == 1 / 16  # 1/4 of the mean, 1/4 per pixel
+    assert pred.grad[0, 0, 0, 2] == -1 / 16 and pred.grad[0, 0, 3, 0] == 1 / 16  # 1/4 cell x 1/4 pixel
     assert pooled_l1(pred, pred.detach().clone(), 2).item() == 0
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, ResNet101_Weights, VGG16_Weights, VGG19_Weights
+from torchvision.models import (
+    MobileNet_V2_Weights,
+    ResNet50_Weights,
+    ResNet101_Weights,
+    VGG16_Weights,
+    VGG19_Weights,
+)
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -19,6 +26,8 @@ from c2dlib.models.ssd import VGG_STD, vgg_features
 IMAGENET = {"r50": ResNet50_Weights.IMAGENET1K_V1, "r101": ResNet101_Weights.IMAGENET1K_V1,
             "mv2": MobileNet_V2_Weights.IMAGENET1K_V1, "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
             "vgg19": VGG19_Weights.IMAGENET1K_V1}
+MV2_STAGES = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2],
+              [6, 320, 1, 1]]  # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride
 
 
 class WeightsError(Exception):
@@ -43,21 +52,24 @@ class SlimResNet(ResNet):
         return super()._make_layer(block, round(planes * self.width), blocks, stride, dilate)
 
 
-def build_body(kind: str, width: float, norm: str) -> nn.Module:
+def build_body(kind: str, width: float, depth: float, norm: str) -> nn.Module:
     """A classification backbone without its classifier.
 
     Args:
         kind: ``r50``, ``qr50``, ``r101``, ``mv2``, ``vgg16`` or ``vgg19``.
         width: factor on the published channel counts (``qr50`` is ``r50`` with a quarter on top).
+        depth: factor on the published number of residual blocks per stage, at least one; not for ``vgg``.
         norm: ``frozen`` (statistics of the initial weights, as in the paper) or ``batch``.
     """
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
     if kind.startswith("vgg"):
         return vgg_features(int(kind[3:]), width, batch_norm=norm == "batch")
     if kind == "mv2":
-        return MobileNetV2(width_mult=width, norm_layer=layer).features[:-1]  # without the 1280-channel layer
-    body = SlimResNet([3, 4, 23, 3] if kind == "r101" else [3, 4, 6, 3],
-                      width / 4 if kind == "qr50" else width, layer)
+        stages = [[t, c, max(1, round(n * depth)), s] for t, c, n, s in MV2_STAGES]
+        model = MobileNetV2(width_mult=width, inverted_residual_setting=stages, norm_layer=layer)
+        return model.features[:-1]  # without the layer of 1280 channels
+    blocks = [3, 4, 23, 3] if kind == "r101" else [3, 4, 6, 3]
+    body = SlimResNet([max(1, round(n * depth)) for n in blocks], width / 4 if kind == "qr50" else width, layer)
     body.fc = nn.Identity()
     return body
 
@@ -113,13 +125,15 @@ def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, 
         frozen_stages: how many of the first stages keep their initial weights (the stem counts as one).
     """
     if kind == "mv2":
-        last = ["3", "6", "13", "17"]  # the last block before each next stride
-        stages = [body[0:2], body[2:4], body[4:7], body[7:14], body[14:18]]
-        names, widths = last, [body[int(i)].out_channels for i in last]
+        strided = [i for i, block in enumerate(body) if getattr(block, "stride", 1) == 2]  # 4, 8, 16, 32
+        edges = [0, *strided, len(body)]
+        stages = [body[a:b] for a, b in pairwise(edges)]
+        names = [str(edge - 1) for edge in edges[2:]]  # the last block before each next stride
+        widths = [body[int(i)].out_channels for i in names]
     else:
         stages = [nn.ModuleList([body.conv1, body.bn1]), body.layer1, body.layer2, body.layer3, body.layer4]
         names = ["layer1", "layer2", "layer3", "layer4"]
-        widths = [body.inplanes // 8 * 2**i for i in range(4)]
+        widths = [body.get_submodule(name)[-1].conv3.out_channels for name in names]
     for stage in stages[:frozen_stages]:
         stage.requires_grad_(False)
     first = 1 if retinanet else 0

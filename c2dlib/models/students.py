@@ -47,13 +47,13 @@ def build_student(e, num_classes: int, initial: str | dict) -> SSDStep | FasterR
     if family == "ssd":
         model = build_ssd(num_classes, e.image_size, SSD300 if e.student.startswith("SSD300") else SSD512,
                           int(kind[3:]), e.width, e.norm == "batch", e.anchor_scale, e.score_threshold)
-        body = build_body(kind, e.width, e.norm)
+        body = build_body(kind, e.width, e.depth, e.norm)
         load_initial_weights(body, kind, initial)
         seats = list(model.backbone.features) + list(model.backbone.extra[0][:-1])
         for seat, layer in zip(seats, body, strict=False):  # the body ends with a pool SSD has no use for
             seat.load_state_dict(layer.state_dict())
         return SSDStep(model)
-    body = build_body(kind, e.width, e.norm)
+    body = build_body(kind, e.width, e.depth, e.norm)
     load_initial_weights(body, kind, initial)
     backbone = with_pyramid(body, kind, e.fpn_channels, e.frozen_stages, family == "retinanet")
     if family == "retinanet":

@@ -10,11 +10,13 @@ from torch.nn import functional as F
 from c2dlib.types import TeacherReading
 
 
-def build_classifier(name: str, num_classes: int, width: float = 1.0, pretrained: bool = False) -> nn.Module:
+def build_classifier(name: str, num_classes: int, size: int, width: float = 1.0,
+                     pretrained: bool = False) -> nn.Module:
     """A timm classifier with ``num_classes`` outputs.
 
     Args:
-        width: factor on the channel counts of timm's ResNets; 1 for any other architecture.
+        size: side of the crops it will read, which the transformers among them must be told.
+        width: factor on the channels of a timm ResNet's four stages (not its stem); 1 for other architectures.
 
     Raises:
         ValueError: if timm does not know ``name`` (the nearest names are given), or it cannot be slimmed.
@@ -23,7 +25,9 @@ def build_classifier(name: str, num_classes: int, width: float = 1.0, pretrained
         near = timm.list_models(f"*{name[:6]}*")[:8]
         raise ValueError(f"teacher={name!r} is not a timm model" + (f"; near: {', '.join(near)}" if near else ""))
     if width == 1.0:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+        config = timm.get_pretrained_cfg(name)
+        fixed = {"img_size": size} if config and config.fixed_input_size else {}
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **fixed)
     if not name.startswith("resn"):
         raise ValueError(f"teacher_width={width}: only timm's ResNets can be slimmed, not {name!r}")
     channels = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
@@ -45,7 +49,7 @@ class Teacher(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(config["std"])[:, None, None])
         super().train(False)
 
-    def train(self, mode: bool = True) -> "Teacher":
+    def train(self, mode: bool = True) -> Teacher:
         return self  # frozen: batch statistics and dropout never wake up
 
     def early(self, crops: Tensor, layers: int) -> list[Tensor]:

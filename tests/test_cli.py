@@ -1,0 +1,161 @@
+"""python -m c2dlib: what is misspelt ends with 2 and the valid names; a tiny table from end to end."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from c2dlib import notebooks, parallel
+from c2dlib.__main__ import main
+
+SETTINGS = [
+    "steps=2",
+    "teacher_steps=2",
+    "teacher_images=4",
+    "pretrain_steps=1",
+    "pretrain_scenes=8",
+    "image_size=64",
+    "batch_size=2",
+]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments) -> int:
+    try:
+        return main(["reproduce", *arguments, "--device", "cpu", "--jobs", "1"])
+    except SystemExit as end:  # argparse
+        return end.code
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["tabel2"], ["tabel2", "table1", "table2"]),
+        (["table2", "--scale", "smok"], ["smok", "Did you mean smoke", "mini"]),
+        (["table2", "--scale", "smoke", "--students", "RetinaNet"], ["RetinaNet-R50", "FasterRCNN-R50"]),
+        (
+            ["table2", "--scale", "smoke", "--students", "SSD300-VGG16"],
+            ["SSD300-VGG16", "SSD512-VGG16"],
+        ),  # in Table 1 only
+        (["table2", "--scale", "smoke", "--methods", "baseline", "KDclss"], ["KDclss", "KDcls", "ours+FKD"]),
+        (["table2", "--scale", "smoke", "--set", "step=3"], ["'step'", "Did you mean", "steps"]),
+        (["table2", "--scale", "smoke", "--set", "steps=three"], ["steps='three'", "int"]),
+        (["table2", "--scale", "smoke", "--set", "steps"], ["'steps'", "setting=value"]),
+        (["table2", "--scale", "smoke", "--set", "optimizer=adam"], ["'adam'", "adamw", "sgd"]),
+        (["table2", "--scale", "smoke", "--seeds", "0"], ["SEEDS=0", "at least 1"]),
+        (["table2", "--scale", "smoke", "--seeds", "three"], ["--seeds", "three"]),
+        (["table2", "--scales", "smoke", "--bogus"], ["--bogus"]),
+    ],
+)
+def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, arguments, words):
+    assert call(*arguments) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert "Traceback" not in said and not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    "override", ["student=SSD512-VGG16", "method=ours", "seed=3", "data=coco", "data_hash=abc"]
+)
+def test_what_has_an_option_of_its_own_is_no_override(here, capsys, override):
+    assert call("table2", "--scale", "smoke", "--set", override) == 2
+    assert override.split("=")[0] in capsys.readouterr().err and not list(here.iterdir())
+
+
+@pytest.mark.parametrize("method", ["loc", "KDcls"])
+def test_a_method_the_table_has_no_row_for_is_not_dropped_in_silence(here, capsys, method, monkeypatch):
+    monkeypatch.setattr(parallel, "run_all", lambda *_, **__: pytest.fail("nothing should be trained"))
+    assert call("table2", "--scale", "smoke", "--methods", "baseline", method) == 2
+    assert method in capsys.readouterr().err
+
+
+def broken(folder: Path, **files) -> Path:
+    (folder / "annotations").mkdir(parents=True)
+    for name, text in files.items():
+        (folder / "annotations" / f"instances_{name}2017.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda f: f, ["no such folder", "Expected layout"]),
+        (lambda f: f.mkdir(), ["the folder is empty", "Expected layout"]),
+        (lambda f: f.write_text("x"), ["is a file"]),
+        (lambda f: broken(f), ["instances_train2017.json", "instances_val2017.json", "missing"]),
+        (
+            lambda f: broken(f, train="{", val=json.dumps({"images": []})),
+            ["not valid JSON", "instances_val2017.json"],
+        ),
+    ],
+)
+def test_data_that_cannot_be_used_is_reported_and_nothing_is_written(
+    here, tmp_path_factory, capsys, make, words
+):
+    data = tmp_path_factory.mktemp("data") / "mine"
+    make(data)
+    assert call("table2", "--scale", "smoke", "--data", str(data)) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in [str(data), *words]), said
+    assert "Traceback" not in said and not list(here.iterdir())
+
+
+def executed(monkeypatch) -> list:
+    calls = []
+    monkeypatch.setattr(notebooks, "execute", lambda name, site, parameters: (
+        calls.append((name, parameters)), site.results / f"{name}.ipynb")[1])
+    return calls
+
+
+def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
+    notebook = executed(monkeypatch)
+    arguments = ["table2", "--scale", "smoke", "--students", "SSD512-VGG16", "--methods", "baseline", "ours",
+                 "--set", *SETTINGS]
+    assert call(*arguments) == 0
+    said = capsys.readouterr().out
+    assert "29.4" in said and "32.1" in said and "mean nothing" in said and "badges-smoke" in said
+    results = here / "results" / "badges-smoke"
+    with open(results / "table2.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["student"], r["method"], r["paper_mAP"], r["status"], r["seeds"]) for r in rows] == [
+        ("SSD512-VGG16", "baseline", "29.4000", "done", "1"),
+        ("SSD512-VGG16", "ours", "32.1000", "done", "1"),
+    ]
+    for row in rows:
+        record = json.loads((results / "records" / f"{row['records']}.json").read_text())
+        assert float(row["mAP"]) == pytest.approx(record["metrics"]["mAP"], abs=1e-4)
+        assert record["experiment"]["steps"] == 2 and record["command"]
+    assert "| SSD512-VGG16 | ours | 32.1 |" in (results / "table2.md").read_text()
+    (name, parameters), = notebook
+    assert (
+        name == "table2" and parameters["scale"] == "smoke" and parameters["methods"] == ["baseline", "ours"]
+    )
+    assert parameters["overrides"]["steps"] == 2 and parameters["data"] == ""
+
+    before = (results / "table2.csv").read_bytes()
+    monkeypatch.setattr(parallel, "_execute", lambda *_: pytest.fail("everything is finished"))
+    assert call(*arguments) == 0
+    assert (results / "table2.csv").read_bytes() == before
+
+
+def test_a_row_that_has_no_record_is_no_success(here, monkeypatch):
+    executed(monkeypatch)
+    monkeypatch.setattr(parallel, "run_all", lambda *_, **__: [None])  # the run died of an unexpected error
+    arguments = ["table2", "--scale", "smoke", "--students", "FasterRCNN-R50", "--set", *SETTINGS]
+    assert call(*arguments, "--methods", "baseline") == 1
+    assert call(*arguments, "--methods", "GID") == 0  # no code for it: not run, and none was asked
+
+
+def test_ctrl_c_is_no_traceback(here, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel, "run_all", interrupted)
+    assert call("table2", "--scale", "smoke") == 130
+    assert "Traceback" not in capsys.readouterr().err

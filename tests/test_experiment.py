@@ -1,0 +1,176 @@
+"""Every setting of a run: what is accepted, what a run's identity holds, and that every scale builds."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from c2dlib.experiment import SCALES, Experiment, experiment, parse_override, scale_data, scale_settings
+from c2dlib.methods import METHODS
+from c2dlib.models.students import ARCHITECTURES, STUDENTS
+
+SSD = "SSD300-VGG16"
+
+
+@pytest.mark.parametrize("call, nearest, valid", [
+    (lambda: experiment("smok", SSD), "smoke", "mini"),
+    (lambda: scale_data("mimi"), "mini", "smoke"),
+    (lambda: scale_settings("smoke", "SSD300-VGG6"), SSD, "FasterRCNN-QR50"),
+    (lambda: experiment("smoke", "RetinaNet-50"), "RetinaNet-R50", "SSD512-VGG16"),
+    (lambda: experiment("smoke", SSD, "KDclss"), "KDcls", "ours+FKD"),
+    (lambda: experiment("smoke", SSD, temprature=3.0), "temperature", "batch_size"),
+    (lambda: Experiment().replace(step=3), "steps", "lambda_kc"),
+    (lambda: experiment("smoke", SSD, optimizer="adam"), "adamw", "sgd"),
+    (lambda: experiment("smoke", SSD, eval_split="tests"), "test", "val"),
+])
+def test_unknown_names_are_answered_with_the_valid_ones(call, nearest, valid):
+    with pytest.raises(ValueError, match="unknown") as error:
+        call()
+    assert nearest in str(error.value) and valid in str(error.value)
+
+
+def test_the_nearest_name_is_suggested():
+    with pytest.raises(ValueError, match="unknown setting 'learning_rat'"):
+        experiment("smoke", SSD, learning_rat=1.0)
+    for call, hint in [(lambda: experiment("smoke", "SSD300-VGG6"), "Did you mean SSD300-VGG16"),
+                       (lambda: experiment("smoke", SSD, lamda_kc=1.0), "Did you mean lambda_kc")]:
+        with pytest.raises(ValueError, match=hint):
+            call()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": "20"},
+        {"steps": 2.5},
+        {"steps": True},
+        {"flip": 1},
+        {"flip": "yes"},
+        {"lr": "fast"},
+        {"lr": True},
+        {"milestones": 0.5},
+        {"teacher": 18},
+        {"teacher": None},
+        {"data": b"badges"},
+    ],
+)
+def test_wrong_types_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* must be (int|bool|float|tuple|str)"):
+        experiment("smoke", SSD, **wrong)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("batch_size", 0),
+        ("lr", -1.0),
+        ("temperature", 0.0),
+        ("image_size", -64),
+        ("steps", -1),
+        ("epochs", -1.0),
+    ],
+)
+def test_values_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        experiment("smoke", SSD, **{name: value})
+
+
+def test_whole_numbers_and_lists_become_what_the_field_is():
+    e = experiment("smoke", SSD, lr=1, milestones=[0.5, 0.75])
+    assert type(e.lr) is float and e.milestones == (0.5, 0.75)
+    assert e.hash() == experiment("smoke", SSD, lr=1.0, milestones=(0.5, 0.75)).hash()
+
+
+def test_one_name_and_one_hash_per_method():
+    e = experiment("smoke", SSD, "ours", seed=2)
+    assert e.method == "KDcls+loc+KDloc" and e.name == "SSD300-VGG16.KDcls+loc+KDloc.s2"
+    assert e.hash() == experiment("smoke", SSD, "KDloc+KDcls+loc", seed=2).hash()
+    with_fkd = experiment("smoke", SSD, "ours+FKD")
+    assert with_fkd.method == "KDcls+loc+KDloc+FKD"
+    assert with_fkd.hash() == experiment("smoke", SSD, "FKD+loc+KDloc+KDcls").hash()
+    hashes = {experiment("smoke", student, method, seed).hash()
+              for student in STUDENTS for method in METHODS for seed in (0, 1)}
+    assert len(hashes) == 6 * (len(METHODS) - 1) * 2  # ours is KDcls+loc+KDloc
+
+
+EVERY = ["baseline", "KDcls", "KDcls-labels", "loc", "loc+KDloc", "ours", "FKD", "ours+FKD"]
+WITH_TEACHER = ["KDcls", "loc+KDloc", "ours", "ours+FKD"]
+
+
+@pytest.mark.parametrize("change, relevant", [
+    ({"lambda_kc": 0.123}, ["KDcls", "KDcls-labels", "ours", "ours+FKD"]),
+    ({"temperature": 9.0}, ["KDcls", "KDcls-labels", "ours", "ours+FKD"]),
+    ({"lambda_l": 0.123}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
+    ({"sampling_size": 96}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
+    ({"max_positives": 7}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
+    ({"lambda_kl": 0.123}, ["loc+KDloc", "ours", "ours+FKD"]),
+    ({"kd_loc_layers": 2}, ["loc+KDloc", "ours", "ours+FKD"]),
+    ({"teacher": "resnet50"}, WITH_TEACHER),
+    ({"teacher_steps": 77}, WITH_TEACHER),
+    ({"teacher_size": 77}, WITH_TEACHER),
+    ({"detector_teacher_steps": 77}, ["FKD", "ours+FKD"]),
+    ({"detector_teacher_width": 0.77}, ["FKD", "ours+FKD"]),
+    ({"pretrain_steps": 77}, EVERY),
+    ({"backbone_weights": "none"}, EVERY),
+    ({"seed": 7}, EVERY),
+    ({"steps": 77}, EVERY),
+    ({"image_size": 77}, EVERY),
+    ({"data_hash": "x"}, EVERY),
+    ({"eval_split": "test"}, EVERY),
+    ({"workers": 4}, []),
+])
+def test_identity_holds_what_the_numbers_depend_on(change, relevant):
+    changed = []
+    for method in EVERY:
+        before, after = (experiment("smoke", SSD, method).replace(**c) for c in ({}, change))
+        assert (before.identity() == after.identity()) == (before.hash() == after.hash())
+        changed += [method] if before.hash() != after.hash() else []
+    assert changed == relevant
+
+
+def test_pretraining_counts_only_where_it_is_used():
+    for weights, same in (("badges", False), ("none", True), ("imagenet", True)):
+        one, other = (experiment("smoke", SSD, backbone_weights=weights, pretrain_lr=lr) for lr in (0.1, 0.2))
+        assert (one.hash() == other.hash()) == same
+
+
+def test_every_field_has_a_sentence_and_a_plain_type():
+    for f in dataclasses.fields(Experiment):
+        sentence = f.metadata["doc"]
+        assert sentence.endswith(".") and len(sentence.split()) >= 2, f.name
+        assert type(f.default) in (int, float, bool, str, tuple), f.name
+
+
+@pytest.mark.parametrize("path", sorted(SCALES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_scale_builds_every_student(path):
+    text = yaml.safe_load(path.read_text())
+    assert path.read_text().splitlines()[0].startswith("# make reproduce-table")
+    assert set(text) <= {"badges", "common", "families", "students"}  # any other key would go unread
+    assert set(text["badges"]) == {"train", "val", "test"}
+    assert set(text.get("families", {})) <= {a.family for a in ARCHITECTURES.values()}
+    assert set(text.get("students", {})) <= set(ARCHITECTURES)
+    assert len(STUDENTS) == 6
+    for student in ARCHITECTURES:
+        e = experiment(path.stem, student, "baseline")  # raises for an unknown key
+        for key, value in text.get("students", {}).get(student, {}).items():
+            assert getattr(e, key) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_overrides_are_read_as_the_field_needs_them():
+    values = dict(map(parse_override, ["lr=1e-4", "flip=false", "steps=20", "teacher=resnet18", "clip=3",
+                                       "milestones=[0.5, 0.75]"]))
+    assert values == {"lr": 1e-4, "flip": False, "steps": 20, "teacher": "resnet18", "clip": 3,
+                      "milestones": [0.5, 0.75]}
+    assert type(values["lr"]) is float and type(values["flip"]) is bool and type(values["steps"]) is int
+    assert experiment("smoke", SSD, **values).milestones == (0.5, 0.75)
+
+
+def test_no_is_a_precision():
+    """YAML 1.1 reads it as False."""
+    assert experiment("smoke", SSD, **dict([parse_override("precision=no")])).precision == "no"
+
+
+@pytest.mark.parametrize("wrong", ["steps", "steps 20", "", "lr=[1"])
+def test_overrides_of_another_form(wrong):
+    with pytest.raises(ValueError, match="setting=value"):
+        parse_override(wrong)

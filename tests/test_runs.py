@@ -1,0 +1,260 @@
+"""run(experiment): recorded, resumed, never twice, never half, never believed unread."""
+
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, load_file
+from torchvision.models.detection.ssd import SSD
+
+from c2dlib import runs
+from c2dlib.data.coco import DataError
+from c2dlib.evaluation import coco_metrics
+from c2dlib.records import RecordError, read_record
+from c2dlib.runs import (
+    cell,
+    classifier_teacher,
+    detector_teacher,
+    initial_weights,
+    open_site,
+    run,
+    run_folder,
+    trained_student,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDENT = "SSD512-VGG16"
+TINY = {"steps": 2, "teacher_steps": 2, "teacher_images": 4, "pretrain_steps": 1, "pretrain_scenes": 8,
+        "image_size": 64, "batch_size": 2, "detector_teacher_steps": 2}
+
+LONGER = {"steps": 6, "flip": True, "vertical_flip": True}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+
+
+def tiny(place, method="baseline", **changes):
+    return cell(*place, STUDENT, method, **TINY | changes)
+
+
+def no_training(*_, **__):
+    raise AssertionError("nothing should be trained")
+
+
+def test_a_run_leaves_a_record_and_its_student_and_is_not_repeated(place, monkeypatch):
+    (site, data), e, seen = place, tiny(place), []
+    record = run(e, site, lambda *row: seen.append(row))
+    assert (e.name, 2, 2) in seen
+    path = site.results / "records" / f"{STUDENT}.baseline.s0.{e.hash()}.json"
+    assert read_record(path) == record and record.status == "done" and record.hash == e.hash()
+    assert record.experiment == json.loads(json.dumps(e.identity())) and record.experiment["steps"] == 2
+    assert record.data["images"] == {"train": 24, "val": 8, "test": 16} and record.eval_split == "test"
+    assert (
+        record.data["annotation_hash"] == data.annotation_hash
+        and record.teacher == {}
+        and record.dirty in (0, 1)
+    )
+    folder = run_folder(e, site)
+    assert sorted(p.name for p in folder.iterdir()) == ["detections.json.gz", "student.safetensors"]
+    weights = (folder / "student.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == record.checkpoint_sha256
+    student = trained_student(e, site)
+    assert type(student) is SSD and not student.training
+    assert record.parameters == sum(p.numel() for p in student.parameters())
+    found = json.loads(gzip.decompress((folder / "detections.json.gz").read_bytes()))
+    test = data.splits["test"]
+    assert coco_metrics(test.annotations, found, data.area_cuts) == record.metrics
+    monkeypatch.setattr(runs, "fit", no_training)
+    assert run(e, site) == record
+
+
+def test_a_damaged_record_is_named_and_the_run_repeated(place, capsys):
+    site, e = place[0], tiny(place)
+    record = run(e, site)
+    path = site.results / "records" / f"{record.name}.json"
+    path.write_text(path.read_text()[:-40])
+    again = run(e, site)
+    assert str(path) in capsys.readouterr().err and read_record(path) == again
+    assert (again.metrics, again.checkpoint_sha256) == (record.metrics, record.checkpoint_sha256)
+
+
+SCRIPT = """
+import json, os, sys, torch
+from pathlib import Path
+from c2dlib import engine, runs
+torch.set_num_threads(1)
+engine.CHECKPOINT_SECONDS = 0
+folder, student, settings, kill, marker = json.loads(sys.argv[1])
+folder = Path(folder)
+site, data = runs.open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+e = runs.cell(site, data, student, "KDcls", **settings)
+def progress(what, done, of):
+    if what == e.name:
+        with open(marker, "a") as file:
+            file.write(f"{done}\\n")
+        if done == 4 and kill:
+            os.kill(os.getpid(), kill)
+print("hash", runs.run(e, site, progress).checkpoint_sha256)
+"""
+
+
+def start(folder, kill, marker):
+    arguments = json.dumps([str(folder), STUDENT, TINY | LONGER, kill, str(marker)])
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, arguments], cwd=ROOT, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def site_in(folder):
+    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(place):
+    return run(tiny(place, "KDcls", **LONGER), place[0])
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_run_that_was_ended_goes_on_as_if_it_was_not(place, uninterrupted, tmp_path, kill):
+    process = start(tmp_path, int(kill), tmp_path / "marker")
+    process.communicate(timeout=120)
+    assert process.returncode != 0 and (tmp_path / "marker").read_text().split() == ["1", "2", "3", "4"]
+    other = site_in(tmp_path)
+    e = tiny(other, "KDcls", **LONGER)
+    assert not list(tmp_path.glob("results/**/*.json"))
+    (checkpoint,) = run_folder(e, other[0]).glob("step-*.pt")
+    done = int(checkpoint.name[5:13])
+    assert 1 <= done < 4
+    seen = []
+    record = run(e, other[0], lambda what, step, of: seen.append((what, step)))
+    assert [step for what, step in seen if what == e.name] == list(range(done + 1, 7))
+    assert not any("teacher" in what or "pre-training" in what for what, _ in seen)
+    assert record.checkpoint_sha256 == uninterrupted.checkpoint_sha256
+    assert record.metrics == uninterrupted.metrics and record.hash == uninterrupted.hash
+
+
+def test_of_two_processes_one_trains(uninterrupted, tmp_path):
+    both = [start(tmp_path, 0, tmp_path / f"marker{i}") for i in range(2)]
+    said = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [out.split()[-1] for out, _ in said] == [uninterrupted.checkpoint_sha256] * 2
+    steps = [p.read_text().split() for p in sorted(tmp_path.glob("marker*"))]
+    assert steps == [["1", "2", "3", "4", "5", "6"]]  # one process only
+    assert len(list(tmp_path.glob("results/*/records/*.json"))) == 1
+
+
+def test_a_loss_that_is_not_finite_is_a_failed_row(place):
+    from c2dlib.tables import Row, table
+
+    e = tiny(place, lr=1e30, steps=5, clip=0.0)
+    record = run(e, place[0])
+    assert record.status == "failed" and record.metrics == {}
+    assert "step 1" in record.reason and any(
+        term in record.reason for term in ("bbox_regression", "classification")
+    )
+    frame = table([Row(STUDENT, "baseline", {"mAP": 29.4}, (e,))], {e.hash(): record})
+    assert frame.status[0].startswith("failed: step 1") and frame.mAP.isna()[0] and frame.paper_mAP[0] == 29.4
+    with pytest.raises((FileNotFoundError, RecordError)):
+        trained_student(e, place[0])
+
+
+def test_out_of_memory_is_recorded_and_tried_again(place, monkeypatch):
+    def greedy(*_, **__):
+        raise torch.cuda.OutOfMemoryError
+
+    e = tiny(place, steps=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", greedy)
+        record = run(e, place[0])
+    assert record.status == "OOM" and "2 images of 64 px" in record.reason
+    assert run(e, place[0]).status == "done"
+
+
+def test_an_altered_student_is_refused(place):
+    e = tiny(place)
+    run(e, place[0])
+    path = run_folder(e, place[0]) / "student.safetensors"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RecordError, match="does not match the hash"):
+            trained_student(e, place[0])
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=str(path)):
+            trained_student(e, place[0])
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "file, damage",
+    [
+        ("weights.safetensors", lambda c: c[:-1] + bytes([c[-1] ^ 1])),
+        ("weights.safetensors", lambda c: c[:100]),
+        ("report.json", lambda c: c[:-9]),
+        ("report.json", lambda c: c.replace(b'"top1"', b'"top5"')),
+        ("report.json", lambda c: b"[]"),
+    ],
+)
+def test_a_damaged_teacher_is_named_and_trained_again(place, capsys, file, damage):
+    site, e, steps = place[0], tiny(place, "KDcls"), []
+    before, report = classifier_teacher(e, site)
+    folder = site.runs / "cache" / f"teacher-{report['hash']}"
+    path = folder / file
+    path.write_bytes(damage(path.read_bytes()))
+    capsys.readouterr()
+    after, again = classifier_teacher(e, site, lambda what, done, of: steps.append(done))
+    assert str(folder) in capsys.readouterr().err and steps == [1, 2] and again["top1"] == report["top1"]
+    assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
+
+
+def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch):
+    site, teachers = place[0], []
+    e = tiny(place, "ours+FKD")
+
+    def kept_from(make):
+        return lambda *arguments: (teachers.append(make(*arguments)), teachers[-1])[1]
+
+    for name in ("classifier_teacher", "FKD"):
+        monkeypatch.setattr(runs, name, kept_from(getattr(runs, name)))
+    record = run(e, site)
+    (teacher, report), fkd = teachers
+    assert record.status == "done" and {"KDcls", "loc", "KDloc", "fkd_feature"} <= set(record.curve)
+    assert record.teacher["hash"] == report["hash"] and record.teacher["detector"] == "SSD512-VGG19"
+    kept = load_file(site.runs / "cache" / f"teacher-{report['hash']}" / "weights.safetensors")
+    assert all(torch.equal(v, kept[k]) for k, v in teacher.classifier.state_dict().items())
+    senior = load((run_folder(detector_teacher(e), site) / "student.safetensors").read_bytes())
+    assert all(torch.equal(v, senior[k]) for k, v in fkd.teacher.state_dict().items()) and len(senior) > 20
+    plain = load_file(
+        run_folder(tiny(place), site) / "student.safetensors"
+    )  # a baseline has no teacher at all
+    mine = load_file(run_folder(e, site) / "student.safetensors")
+    assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in plain.items()}
+    assert record.parameters == sum(p.numel() for p in trained_student(e, site).parameters())
+
+
+def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
+    """With settings it does not know of, another run's cached weights are those it would have made itself."""
+    initial_weights(tiny(place, vertical_flip=False), place[0])
+    found = initial_weights(tiny(place, vertical_flip=True), place[0])
+    other = site_in(tmp_path)
+    made = initial_weights(tiny(other, vertical_flip=True), other[0])
+    assert all(torch.equal(v, found[k]) for k, v in made.items())
+
+
+def test_missing_data_writes_nothing(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        open_site("smoke", tmp_path / "none", tmp_path / "results", tmp_path / "runs", "cpu")
+    with pytest.raises(ValueError, match="unknown SCALE"):
+        open_site("smoky", "", tmp_path / "results", tmp_path / "runs", "cpu")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,228 @@
+"""Tables: the paper's rows, our records, and words where there is no number."""
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from c2dlib.experiment import SCALES
+from c2dlib.records import RunRecord, write_record
+from c2dlib.runs import open_site
+from c2dlib.tables import Printer, Row, collect, markdown, notes, paired, table, work_list, write_table
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
+SSD = "SSD300-VGG16"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+
+
+def record(e, mAP=10.0, status="done", reason="", **changes) -> RunRecord:
+    metrics = {m: 5.0 for m in METRICS} | {"mAP": mAP, "APl": None} if status == "done" else {}
+    fields = {f.name: {} for f in dataclasses.fields(RunRecord)}
+    said = {
+        "hash": e.hash(),
+        "status": status,
+        "reason": reason,
+        "student": e.student,
+        "method": e.method,
+        "seed": e.seed,
+        "scale": "smoke",
+        "metrics": metrics,
+        "parameters": 1_500_000 if metrics else 0,
+        "seconds_per_step": 0.25,
+        "wall_seconds": 60.0,
+        "commit": "c" * 40,
+        "dirty": True,
+        "device": "cpu",
+    }
+    return RunRecord(**{**fields, **said, **changes})
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_the_papers_table_is_the_work_list(place, name):
+    with open(ROOT / "results" / "paper" / f"{name}.csv") as file:
+        paper = list(csv.DictReader(file))
+    rows = work_list(name, *place, seeds=3)
+    ours = [row for row in rows if row.paper]
+    assert [(r.student, r.method) for r in ours] == [(r["student"], r["method"]) for r in paper]
+    assert [r.paper["mAP"] for r in ours] == [float(r["mAP"]) for r in paper]
+    students = list(dict.fromkeys(r["student"] for r in paper))
+    controls = [(i, row) for i, row in enumerate(rows) if not row.paper]
+    assert [row.student for _, row in controls] == students
+    for i, row in controls:  # the last row of its student
+        assert row.method == "KDcls-labels" and rows[i - 1].student == row.student
+        assert i + 1 == len(rows) or rows[i + 1].student != row.student
+    for row in rows:
+        expected = [] if row.method in ("KD", "FGFI", "GID") else [0, 1, 2]
+        assert [e.seed for e in row.experiments] == expected
+        assert all(e.student == row.student for e in row.experiments)
+    frame = table(rows, {})
+    assert list(frame.columns[:7]) == ["student", "method", "paper_mAP", "mAP", "mAP_sd", "seeds", "status"]
+    assert set(frame.status) == {"not run"} and set(frame.seeds) == {0} and frame.mAP.isna().all()
+
+
+def test_tables_share_runs_and_can_be_narrowed(place):
+    one = work_list("table1", *place, students=["SSD512-VGG16"], methods=["ours"])
+    two = work_list("table2", *place, students=["SSD512-VGG16"], methods=["KDcls+loc+KDloc"])
+    assert [r.method for r in one + two] == ["KDcls+loc+KDloc", "ours"] and one[0].experiments == two[
+        0
+    ].experiments
+    fgfi = work_list("table2", *place, methods=["FGFI"])
+    assert [(r.student, r.experiments) for r in fgfi] == [("FasterRCNN-R50", ()), ("RetinaNet-R50", ())]
+    (row,) = work_list("table1", *place, students=[SSD], methods=["loc"], overrides={"steps": 3})
+    assert row.experiments[0].steps == 3
+    for wrong in (
+        {"students": ["RetinaNet-R50"]},
+        {"methods": ["KDCls"]},
+        {"overrides": {"step": 3}},
+        {"seeds": 0},
+        {"methods": ["FKD"]},
+    ):
+        with pytest.raises(ValueError):
+            work_list("table1", *place, **wrong)
+
+
+def test_paired_by_hand():
+    assert paired([]) == {} and paired([(31.0, 30.0)]) == {"gain": 1.0}
+    three = paired([(31.0, 30.0), (33.0, 31.0), (36.0, 33.0)])  # 1, 2, 3: sd 1, t(0.975, 2) = 4.302653
+    assert three == pytest.approx({"gain": 2.0, "gain_low": -0.484138, "gain_high": 4.484138}, abs=1e-5)
+
+
+def test_mean_spread_and_gain_over_the_seeds_both_have(place):
+    rows = work_list("table1", *place, seeds=3, students=[SSD], methods=["baseline", "loc", "KDcls"])
+    base, kd, loc = (next(r for r in rows if r.method == m) for m in ("baseline", "KDcls", "loc"))
+    records = [
+        record(base.experiments[0], 30.0),
+        record(base.experiments[1], 31.0),
+        record(base.experiments[2], 33.0),
+        record(loc.experiments[0], 31.0),
+        record(loc.experiments[2], 36.0),
+        record(kd.experiments[0], 30.5),
+        record(kd.experiments[1], status="failed", reason="step 3: loss term b"),
+    ]
+    frame = table(rows, {r.hash: r for r in records}).set_index("method")
+    assert frame.status.to_dict() == {
+        "baseline": "done",
+        "loc": "2 of 3 seeds",
+        "KDcls": "failed: step 3: loss term b",
+    }
+    assert frame.mAP.to_dict() == pytest.approx({"baseline": 94 / 3, "loc": 33.5, "KDcls": 30.5})
+    assert frame.mAP_sd["baseline"] == pytest.approx((7 / 3) ** 0.5) and pd.isna(frame.mAP_sd["KDcls"])
+    assert (
+        frame.gain["loc"] == pytest.approx(2.0)
+        and frame.gain["KDcls"] == 0.5
+        and pd.isna(frame.gain["baseline"])
+    )
+    half = 12.706205 * 2**0.5 / 2**0.5  # t(0.975, 1), sd of 1 and 3, two seeds
+    assert (frame.gain_low["loc"], frame.gain_high["loc"]) == pytest.approx((2 - half, 2 + half), abs=1e-4)
+    assert (
+        pd.isna(frame.gain_low["KDcls"]) and frame.APl.isna().all() and frame.paper_AP50["baseline"] == 43.8
+    )
+    assert frame.records["KDcls"] == f"{SSD}.KDcls.s0.{kd.experiments[0].hash()}"
+    assert frame.parameters["loc"] == 1_500_000
+
+
+def test_a_split_without_objects_gives_no_number_and_no_error(place):
+    rows = work_list("table1", *place, seeds=2, students=[SSD], methods=["baseline", "loc"])
+    frame = table(rows, {e.hash(): record(e, None) for row in rows for e in row.experiments})
+    assert frame.mAP.isna().all() and frame.gain.isna().all()
+
+
+def cells(text: str) -> list[dict]:
+    lines = [
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_markdown_says_in_words_what_is_missing(place):
+    rows = work_list("table2", *place, seeds=2, students=["FasterRCNN-R50"])
+    experiments = {r.method: r.experiments for r in rows}
+    records = [record(e, 20.0) for e in experiments["baseline"]] + [
+        record(experiments["FKD"][0], status="OOM", reason="out of memory"),
+        record(experiments["ours"][0], 21.0),
+    ]
+    text = markdown(table(rows, {r.hash: r for r in records}), "Title", ["a note"])
+    assert text.startswith("# Title\n") and "- a note" in text
+    shown = {c["method"]: c for c in cells(text)}
+    ours = {method: c["our mAP"] for method, c in shown.items()}
+    assert ours == {"baseline": "20.0 ± 0.0", "KD": "not run", "FGFI": "not run", "GID": "not run",
+                    "FKD": "OOM: out of memory", "ours": "21.0", "ours+FKD": "not run",
+                    "*KDcls-labels* (control)": "not run"}
+    assert (
+        shown["ours"]["seeds"] == "1 of 2 seeds"
+        and shown["ours"]["gain over our baseline [95 % CI]"] == "+1.0"
+    )
+    assert shown["GID"]["paper mAP"] == "40.2" and shown["*KDcls-labels* (control)"]["paper mAP"] == "–"
+    for c in shown.values():
+        assert all(v for k, v in c.items() if not k.startswith("gain")) and "nan" not in str(c).lower()
+
+
+def test_notes_say_what_numbers_mean(place):
+    site, folder = place
+    assert any("Smoke" in n and "mean nothing" in n for n in notes(site, folder, {}))
+    own = dataclasses.replace(site, scale="mini", results=site.results.with_name("mine-mini"))
+    small = [n for n in notes(own, folder, {}) if "mean nothing" in n]
+    assert len(small) == 1 and "24 training and 16 evaluation images" in small[0]
+    large = SimpleNamespace(image_counts={"train": 5000, "val": 500}, categories=[1] * 80, eval_split="val",
+                            annotation_hash="0" * 64)
+    for scale, words in (("mini", True), ("coco", False)):
+        said = " ".join(notes(dataclasses.replace(site, scale=scale), large, {}))
+        assert "mean nothing" not in said and ("not the paper's number" in said) == words
+    e = work_list("table1", *place, students=[SSD], methods=["KDcls"])[0].experiments[0]
+    taught = record(
+        e, teacher={"title": "teacher (SSD)", "hash": "1", "top1": 61.25, "ECE": 3.5, "split": "test"}
+    )
+    said = " ".join(notes(site, folder, {e.hash(): taught}))
+    assert "top-1 61.2 %" in said and "cccccccccc (dirty)" in said
+
+
+def test_written_tables_come_from_verified_records(place, capsys):
+    site, folder = place
+    rows = work_list("table1", site, folder, students=[SSD], methods=["baseline", "loc"])
+    printer, made = Printer(rows, site), [record(row.experiments[0], m) for row, m in zip(rows, (30.0, 31.5))]
+    for r in made:
+        path = write_record(r, site.results / "records")
+        printer(r)
+    write_table("table1", rows, site, folder)
+    with open(site.results / "table1.csv") as file:
+        written = list(csv.DictReader(file))
+    assert [(r["mAP"], r["gain"], r["status"]) for r in written] == [
+        ("30.0000", "", "done"),
+        ("31.5000", "1.5000", "done"),
+    ]
+    assert "SSD300-VGG16" in (site.results / "table1.md").read_text()
+    assert re.search(r"25\.6 +30\.0.*\n.*27\.1 +31\.5 +\+1\.5", capsys.readouterr().out)
+    path.write_text(path.read_text().replace("31.5", "99.9"))
+    frame = write_table("table1", rows, site, folder)
+    assert list(frame.status) == ["done", "not run"] and str(path) in capsys.readouterr().err
+    assert len(collect(rows, site)) == 1 and isinstance(rows[0], Row)
+
+
+COMMITTED = sorted(p for p in ROOT.glob("results/badges-*/table[12].csv")
+                   if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")})
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_the_committed_table_is_what_its_records_say(path, tmp_path):
+    text = path.read_text()
+    committed = pd.read_csv(path)
+    seeds = max(
+        [int(s) for s in re.findall(r"\d+ of (\d+) seeds", text)]
+        + [int(s) + 1 for s in re.findall(r"\.s(\d+)\.", text)]
+    )
+    place = open_site(path.parent.name.removeprefix("badges-"), "", ROOT / "results", tmp_path, "cpu")
+    rows = work_list(
+        path.stem, *place, seeds, list(committed.student.unique()), list(committed.method.unique())
+    )
+    again = table(rows, collect(rows, place[0])).to_csv(index=False, float_format="%.4f")
+    assert again == text
