@@ -53,7 +53,7 @@ def reproduce_table(options) -> int:
     """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
     from c2dlib import notebooks, tables
     from c2dlib.parallel import run_all
-    from c2dlib.runs import open_site
+    from c2dlib.site import open_site
 
     known(options.table, tables.TABLES, "table")
     overrides = dict(map(parse_override, options.set))

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from c2dlib.records import ROOT
-from c2dlib.runs import Site
+from c2dlib.site import Site
 
 FOLDER = ROOT / "notebooks"
 

@@ -14,19 +14,13 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
+from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.experiment import Experiment
 from c2dlib.methods import parts
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import RunRecord
-from c2dlib.runs import (
-    Site,
-    classifier_teacher,
-    detector_teacher,
-    find_record,
-    initial_weights,
-    needs_classifier,
-    run,
-)
+from c2dlib.runs import detector_teacher, find_record, needs_classifier, run
+from c2dlib.site import Site
 
 _messages = None  # in a worker: where its progress goes
 
@@ -43,7 +37,7 @@ class Job:
     def key(self) -> str:
         architecture = ARCHITECTURES[self.e.student]
         return {"run": f"run:{self.e.hash()}", "teacher": f"teacher:{architecture.family == 'ssd'}",
-                "pretrain": f"pretrain:{architecture.body}:{self.e.width}"}[self.kind]
+                "pretrain": f"pretrain:{architecture.body}:{self.e.width}:{self.e.depth}"}[self.kind]
 
 
 def plan(experiments: list[Experiment], site: Site) -> list[Job]:

@@ -15,7 +15,8 @@ from c2dlib.experiment import Experiment, experiment, known
 from c2dlib.files import write_whole
 from c2dlib.methods import NOT_IMPLEMENTED, canonical
 from c2dlib.records import ROOT, RunRecord
-from c2dlib.runs import Site, cell, find_record
+from c2dlib.runs import cell, find_record
+from c2dlib.site import Site
 
 PAPER = ROOT / "results" / "paper"
 CONTROL = "KDcls-labels"  # the same loss with labels in the teacher's place: below the paper's rows of each student

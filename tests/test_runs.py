@@ -14,20 +14,13 @@ import torch
 from safetensors.torch import load, load_file
 from torchvision.models.detection.ssd import SSD
 
-from c2dlib import runs
+from c2dlib import classifiers, runs
+from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.data.coco import DataError
 from c2dlib.evaluation import coco_metrics
 from c2dlib.records import RecordError, read_record
-from c2dlib.runs import (
-    cell,
-    classifier_teacher,
-    detector_teacher,
-    initial_weights,
-    open_site,
-    run,
-    run_folder,
-    trained_student,
-)
+from c2dlib.runs import cell, detector_teacher, run, run_folder, trained_student
+from c2dlib.site import open_site
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = "SSD512-VGG16"
@@ -91,12 +84,12 @@ def test_a_damaged_record_is_named_and_the_run_repeated(place, capsys):
 SCRIPT = """
 import json, os, sys, torch
 from pathlib import Path
-from c2dlib import engine, runs
+from c2dlib import engine, runs, site
 torch.set_num_threads(1)
 engine.CHECKPOINT_SECONDS = 0
 folder, student, settings, kill, marker = json.loads(sys.argv[1])
 folder = Path(folder)
-site, data = runs.open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+site, data = site.open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
 e = runs.cell(site, data, student, "KDcls", **settings)
 def progress(what, done, of):
     if what == e.name:

@@ -11,7 +11,7 @@ import pytest
 
 from c2dlib.experiment import SCALES
 from c2dlib.records import RunRecord, write_record
-from c2dlib.runs import open_site
+from c2dlib.site import open_site
 from c2dlib.tables import Printer, Row, collect, markdown, notes, paired, table, work_list, write_table
 
 ROOT = Path(__file__).resolve().parents[1]

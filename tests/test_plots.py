@@ -1,0 +1,125 @@
+"""Figures say what their data say; nothing global changes."""
+
+import math
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from c2dlib import plots
+from c2dlib.records import RunRecord
+
+IMAGE = torch.linspace(0, 1, 3 * 40 * 60).reshape(3, 40, 60)
+BOXES = torch.tensor([[1.0, 2, 20, 30], [40, 1, 59, 39]])
+
+
+def record(student: str, method: str, seed: int, curve: dict) -> RunRecord:
+    fields = dict.fromkeys(RunRecord.__dataclass_fields__) | {"student": student, "method": method, "seed": seed}
+    return RunRecord(**fields | {"curve": curve})
+
+
+def frame() -> pd.DataFrame:
+    nothing = math.nan
+    rows = [("A", "baseline", 30.0, 40.0, nothing, nothing, nothing, "done"),
+            ("A", "KD", 31.0, nothing, nothing, nothing, nothing, "not run"),
+            ("A", "ours", 33.0, 41.5, 1.5, 0.5, 2.5, "done"),
+            ("A", "KDcls-labels", nothing, 39.0, -1.0, nothing, nothing, "done"),
+            ("B", "baseline", 20.0, 25.0, nothing, nothing, nothing, "done"),
+            ("B", "ours", 22.0, nothing, nothing, nothing, nothing, "failed: step 7: loss term loc is nan")]
+    return pd.DataFrame(rows, columns=["student", "method", "paper_mAP", "mAP", "gain", "gain_low", "gain_high",
+                                       "status"])
+
+
+@pytest.fixture(autouse=True)
+def no_traces():
+    before = dict(matplotlib.rcParams)
+    yield
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == []  # nothing is shown twice, nothing leaks
+
+
+def drawn(figure: Figure) -> Figure:
+    figure.canvas.draw()
+    return figure
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def test_table_bars_shows_the_papers_gain_ours_and_why_there_is_none():
+    a, b = drawn(plots.table_bars(frame())).axes
+    widths = [bar.get_width() for bar in a.patches]
+    assert widths == pytest.approx([1.0, 3.0, 1.5, -1.0])  # KD paper; ours paper and ours; the control
+    assert texts(a) == ["not run"] and texts(b) == ["failed"]
+    assert a.get_title() == "A\n30.0 | 40.0"
+    intervals = [line.get_xdata() for line in a.lines if len(set(line.get_xdata())) == 2]
+    assert [list(x) for x in intervals] == [[0.5, 2.5]]
+    assert [label.get_text() for label in a.get_yticklabels()] == ["KD", "ours", "KDcls-labels"]
+
+
+def test_table_bars_without_a_baseline_or_any_method():
+    only = frame()[frame().method == "ours"].assign(gain=math.nan)
+    a, _ = drawn(plots.table_bars(only)).axes
+    assert texts(a) == ["no baseline"] and len(a.patches) == 0
+    drawn(plots.table_bars(frame()[frame().method == "baseline"]))
+
+
+def test_curves_separate_the_detectors_losses_from_the_distillation():
+    curve = {"step": [10, 20, 30], "classification": [3.0, 2.0, 1.0], "bbox_regression": [1.0, 1.0, 1.0]}
+    taught = curve | {"KDcls": [0.5, 0.4, 0.3], "loc": [0.1, 0.1, 0.1], "fkd_spatial": [1.0, 1.0, 1.0]}
+    figure = drawn(plots.curves([record("A", "baseline", 0, curve), record("A", "KDcls+loc+FKD", 0, taught)]))
+    above, below = figure.axes
+    assert [list(line.get_ydata()) for line in above.lines] == [[4.0, 3.0, 2.0]] * 2
+    assert list(below.lines[0].get_ydata()) == pytest.approx([1.6, 1.5, 1.4]) and len(below.lines) == 1
+
+
+def test_curves_of_nothing_and_of_one_step():
+    drawn(plots.curves([]))
+    figure = drawn(plots.curves([record("A", "baseline", 0, {"step": [4], "classification": [2.0]})]))
+    assert figure.axes[0].lines[0].get_marker() == "o"
+
+
+def test_show_image_draws_every_box_with_its_text_inside_the_image():
+    figure, axes = plots._figure(1, 1, (3, 3))
+    ax = plots.show_image(axes[0][0], (IMAGE * 255).to(torch.uint8), BOXES, ["one", "two"])
+    drawn(figure)
+    assert texts(ax) == ["one", "two"] and len(ax.patches) == 4  # a white edge under each coloured one
+    frame = ax.get_window_extent()
+    for text in ax.texts:
+        extent = text.get_window_extent()
+        assert frame.x0 - 2 <= extent.x0 and extent.x1 <= frame.x1 + 2
+
+
+def test_show_crops_marks_the_truth_among_the_bars():
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]])
+    crops, maps = torch.rand(2, 3, 8, 8) * 255, torch.randn(2, 4, 3, 3)
+    figure = drawn(plots.show_crops(crops, torch.tensor([0, 1]), probabilities, ["a", "b", "c"], maps))
+    bars = figure.axes[4:]
+    assert texts(bars[0]) == ["a  0.70", "b  0.20", "c  0.10"]
+    green = matplotlib.colors.to_rgb(plots.GREEN)
+    assert [[bar.get_facecolor()[:3] == green for bar in ax.patches] for ax in bars] == [[True, False, False],
+                                                                                        [False, True, False]]
+    drawn(plots.show_crops(torch.rand(9, 3, 8, 8), torch.zeros(9, dtype=torch.int64), torch.ones(9, 1), ["a"],
+                           torch.randn(9, 4, 3, 3)))  # more than fit, and a single class
+
+
+def test_detections_in_red_beside_the_truth_in_blue():
+    found = {"ours": (BOXES[:1], ["a 0.9"]), "none": (BOXES[:0], [])}
+    figure = drawn(plots.detections(IMAGE, (BOXES, ["a", "b"]), found))
+    assert [ax.get_title() for ax in figure.axes] == ["ground truth", "ours", "none"]
+    edges = [matplotlib.colors.to_hex(ax.patches[1].get_edgecolor()).upper() for ax in figure.axes[:2]]
+    assert edges == [plots.BLUE, plots.RED]
+
+
+def test_surest_takes_the_highest_scores_in_order():
+    class Detector(torch.nn.Module):
+        def forward(self, images):
+            return [{"boxes": torch.arange(12.0).reshape(3, 4), "labels": torch.tensor([1, 2, 2]),
+                     "scores": torch.tensor([0.1, 0.9, 0.5])}]
+
+    boxes, found = plots.surest(Detector(), IMAGE, ["a", "b"], 2)
+    assert boxes[:, 0].tolist() == [4, 8] and found == ["b 0.90", "b 0.50"]
