@@ -114,7 +114,7 @@ def table_bars(frame: pd.DataFrame) -> Figure:
 
 
 def curves(records: list[RunRecord]) -> Figure:
-    """Losses along training, a line per run: above the detector's own, below the weighted terms added to them."""
+    """Losses along training, a line per run: above the detector's own, below the distillers' terms."""
     students = list(dict.fromkeys(r.student for r in records))
     figure, grid = _figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")
     shown = {}
@@ -144,7 +144,7 @@ def curves(records: list[RunRecord]) -> Figure:
 
 
 def detections(image: Tensor, truth: tuple[Tensor, list], found: dict[str, tuple[Tensor, list]]) -> Figure:
-    """Ground truth (boxes, texts) in blue, then under each title of ``found`` a detector's in red (Figure 4)."""
+    """Ground truth (boxes, texts) in blue, then per title of ``found`` a detector's in red (Figure 4)."""
     figure, axes = _figure(1, 1 + len(found), (3.4 * (1 + len(found)), 3.6))
     for ax, (title, (boxes, texts)) in zip(axes[0], {"ground truth": truth, **found}.items(), strict=True):
         show_image(ax, image, boxes, texts, RED if title in found else BLUE).set_title(title, fontsize=9)

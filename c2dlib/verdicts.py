@@ -6,11 +6,11 @@ import pandas as pd
 
 from c2dlib.methods import canonical
 from c2dlib.records import RunRecord
-from c2dlib.runs import Site
+from c2dlib.site import Site
 from c2dlib.tables import CONTROL, Row, paired
 
 NAMING = "AP50 - AP75"  # gains more at AP50 (above 0: naming) or at AP75 (below 0: placing the box)
-ONE = "one seed: no interval"
+ONE, INSIDE = "one seed: no interval", "no: 0 inside"
 CLAIMS = {  # (method, against what, metric)
     "table1": [(method, "baseline", "mAP") for method in ("KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc")]
     + [("KDcls", "baseline", NAMING), ("loc+KDloc", "baseline", NAMING), ("KDcls", CONTROL, "mAP")],
@@ -18,7 +18,7 @@ CLAIMS = {  # (method, against what, metric)
 
 
 def verdict(table: str, rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
-    """Each claim of a table, per student: the paper's difference; ours, paired by seed, with 95 % interval."""
+    """Each claim of a table, per student: the paper's difference; ours, paired by seed, with its interval."""
     value = lambda m, metric: m["AP50"] - m["AP75"] if metric == NAMING else m[metric]
     lines = []
     for student in dict.fromkeys(row.student for row in rows):
@@ -40,7 +40,7 @@ def _reading(paper: float | None, gain: float | None, low: float | None, high: f
     if gain is None:
         return {"direction": "not run", "sure": "–"}
     agrees = "" if not (paper and gain) else ", as in the paper" if gain * paper > 0 else ", unlike the paper"
-    sure = ONE if low is None else "no: 0 inside" if low <= 0 <= high else "yes"
+    sure = ONE if low is None else INSIDE if low <= 0 <= high else "yes"
     return {"direction": ("up" if gain > 0 else "down" if gain < 0 else "none") + agrees, "sure": sure}
 
 
@@ -49,8 +49,8 @@ def summary(frame: pd.DataFrame) -> str:
     sure, count = frame[frame.sure == "yes"].direction, frame.sure.value_counts().get
     agree, differ = (int(sure.str.contains(words).sum()) for words in ("as in", "unlike"))
     return (f"Of {len(frame)} comparisons {len(sure)} have an interval without 0: {agree} as in the paper, "
-            f"{differ} unlike it, {len(sure) - agree - differ} not in the paper. Of the others "
-            f"{count('no: 0 inside', 0)} have 0 inside, {count(ONE, 0)} have one seed only, {count('–', 0)} were not run.")
+            f"{differ} unlike it, {len(sure) - agree - differ} not in the paper. Of the others {count(INSIDE, 0)} "
+            f"have 0 inside, {count(ONE, 0)} have one seed only, {count('–', 0)} were not run.")
 
 
 def not_tested(rows: list[Row], site: Site, seeds: int) -> list[str]:

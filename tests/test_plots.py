@@ -17,8 +17,8 @@ BOXES = torch.tensor([[1.0, 2, 20, 30], [40, 1, 59, 39]])
 
 
 def record(student: str, method: str, seed: int, curve: dict) -> RunRecord:
-    fields = dict.fromkeys(RunRecord.__dataclass_fields__) | {"student": student, "method": method, "seed": seed}
-    return RunRecord(**fields | {"curve": curve})
+    fields = {"student": student, "method": method, "seed": seed, "curve": curve}
+    return RunRecord(**dict.fromkeys(RunRecord.__dataclass_fields__) | fields)
 
 
 def frame() -> pd.DataFrame:
@@ -29,8 +29,7 @@ def frame() -> pd.DataFrame:
             ("A", "KDcls-labels", nothing, 39.0, -1.0, nothing, nothing, "done"),
             ("B", "baseline", 20.0, 25.0, nothing, nothing, nothing, "done"),
             ("B", "ours", 22.0, nothing, nothing, nothing, nothing, "failed: step 7: loss term loc is nan")]
-    return pd.DataFrame(rows, columns=["student", "method", "paper_mAP", "mAP", "gain", "gain_low", "gain_high",
-                                       "status"])
+    return pd.DataFrame(rows, columns="student method paper_mAP mAP gain gain_low gain_high status".split())
 
 
 @pytest.fixture(autouse=True)
