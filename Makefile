@@ -11,7 +11,7 @@ DATA ?=
 SEEDS ?= 1
 ## rows trained at the same time
 JOBS ?=
-## cpu, cuda, cuda:1, mps; empty: the best one found
+## cpu, cuda or mps; empty: a GPU if there is one
 DEVICE ?=
 ## only these students, separated by spaces
 STUDENTS ?=

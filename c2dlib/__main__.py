@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from c2dlib.data.coco import DataError
 from c2dlib.experiment import SCALES, known, parse_override
 from c2dlib.models.backbones import WeightsError
+from c2dlib.records import RecordError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             update_readme()
             return 0
         return reproduce_table(options)
-    except (DataError, WeightsError, ValueError, OSError) as error:
+    except (DataError, RecordError, WeightsError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -69,9 +69,8 @@ def reproduce_table(options) -> int:
     run_all([e for row in rows for e in row.experiments], site, options.jobs, printer)
     frame = tables.write_table(options.table, rows, site, folder)
     executed = notebooks.execute(options.table, site, {
-        "scale": options.scale, "data": str(Path(options.data).expanduser().resolve()) if options.data else "",
-        "seeds": options.seeds, "students": options.students, "methods": options.methods,
-        "overrides": overrides, "device": options.device})
+        "scale": options.scale, "data": options.data, "seeds": options.seeds, "students": options.students,
+        "methods": options.methods, "overrides": overrides, "device": options.device})
     print("\n" + (site.results / f"{options.table}.md").read_text())
     print(f"written: {site.results / options.table}.csv, .md and {executed}")
     return int(any(row.experiments and status != "done" for row, status in zip(rows, frame.status, strict=True)))

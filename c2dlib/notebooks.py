@@ -7,6 +7,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import nbformat
+
 from c2dlib.records import ROOT
 from c2dlib.site import Site
 
@@ -38,6 +40,7 @@ def execute(name: str, site: Site, parameters: dict) -> Path:
             warnings.simplefilter("ignore", DeprecationWarning)
             papermill.execute_notebook(str(source), temporary, parameters, cwd=str(Path.cwd()), kernel_name="python3",
                                        progress_bar=False)
+        _without_paths(Path(temporary), name)
         os.replace(temporary, target)
     except papermill.PapermillExecutionError:
         os.replace(temporary, target.with_suffix(".failed.ipynb"))
@@ -45,3 +48,10 @@ def execute(name: str, site: Site, parameters: dict) -> Path:
     finally:
         Path(temporary).unlink(missing_ok=True)
     return target
+
+
+def _without_paths(path: Path, name: str) -> None:
+    """Papermill notes absolute paths of this machine in the metadata: keep the names only."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.papermill |= {"input_path": f"notebooks/{name}.ipynb", "output_path": f"{name}.ipynb"}
+    nbformat.write(notebook, path)

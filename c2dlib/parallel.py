@@ -18,7 +18,7 @@ from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.experiment import Experiment
 from c2dlib.methods import parts
 from c2dlib.models.students import ARCHITECTURES
-from c2dlib.records import RunRecord
+from c2dlib.records import RunRecord, command
 from c2dlib.runs import detector_teacher, find_record, needs_classifier, run
 from c2dlib.site import Site
 
@@ -92,7 +92,7 @@ def _execute(planned: list[Job], site: Site, jobs: int):
     """Yield (job, its record or None) as jobs finish, never starting one before what it needs."""
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site.on, " ".join(sys.argv)))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site.on, command()))
     todo, running, finished = list(planned), {}, set()
     known = {j.key for j in planned}
     bar = _Bar(planned, messages)
@@ -126,11 +126,11 @@ def _result(future: Future, job: Job) -> RunRecord | None:
     return future.result()
 
 
-def _begin(messages, parent: int, device: str, command: str) -> None:
+def _begin(messages, parent: int, device: str, made_by: str) -> None:
     """A worker's first act: one thread on CPU, and no life beyond its parent's."""
     global _messages
     _messages = messages
-    os.environ["C2D_COMMAND"] = command
+    os.environ["C2D_COMMAND"] = made_by
     if device == "cpu":
         torch.set_num_threads(1)
 

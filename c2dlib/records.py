@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
+import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +84,13 @@ def read_record(path: Path) -> RunRecord:
 
 def body_hash(body: dict) -> str:
     return sha256(json.dumps(body, sort_keys=True).encode())
+
+
+def command() -> str:
+    """What made this process, without any path of the machine: a worker has it from its parent."""
+    program = Path(sys.argv[0])
+    started = "python -m c2dlib" if program.parent.name == "c2dlib" else program.name
+    return os.environ.get("C2D_COMMAND", shlex.join([started, *sys.argv[1:]] if "c2dlib" in started else [started]))
 
 
 def circumstances() -> dict:

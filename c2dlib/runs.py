@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import statistics
 import sys
 import time
@@ -26,7 +25,7 @@ from c2dlib.files import sha256, write_whole
 from c2dlib.imitation.fkd import FKD
 from c2dlib.methods import distillers, parts
 from c2dlib.models.students import ARCHITECTURES, build_student, parameter_count
-from c2dlib.records import RecordError, RunRecord, circumstances, read_record, write_record
+from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.site import Progress, Site, opened, waiting_lock
 
 
@@ -184,6 +183,6 @@ def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", re
         curve={"step": [row["step"] for row in shown]} | {t: [round(row[t], 4) for row in shown] for t in terms},
         data={"name": e.data, "annotation_hash": data.annotation_hash, "images": data.image_counts,
               "classes": len(data.categories)},
-        checkpoint_sha256=checkpoint, command=os.environ.get("C2D_COMMAND", " ".join(sys.argv)),
+        checkpoint_sha256=checkpoint, command=command(),
         device=torch.cuda.get_device_name() if site.on == "cuda" else f"{site.on}, {torch.get_num_threads()} thread(s)",
         **circumstances())

@@ -48,9 +48,10 @@ def summary(frame: pd.DataFrame) -> str:
     """A ``verdict`` in two sentences."""
     sure, count = frame[frame.sure == "yes"].direction, frame.sure.value_counts().get
     agree, differ = (int(sure.str.contains(words).sum()) for words in ("as in", "unlike"))
+    rest = len(sure) - agree - differ
     return (f"Of {len(frame)} comparisons {len(sure)} have an interval without 0: {agree} as in the paper, "
-            f"{differ} unlike it, {len(sure) - agree - differ} not in the paper. Of the others {count(INSIDE, 0)} "
-            f"have 0 inside, {count(ONE, 0)} have one seed only, {count('–', 0)} were not run.")
+            f"{differ} unlike it, {rest} not in the paper. Of the others {count(INSIDE, 0)} have 0 inside, "
+            f"{count(ONE, 0)} have one seed only, {count('–', 0)} were not run.")
 
 
 def not_tested(rows: list[Row], site: Site, seeds: int) -> list[str]:

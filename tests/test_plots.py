@@ -29,7 +29,8 @@ def frame() -> pd.DataFrame:
             ("A", "KDcls-labels", nothing, 39.0, -1.0, nothing, nothing, "done"),
             ("B", "baseline", 20.0, 25.0, nothing, nothing, nothing, "done"),
             ("B", "ours", 22.0, nothing, nothing, nothing, nothing, "failed: step 7: loss term loc is nan")]
-    return pd.DataFrame(rows, columns="student method paper_mAP mAP gain gain_low gain_high status".split())
+    columns = ["student", "method", "paper_mAP", "mAP", "gain", "gain_low", "gain_high", "status"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 @pytest.fixture(autouse=True)
