@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from c2dlib.data.coco import DataError
 from c2dlib.experiment import SCALES, known, parse_override
@@ -53,6 +54,7 @@ def reproduce_table(options) -> int:
     """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
     from c2dlib import notebooks, tables
     from c2dlib.parallel import run_all
+    from c2dlib.records import ROOT
     from c2dlib.site import open_site
 
     known(options.table, tables.TABLES, "table")
@@ -68,9 +70,12 @@ def reproduce_table(options) -> int:
     printer = tables.Printer(rows, site)
     run_all([e for row in rows for e in row.experiments], site, options.jobs, printer)
     frame = tables.write_table(options.table, rows, site, folder)
+    elsewhere = {} if Path.cwd() == ROOT else {"results": str(site.results.parent.resolve()),
+                                               "runs": str(site.runs.resolve())}
     executed = notebooks.execute(options.table, site, {
         "scale": options.scale, "data": options.data, "seeds": options.seeds, "students": options.students,
-        "methods": options.methods, "overrides": overrides, "device": options.device})
+        "methods": options.methods, "overrides": overrides, "device": options.device, "jobs": options.jobs,
+        **elsewhere})
     print("\n" + (site.results / f"{options.table}.md").read_text())
     print(f"written: {site.results / options.table}.csv, .md and {executed}")
     return int(any(row.experiments and status != "done" for row, status in zip(rows, frame.status, strict=True)))

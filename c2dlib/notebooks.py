@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 
+from c2dlib.files import write_whole
 from c2dlib.records import ROOT
 from c2dlib.site import Site
 
@@ -40,18 +41,19 @@ def execute(name: str, site: Site, parameters: dict) -> Path:
             warnings.simplefilter("ignore", DeprecationWarning)
             papermill.execute_notebook(str(source), temporary, parameters, cwd=str(Path.cwd()), kernel_name="python3",
                                        progress_bar=False)
-        _without_paths(Path(temporary), name)
-        os.replace(temporary, target)
+        _keep(temporary, target)
+        target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     except papermill.PapermillExecutionError:
-        os.replace(temporary, target.with_suffix(".failed.ipynb"))
+        _keep(temporary, target.with_suffix(".failed.ipynb"))
         raise
     finally:
         Path(temporary).unlink(missing_ok=True)
     return target
 
 
-def _without_paths(path: Path, name: str) -> None:
-    """Papermill notes absolute paths of this machine in the metadata: keep the names only."""
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.papermill |= {"input_path": f"notebooks/{name}.ipynb", "output_path": f"{name}.ipynb"}
-    nbformat.write(notebook, path)
+def _keep(temporary: str, target: Path) -> None:
+    """Put the executed copy in place, readable by all and without the paths papermill notes in it."""
+    notebook = nbformat.read(temporary, 4)
+    for name in ("input_path", "output_path"):
+        notebook.metadata.get("papermill", {}).pop(name, None)
+    write_whole(target, nbformat.writes(notebook))

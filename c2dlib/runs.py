@@ -94,7 +94,7 @@ def run(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> RunR
         DataError, WeightsError, OSError: nothing is recorded.
     """
     if (record := find_record(e, site)) and record.status == "done":
-        return record
+        return record  # checked again below, once no other process is at it
     folder = run_folder(e, site)
     with waiting_lock(folder, e.name):
         if (record := find_record(e, site)) and record.status == "done":
