@@ -42,7 +42,8 @@ class ClassifierToDetector:
     """KD_cls, loc and KD_loc: a distiller, ``TrainOutput -> {name: weighted term}`` (eq. 12).
 
     Each ground-truth box is read once a step, as deep as needed, and gathered to its positives; the predicted
-    crops pass only the teacher's first layers, ``chunk`` at a time.
+    crops pass only the teacher's first layers, ``chunk`` at a time (0: 8 on CPU, where they then stay in its
+    caches, 256 on a GPU).
 
     Args:
         teacher: None where no term asks one (loc, KDcls-labels).
@@ -56,7 +57,7 @@ class ClassifierToDetector:
 
     def __init__(self, teacher: Teacher | None, terms: list[str], *, lambda_kc: float, temperature: float,
                  lambda_l: float, lambda_kl: float, sampling_size: int, pool_obj: int, pool_maps: int,
-                 layers: int, max_positives: int = 0, chunk: int = 32):
+                 layers: int, max_positives: int = 0, chunk: int = 0):
         self.teacher, self.terms = teacher, terms
         self.lambda_kc, self.temperature = lambda_kc, temperature
         self.lambda_l, self.lambda_kl = lambda_l, lambda_kl
@@ -107,8 +108,9 @@ class ClassifierToDetector:
                 sums.append(weight * torch.stack(layers).mean() * len(boxes) / count)
             return torch.stack(sums)
 
+        chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
         with torch.autocast(pixels.device.type, enabled=False):
-            return dict(zip(names, box_gradient(loss, boxes, self.chunk), strict=True))
+            return dict(zip(names, box_gradient(loss, boxes, chunk), strict=True))
 
     def _views(self, name: str, crops: Tensor) -> list[Tensor]:
         """What is compared: the pooled crops themselves, or the teacher's pooled early maps of them."""

@@ -19,7 +19,7 @@ from c2dlib.experiment import Experiment
 from c2dlib.methods import parts
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import RunRecord, command
-from c2dlib.runs import detector_teacher, find_record, needs_classifier, run
+from c2dlib.runs import detector_teacher, find_record, finished, needs_classifier, run
 from c2dlib.site import Site
 
 _messages = None  # in a worker: where its progress goes
@@ -44,9 +44,8 @@ def plan(experiments: list[Experiment], site: Site) -> list[Job]:
     """The unfinished experiments in order, each behind what it needs; nothing twice."""
     jobs: dict[str, Job] = {}
 
-    def add(e: Experiment) -> str:
-        record = find_record(e, site)
-        if record and record.status == "done":
+    def add(e: Experiment, with_weights: bool = False) -> str:
+        if finished(e, site, with_weights):
             return f"run:{e.hash()}"  # finished: nothing of what it needed is needed again
         needs = []
         if e.backbone_weights == "badges":
@@ -55,7 +54,7 @@ def plan(experiments: list[Experiment], site: Site) -> list[Job]:
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
         if "FKD" in parts(e.method):
-            keys.append(add(detector_teacher(e)))
+            keys.append(add(detector_teacher(e), with_weights=True))
         job = Job("run", e, tuple(keys))
         return jobs.setdefault(job.key, job).key
 
@@ -93,12 +92,12 @@ def _execute(planned: list[Job], site: Site, jobs: int):
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site.on, command()))
-    todo, running, finished = list(planned), {}, set()
+    todo, running, over = list(planned), {}, set()
     known = {j.key for j in planned}
     bar = _Bar(planned, messages)
     try:
         while todo or running:
-            for job in [j for j in todo if all(k in finished or k not in known for k in j.needs)]:
+            for job in [j for j in todo if all(k in over or k not in known for k in j.needs)]:
                 if len(running) < jobs:
                     todo.remove(job)
                     running[pool.submit(_do, job.kind, job.e, site)] = job
@@ -106,7 +105,7 @@ def _execute(planned: list[Job], site: Site, jobs: int):
             bar.update()
             for future in done:
                 job = running.pop(future)
-                finished.add(job.key)
+                over.add(job.key)
                 bar.finish(job)
                 yield job, _result(future, job)
     except KeyboardInterrupt:
@@ -155,7 +154,7 @@ def _do(kind: str, e: Experiment, site: Site) -> RunRecord | None:
     elif kind == "teacher":
         classifier_teacher(e, site, progress)
     else:
-        return run(e, site, progress)
+        return run(e, site, progress, with_weights=ARCHITECTURES[e.student].teacher is None)
     return None
 
 

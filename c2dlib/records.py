@@ -89,8 +89,8 @@ def body_hash(body: dict) -> str:
 def command() -> str:
     """What made this process, without any path of the machine: a worker has it from its parent."""
     program = Path(sys.argv[0])
-    started = "python -m c2dlib" if program.parent.name == "c2dlib" else program.name
-    return os.environ.get("C2D_COMMAND", shlex.join([started, *sys.argv[1:]] if "c2dlib" in started else [started]))
+    here = f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
+    return os.environ.get("C2D_COMMAND", here)
 
 
 def circumstances() -> dict:

@@ -83,21 +83,31 @@ def trained_student(e: Experiment, site: Site) -> nn.Module:
     return student.eval()
 
 
-def run(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> RunRecord:
+def finished(e: Experiment, site: Site, with_weights: bool = False) -> RunRecord | None:
+    """The record of a run that needs nothing more; ``with_weights``: only if its student is in ``runs/`` too."""
+    record = find_record(e, site)
+    there = not with_weights or (run_folder(e, site) / "student.safetensors").exists()
+    return record if record and record.status == "done" and there else None
+
+
+def run(e: Experiment, site: Site, progress: Progress = lambda *_: None, with_weights: bool = False) -> RunRecord:
     """Train and evaluate one experiment; return its record.
 
     A finished, verified record is returned at once. Otherwise training goes on from the last checkpoint. Two
     processes never write the same run: the second waits and then returns the first one's record. A run that
     stops on a non-finite loss or for lack of memory leaves a record that says so, and is tried again next time.
 
+    Args:
+        with_weights: train again if there is a record but no checkpoint, as in a fresh clone.
+
     Raises:
         DataError, WeightsError, OSError: nothing is recorded.
     """
-    if (record := find_record(e, site)) and record.status == "done":
-        return record  # checked again below, once no other process is at it
+    if record := finished(e, site, with_weights):
+        return record
     folder = run_folder(e, site)
     with waiting_lock(folder, e.name):
-        if (record := find_record(e, site)) and record.status == "done":
+        if record := finished(e, site, with_weights):  # by the process that held the lock
             return record
         try:
             record = _train_and_evaluate(e, site, folder, progress)
@@ -127,7 +137,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     trained, imitation = {"student": student.model}, None
     if "FKD" in parts(e.method):
         senior = detector_teacher(e)
-        strength = run(senior, site, progress).metrics.get("mAP")
+        strength = run(senior, site, progress, with_weights=True).metrics.get("mAP")
         teaching = trained_student(senior, site).to(site.on)
         imitation = FKD(teaching, *_channels(student, teaching), student.one_stage)
         imitation.to(site.on)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, load_file
 from torchvision.models.detection.ssd import SSD
 
-from c2dlib import classifiers, runs
+from c2dlib import runs
 from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.data.coco import DataError
 from c2dlib.evaluation import coco_metrics

@@ -43,8 +43,9 @@ def test_gradient_flows_to_the_crops_only(teacher):
         assert x.grad.abs().sum() > 0 and all(p.grad is None for p in teacher.parameters())
 
 
-def test_early_maps_and_logits_of_a_resnet_by_hand(teacher):
-    x, net = crops(), teacher.classifier
+def test_early_maps_and_logits_of_a_resnet_by_hand():
+    x, net = crops(), build_classifier("resnet18", 5, 64, width=0.125).eval()
+    teacher = Teacher(net, num_classes=5, size=32)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
     seen = (x / 255 - mean[:, None, None]) / std[:, None, None]
     stem = F.batch_norm(F.conv2d(seen, net.conv1.weight, stride=2, padding=3), net.bn1.running_mean,
@@ -113,3 +114,22 @@ def test_classifier_loss_by_hand():
     assert classifier_loss(logits, labels, False).item() == pytest.approx((first + second) / 2)
     binary = (math.log(2) + math.log(4 / 3)) + 2 * math.log(2)  # sigmoid(log 3) = 3/4; summed over classes
     assert classifier_loss(logits, labels, True).item() == pytest.approx((first + second + binary) / 2)
+
+
+@pytest.mark.parametrize("size", [33, 48])
+def test_the_copy_for_reading_computes_the_same(size):
+    """Folded BatchNorms and the 2x2-block stem against the classifier as trained, statistics not trivial."""
+    torch.manual_seed(1)
+    classifier = build_classifier("resnet18", 5, size, width=0.125)
+    for module in classifier.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    teacher, x = Teacher(classifier, 5, size), crops(3, size)
+    classifier.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.read(x).logits, classifier((x - teacher.mean) / teacher.std),
+                                   rtol=1e-4, atol=1e-4)
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in classifier.modules())  # the original is untouched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -16,8 +17,12 @@ def build_retinanet(backbone: nn.Module, num_classes: int, size: int, max_size: 
     sides = [32 * 2**level * anchor_scale for level in range(5)]
     anchors = AnchorGenerator(tuple((s, s * 2 ** (1 / 3), s * 2 ** (2 / 3)) for s in sides),
                               ((0.5, 1.0, 2.0),) * 5)
-    return RetinaNet(backbone, num_classes + 1, min_size=size, max_size=max_size, anchor_generator=anchors,
-                     score_thresh=score_threshold, detections_per_img=100)
+    model = RetinaNet(backbone, num_classes + 1, min_size=size, max_size=max_size, anchor_generator=anchors,
+                      score_thresh=score_threshold, detections_per_img=100)
+    with torch.no_grad():  # the published std of 0.01 is for 256 channels; keep its gain per layer in a slim head
+        for layer in [*model.head.classification_head.conv, *model.head.regression_head.conv]:
+            layer[0].weight *= (256 / backbone.out_channels) ** 0.5
+    return model
 
 
 class RetinaNetStep(nn.Module):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from c2dlib.types import TeacherReading
 
@@ -34,6 +37,39 @@ def build_classifier(name: str, num_classes: int, size: int, width: float = 1.0,
     return timm.create_model(name, pretrained=False, num_classes=num_classes, channels=channels)
 
 
+class SpaceToDepthConv(nn.Module):
+    """A 7x7 convolution of stride 2 on 3 channels as a 4x4 one on 2x2 blocks: the same sums, a faster backward."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.weight = nn.Parameter(F.pixel_unshuffle(F.pad(conv.weight.detach(), (1, 0, 1, 0)), 2))  # [C, 12, 4, 4]
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = F.pixel_unshuffle(F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)), 2)
+        return F.conv2d(F.pad(blocks, (2, 1, 2, 1)), self.weight, self.bias)
+
+
+def for_reading(classifier: nn.Module) -> nn.Module:
+    """A frozen copy in eval mode that computes the same, faster where it is a timm ResNet.
+
+    Its BatchNorms are folded into the convolutions before them, its stem sees 2x2 blocks: KD_loc sends a
+    gradient through the stem for every positive, and there these two save half of the time.
+    """
+    classifier = copy.deepcopy(classifier).eval().requires_grad_(False)
+    if isinstance(classifier, timm.models.resnet.ResNet):
+        for module in classifier.modules():
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")):
+                pair = getattr(module, conv, None), getattr(module, norm, None)
+                if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+                    setattr(module, conv, fuse_conv_bn_eval(*pair))
+                    setattr(module, norm, nn.Identity())
+        stem = classifier.conv1
+        if isinstance(stem, nn.Conv2d) and (stem.kernel_size, stem.stride, stem.padding) == ((7, 7), (2, 2), (3, 3)):
+            classifier.conv1 = SpaceToDepthConv(stem)
+    return classifier.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
 class Teacher(nn.Module):
     """A trained classifier that only reads: eval mode for good, no parameter takes a gradient.
 
@@ -43,7 +79,7 @@ class Teacher(nn.Module):
     def __init__(self, classifier: nn.Module, num_classes: int, size: int):
         super().__init__()
         self.num_classes, self.size = num_classes, size
-        self.classifier = classifier.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.classifier = for_reading(classifier)
         config = classifier.pretrained_cfg
         self.register_buffer("mean", 255 * torch.tensor(config["mean"])[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(config["std"])[:, None, None])
