@@ -15,7 +15,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from c2dlib.data.badges import CLASS_NAMES, make_badges
+from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
 from c2dlib.data.coco import CocoSplit
 from c2dlib.data.crops import crop_batch
 from c2dlib.data.stream import stream
@@ -193,7 +193,7 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
 
     def splits() -> tuple[CocoSplit, CocoSplit]:
         counts = {"train": e.pretrain_scenes, "val": 200, "test": 0}
-        root = site.runs / "data" / "badges-other" / digest(counts)
+        root = site.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
         folder = opened(make_badges(root, **counts, family="other"))
         return folder.splits["train"], folder.splits["val"]
 

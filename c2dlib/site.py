@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from c2dlib.data.badges import make_badges
+from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.experiment import digest, scale_data
 
@@ -48,7 +48,7 @@ def open_site(scale: str, data: str | Path = "", results: Path = Path("results")
         folder = load_folder(data)
         name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
     else:
-        root = make_badges(runs / "data" / "badges" / digest(counts), **counts)
+        root = make_badges(runs / "data" / "badges" / digest({**counts, "version": VERSION}), **counts)
         folder, name = opened(root), "badges"
     return Site(scale, folder.root, results / f"{name}-{scale}", runs, device), folder
 
