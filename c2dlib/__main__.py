@@ -68,7 +68,7 @@ def reproduce_table(options) -> int:
         print(f"note: {warning}", flush=True)
     rows = tables.work_list(options.table, site, folder, options.seeds, options.students, options.methods, overrides)
     printer = tables.Printer(rows, site)
-    run_all([e for row in rows for e in row.experiments], site, options.jobs, printer)
+    run_all(tables.experiments(rows), site, options.jobs, printer)
     frame = tables.write_table(options.table, rows, site, folder)
     elsewhere = {} if Path.cwd() == ROOT else {"results": str(site.results.parent.resolve()),
                                                "runs": str(site.runs.resolve())}

@@ -87,6 +87,13 @@ def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, studen
     return rows
 
 
+def experiments(rows: list[Row]) -> list[Experiment]:
+    """The runs of a table in the order to do them: seed by seed, the paper's last and most compact students first."""
+    compact = list(dict.fromkeys(row.student for row in reversed(rows)))
+    ordered = sorted(rows, key=lambda row: compact.index(row.student))
+    return sorted((e for row in ordered for e in row.experiments), key=lambda e: e.seed)
+
+
 def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
     """The records there are, by experiment hash."""
     found = {e.hash(): find_record(e, site) for row in rows for e in row.experiments}

@@ -12,7 +12,18 @@ import pytest
 from c2dlib.experiment import SCALES
 from c2dlib.records import RunRecord, write_record
 from c2dlib.site import open_site
-from c2dlib.tables import Printer, Row, collect, markdown, notes, paired, table, work_list, write_table
+from c2dlib.tables import (
+    Printer,
+    Row,
+    collect,
+    experiments,
+    markdown,
+    notes,
+    paired,
+    table,
+    work_list,
+    write_table,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
@@ -23,6 +34,13 @@ SSD = "SSD300-VGG16"
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+
+
+def test_runs_go_seed_by_seed_and_compact_students_first(place):
+    rows = work_list("table2", *place, seeds=2, students=["FasterRCNN-R50", SSD.replace("300", "512")],
+                     methods=["baseline", "ours"])
+    assert [(e.seed, e.student[:3], e.method[:2]) for e in experiments(rows)] == [
+        (seed, student, method) for seed in (0, 1) for student in ("SSD", "Fas") for method in ("ba", "KD")]
 
 
 def record(e, mAP=10.0, status="done", reason="", **changes) -> RunRecord:
