@@ -259,7 +259,8 @@ def update_readme(readme: Path = ROOT / "README.md", csv: Path = ROOT / "results
     for _, row in frame.iterrows():
         method = f"*{row.method}* (control)" if row.method == CONTROL else row.method
         lines.append(f"| {row.student} | {method} | {_show(row.paper_mAP)} | {_with_sd(row)} | {_gain(row)} |")
-    lines.append(f"\nmean ± sd over {frame.seeds.max()} seeds")
+    seeds = frame.seeds.max()
+    lines.append(f"\nmean ± sd over {seeds} seeds" if seeds > 1 else "\none seed: no row says more than a coin may")
     head, _, rest = readme.read_text().partition("csv -->\n")
     _, _, tail = rest.partition("<!-- end -->")
     write_whole(readme, f"{head}csv -->\n" + "\n".join(lines) + f"\n<!-- end -->{tail}")
