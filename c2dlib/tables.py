@@ -14,6 +14,7 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.experiment import Experiment, experiment, known
 from c2dlib.files import write_whole
 from c2dlib.methods import NOT_IMPLEMENTED, canonical
+from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import ROOT, RunRecord
 from c2dlib.runs import cell, find_record
 from c2dlib.site import Site
@@ -235,7 +236,11 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
                     f"crops of `{report['split']}` (paper: 80.3 % top-1).")
     for report in {r.teacher["detector_hash"]: r.teacher for r in records.values()
                    if "detector" in r.teacher}.values():
-        said.append(f"FKD's teacher {report['detector']}: {report['detector_mAP']:.1f} mAP.")
+        taught = [r.metrics["mAP"] for r in records.values() if r.status == "done" and r.method == "baseline"
+                  and ARCHITECTURES[r.student].teacher == report["detector"]]
+        weak = taught and report["detector_mAP"] <= max(taught)
+        said.append(f"FKD's teacher {report['detector']}: {report['detector_mAP']:.1f} mAP."
+                    + (" **It is no stronger than a student it teaches: FKD's rows there test nothing.**" if weak else ""))
     if some:
         said.append(f"Device: {some.device}; commits: "
                     + ", ".join(sorted({r.commit[:10] + (' (dirty)' if r.dirty else '') for r in records.values()}))
