@@ -78,7 +78,7 @@ def test_environment_yml_is_the_same_environment():
 def test_no_index_or_package_url(name):
     text = (ROOT / name).read_text()
     assert "://" not in text
-    assert not re.search(r"--(extra-)?index|--find-links", text)
+    assert not re.search(r"--(extra-)?(index|find-links)", text)
 
 
 def test_no_machine_path_in_any_committed_file():
