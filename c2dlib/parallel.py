@@ -162,7 +162,7 @@ class _Bar:
     """One line: jobs done, what runs now and how far it is, time left."""
 
     def __init__(self, planned: list[Job], messages):
-        self.messages, self.now = messages, {}
+        self.messages, self.now, self.done = messages, {}, 0
         self.bar = tqdm(total=len(planned), unit="run", dynamic_ncols=True, smoothing=0,
                         bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}")
 
@@ -172,8 +172,6 @@ class _Bar:
             self.now[process] = (what, done, of)
         self.bar.n = self.done + sum(done / of for what, done, of in self.now.values())
         self.bar.set_postfix_str(" · ".join(f"{what} {done}/{of}" for what, done, of in self.now.values()))
-
-    done = 0
 
     def finish(self, job: Job) -> None:
         self.done += 1
