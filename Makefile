@@ -109,7 +109,7 @@ reproduce-%: setup
 ## every table there is, one after the other
 reproduce: $(FIGURES_AND_TABLES:%=reproduce-%)
 
-## write the README's table from results/badges-mini
+## write the README's tables from results/
 readme: setup
 	.venv/bin/python -m c2dlib readme
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     bench = commands.add_parser("bench", help="cost of the losses and of our step, against a plain step")
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     bench.add_argument("--repeats", type=int, default=3)
-    commands.add_parser("readme", help="write the README's table from results/badges-mini")
+    commands.add_parser("readme", help="write the README's tables from results/")
     options = parser.parse_args(arguments)
     try:
         if options.command == "bench":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,15 +258,25 @@ def write_table(name: str, rows: list[Row], site: Site, folder: CocoFolder) -> p
     return frame
 
 
-def update_readme(readme: Path = ROOT / "README.md", csv: Path = ROOT / "results" / "badges-mini" / "table2.csv") -> None:
-    """Write the README's table from the committed results, between its two comments."""
+README_TABLE = re.compile(r"(<!-- (results/\S+\.csv): written by `make readme` -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def update_readme(readme: Path = ROOT / "README.md") -> None:
+    """Write each table of the README anew from the committed CSV that the comment above it names.
+
+    Raises:
+        FileNotFoundError: for a CSV that is not there.
+    """
+    write_whole(readme, README_TABLE.sub(lambda m: m[1] + _short(ROOT / m[2]) + m[3], readme.read_text()))
+
+
+def _short(csv: Path) -> str:
+    """A table without costs, for the README."""
     frame = pd.read_csv(csv)
     lines = ["| student | method | paper mAP | our mAP | gain over our baseline [95 % CI] |", "|---|---|---:|---:|---:|"]
     for _, row in frame.iterrows():
         method = f"*{row.method}* (control)" if row.method == CONTROL else row.method
         lines.append(f"| {row.student} | {method} | {_show(row.paper_mAP)} | {_with_sd(row)} | {_gain(row)} |")
     seeds = frame.seeds.max()
-    lines.append(f"\nmean ± sd over {seeds} seeds" if seeds > 1 else "\none seed: no row says more than a coin may")
-    head, _, rest = readme.read_text().partition("csv -->\n")
-    _, _, tail = rest.partition("<!-- end -->")
-    write_whole(readme, f"{head}csv -->\n" + "\n".join(lines) + f"\n<!-- end -->{tail}")
+    said = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed: no row says more than a coin may"
+    return "\n".join([*lines, "", said, ""])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from c2dlib.experiment import SCALES
-from c2dlib.records import RunRecord, write_record
+from c2dlib.records import RunRecord, read_record, write_record
 from c2dlib.site import open_site
 from c2dlib.tables import (
     Printer,
@@ -21,6 +21,7 @@ from c2dlib.tables import (
     notes,
     paired,
     table,
+    update_readme,
     work_list,
     write_table,
 )
@@ -226,11 +227,11 @@ def test_written_tables_come_from_verified_records(place, capsys):
     assert len(collect(rows, site)) == 1 and isinstance(rows[0], Row)
 
 
-COMMITTED = sorted(p for p in ROOT.glob("results/badges-*/table[12].csv")
-                   if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")})
+COMMITTED = sorted(ROOT.glob("results/*-*/table[12].csv"))
+EMBEDDED = [p for p in COMMITTED if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")}]
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+@pytest.mark.parametrize("path", EMBEDDED, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_the_committed_table_is_what_its_records_say(path, tmp_path):
     text = path.read_text()
     committed = pd.read_csv(path)
@@ -244,3 +245,37 @@ def test_the_committed_table_is_what_its_records_say(path, tmp_path):
     )
     again = table(rows, collect(rows, place[0])).to_csv(index=False, float_format="%.4f")
     assert again == text
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_committed_number_leads_to_its_records(path):
+    """Also where the data are not at hand: means and paired gains, computed anew from the records a row names."""
+    baseline = {}
+    for row in pd.read_csv(path).dropna(subset="records").to_dict("records"):
+        found = [read_record(path.parent / "records" / f"{name}.json") for name in row["records"].split()]
+        mine = {record.seed: record for record in found}
+        assert len(mine) == row["seeds"] and {r.student for r in found} == {row["student"]}
+        assert row["status"] == "done" and not any(r.dirty for r in found)
+        for metric in METRICS:
+            values = [r.metrics[metric] for r in found if r.metrics[metric] is not None]
+            mean = sum(values) / len(values) if values else float("nan")
+            assert row[metric] == pytest.approx(mean, abs=1e-4, nan_ok=True)
+        if row["method"] == "baseline":
+            baseline[row["student"]] = mine
+        else:
+            other = baseline[row["student"]]
+            gains = [r.metrics["mAP"] - other[seed].metrics["mAP"] for seed, r in mine.items()]
+            assert row["gain"] == pytest.approx(sum(gains) / len(gains), abs=1e-4)
+
+
+def test_the_readme_shows_the_committed_tables(tmp_path):
+    now = (ROOT / "README.md").read_text()
+    readme = tmp_path / "README.md"
+    readme.write_text(re.sub(r"(make readme` -->\n).*?(<!-- end)", r"\1stale\n\2", now, flags=re.DOTALL))
+    assert "stale" in readme.read_text()
+    update_readme(readme)
+    assert readme.read_text() == now
+    readme.write_text("<!-- results/none.csv: written by `make readme` -->\n<!-- end -->")
+    with pytest.raises(FileNotFoundError, match="none.csv"):
+        update_readme(readme)
+    assert readme.read_text().startswith("<!-- results/none.csv")
