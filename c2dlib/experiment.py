@@ -18,9 +18,12 @@ RECIPE = 1  # raised when the code changes what a run of the same settings compu
 SCALES = Path(__file__).parent / "scales"
 
 
-def setting(sentence: str, default=None, *, used_by: str = "student"):
-    """A field of Experiment: its sentence, and which part of a run depends on it."""
-    return field(default=default, metadata={"doc": sentence, "used_by": used_by})
+def setting(sentence: str, default=None, *, used_by: str = "student", added: bool = False):
+    """A field of Experiment: its sentence, and which part of a run depends on it.
+
+    ``added``: newer than the first committed records; at its default it is left out of the identity, and they count.
+    """
+    return field(default=default, metadata={"doc": sentence, "used_by": used_by, "added": added})
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Experiment:
     teacher_jitter: float = setting("Random shift of each side of its training crops, share of the box.", 0.05,
                                     used_by="teacher")
 
+    lambda_fkd: float = setting("Factor on FKD's four published weights.", 1.0, used_by="FKD", added=True)
     detector_teacher_steps: int = setting("Steps of FKD's teacher; 0: count epochs.", 0, used_by="FKD")
     detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="FKD")
     detector_teacher_width: float = setting("Width of FKD's teacher.", 1.0, used_by="FKD")
@@ -137,7 +141,8 @@ class Experiment:
         used |= {"FKD"} if "FKD" in mine else set()
         used |= {"pretrain"} if self.backbone_weights == "badges" else set()
         return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                                     if f.metadata["used_by"] in used and f.name != "workers"}
+                                     if f.metadata["used_by"] in used and f.name != "workers"
+                                     and not (f.metadata["added"] and getattr(self, f.name) == f.default)}
 
     def hash(self) -> str:
         return digest(self.identity())

@@ -139,7 +139,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         senior = detector_teacher(e)
         strength = run(senior, site, progress, with_weights=True).metrics.get("mAP")
         teaching = trained_student(senior, site).to(site.on)
-        imitation = FKD(teaching, *_channels(student, teaching), student.one_stage)
+        imitation = FKD(teaching, *_channels(student, teaching), student.one_stage, e.lambda_fkd)
         imitation.to(site.on)
         trained["imitation"] = imitation
         taught_by |= {"detector": senior.student, "detector_hash": senior.hash(), "detector_mAP": strength}

@@ -110,6 +110,8 @@ WITH_TEACHER = ["KDcls", "loc+KDloc", "ours", "ours+FKD"]
     ({"teacher_size": 77}, WITH_TEACHER),
     ({"detector_teacher_steps": 77}, ["FKD", "ours+FKD"]),
     ({"detector_teacher_width": 0.77}, ["FKD", "ours+FKD"]),
+    ({"lambda_fkd": 0.77}, ["FKD", "ours+FKD"]),
+    ({"lambda_fkd": 1.0}, []),
     ({"pretrain_steps": 77}, EVERY),
     ({"backbone_weights": "none"}, EVERY),
     ({"seed": 7}, EVERY),
@@ -126,6 +128,12 @@ def test_identity_holds_what_the_numbers_depend_on(change, relevant):
         assert (before.identity() == after.identity()) == (before.hash() == after.hash())
         changed += [method] if before.hash() != after.hash() else []
     assert changed == relevant
+
+
+def test_a_setting_newer_than_the_records_leaves_them_valid():
+    e = experiment("smoke", SSD, "FKD", lambda_fkd=1.0)
+    assert e.lambda_fkd == 1.0 and "lambda_fkd" not in e.identity()
+    assert e.replace(lambda_fkd=0.5).identity() == {**e.identity(), "lambda_fkd": 0.5}
 
 
 def test_pretraining_counts_only_where_it_is_used():

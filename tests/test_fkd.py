@@ -245,3 +245,12 @@ def test_pyramids_must_correspond():
         FKD(fkd.teacher, [8], [8], False)(out)
     with pytest.raises(ValueError, match="1 student and 2 teacher levels"):
         FKD(fkd.teacher, [8], [8, 8], False)
+
+
+def test_the_factor_multiplies_every_term():
+    fkd, out = make([8, 8], [16, 16], one_stage=True)
+    weak = FKD(fkd.teacher, [8, 8], [16, 16], True, factor=0.25)
+    weak.load_state_dict(fkd.state_dict())
+    plain, less = fkd(out), weak(out)
+    for name in NAMES:
+        assert less[name].item() == pytest.approx(0.25 * plain[name].item(), rel=1e-5) and less[name] > 0

@@ -105,19 +105,23 @@ class FKD(nn.Module):
     the levels used, in order. The feature mask is spatial (two-stage) or spatial x channel (one-stage). The
     teacher must take the student's image mean and std, since it sees the student's normalised batch.
 
+    ``factor`` multiplies the published weights, which suit COCO's full-width necks: the norms are sums, so maps of
+    another size, width or scale need another factor.
+
     Train ``parameters()`` with the student; the student's checkpoint never holds them. Both non-local blocks
     are trained, only the teacher's features are constant. ``to`` moves the teacher too.
     """
 
     def __init__(self, teacher: nn.Module, student_channels: list[int], teacher_channels: list[int],
-                 one_stage: bool):
+                 one_stage: bool, factor: float = 1.0):
         super().__init__()
         if len(student_channels) != len(teacher_channels):
             raise ValueError(f"{len(student_channels)} student and {len(teacher_channels)} teacher levels")
         # Past nn.Module's registration: a submodule would give the optimizer and checkpoints the teacher's
         # weights, and train() would switch its BatchNorm to updating.
         object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
-        self.weights, tau = ONE_STAGE if one_stage else TWO_STAGE
+        weights, tau = ONE_STAGE if one_stage else TWO_STAGE
+        self.weights = [factor * w for w in weights]
         self.levels = nn.ModuleList(
             Level(i, *c, tau, one_stage) for i, c in enumerate(zip(student_channels, teacher_channels)))
 
