@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -93,8 +94,9 @@ def command() -> str:
     return os.environ.get("C2D_COMMAND", here)
 
 
+@cache
 def circumstances() -> dict:
-    """Commit, dirty flag and versions of this process."""
+    """Commit, dirty flag and versions when this process first asked: its code is not read again if they change."""
     def git(*args: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *args], check=False, capture_output=True,
                               text=True)

@@ -109,6 +109,7 @@ def run(e: Experiment, site: Site, progress: Progress = lambda *_: None, with_we
     with waiting_lock(folder, e.name):
         if record := finished(e, site, with_weights):  # by the process that held the lock
             return record
+        circumstances()  # before hours of training in which a checkout may change
         try:
             record = _train_and_evaluate(e, site, folder, progress)
         except NonFiniteLoss as error:

@@ -102,3 +102,13 @@ def test_circumstances_say_commit_and_versions():
     assert set(now["versions"]) == {"python", *PACKAGES} and all(
         re.match(r"\d", v) for v in now["versions"].values()
     )
+
+
+def test_a_checkout_that_changes_while_a_run_trains_does_not_change_its_commit(tmp_path, monkeypatch):
+    circumstances.cache_clear()
+    before = circumstances()
+    monkeypatch.setattr("c2dlib.records.ROOT", tmp_path)  # another place: no commit there
+    assert circumstances() == before
+    circumstances.cache_clear()
+    assert circumstances()["commit"] == "unknown"
+    circumstances.cache_clear()
