@@ -97,6 +97,7 @@ class Experiment:
     lambda_fkd: float = setting("Factor on FKD's four published weights.", 1.0, used_by="FKD", added=True)
     detector_teacher_steps: int = setting("Steps of FKD's teacher; 0: count epochs.", 0, used_by="FKD")
     detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="FKD")
+    detector_teacher_lr: float = setting("Its learning rate; 0: the student's.", 0.0, used_by="FKD", added=True)
     detector_teacher_width: float = setting("Width of FKD's teacher.", 1.0, used_by="FKD")
     detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="FKD")
 

@@ -47,7 +47,8 @@ def detector_teacher(e: Experiment) -> Experiment:
     weights = "imagenet" if e.backbone_weights.endswith(".safetensors") else e.backbone_weights
     return e.replace(student=ARCHITECTURES[e.student].teacher, method="baseline", seed=0,
                      width=e.detector_teacher_width, fpn_channels=e.detector_teacher_fpn,
-                     steps=e.detector_teacher_steps, epochs=e.detector_teacher_epochs, backbone_weights=weights)
+                     steps=e.detector_teacher_steps, epochs=e.detector_teacher_epochs, backbone_weights=weights,
+                     lr=e.detector_teacher_lr or e.lr)
 
 
 def run_folder(e: Experiment, site: Site) -> Path:

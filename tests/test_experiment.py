@@ -112,6 +112,7 @@ WITH_TEACHER = ["KDcls", "loc+KDloc", "ours", "ours+FKD"]
     ({"detector_teacher_width": 0.77}, ["FKD", "ours+FKD"]),
     ({"lambda_fkd": 0.77}, ["FKD", "ours+FKD"]),
     ({"lambda_fkd": 1.0}, []),
+    ({"detector_teacher_lr": 0.77}, ["FKD", "ours+FKD"]),
     ({"pretrain_steps": 77}, EVERY),
     ({"backbone_weights": "none"}, EVERY),
     ({"seed": 7}, EVERY),

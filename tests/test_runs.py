@@ -252,3 +252,9 @@ def test_missing_data_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="unknown SCALE"):
         open_site("smoky", "", tmp_path / "results", tmp_path / "runs", "cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_detector_teacher_may_learn_at_its_own_rate():
+    e = experiment("smoke", "SSD512-VGG16", "ours+FKD", lr=0.004)
+    assert detector_teacher(e).lr == 0.004 and detector_teacher(e.replace(detector_teacher_lr=0.5)).lr == 0.5
+    assert detector_teacher(e).student == "SSD512-VGG19" and detector_teacher(e).method == "baseline"
