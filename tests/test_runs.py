@@ -18,6 +18,7 @@ from c2dlib import runs
 from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.data.coco import DataError
 from c2dlib.evaluation import coco_metrics
+from c2dlib.experiment import experiment
 from c2dlib.records import RecordError, read_record
 from c2dlib.runs import cell, detector_teacher, run, run_folder, trained_student
 from c2dlib.site import open_site
