@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
-    reproduce.add_argument("table", nargs="?", default="table2", help="table1 or table2")
+    reproduce.add_argument("table", nargs="?", default="table2", help="table1, table2, table3a, table3b, table4 or table5")
     reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
     reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
     reproduce.add_argument("--seeds", type=int, default=1, help="runs per row")
@@ -62,7 +62,7 @@ def reproduce_table(options) -> int:
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
     tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides)
     site, folder = open_site(options.scale, options.data, device=options.device)
-    print(f"{tables.TABLES[options.table]}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/",
+    print(f"{tables.TABLES[options.table].title}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/",
           flush=True)
     for warning in folder.report.warnings:
         print(f"note: {warning}", flush=True)

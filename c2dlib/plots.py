@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from c2dlib.methods import PARTS
 from c2dlib.records import RunRecord
+from c2dlib.tables import IOUS, labels
 
 BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#D55E00", "#8C8C8C"  # Okabe and Ito's: safe if colour-blind
 STYLES = {"baseline": ("#000000", "-"), "KDcls": (BLUE, "-"), "KDcls-labels": (GREY, "--"),
@@ -82,9 +83,10 @@ def table_bars(frame: pd.DataFrame) -> Figure:
 
     ``frame`` is that of ``tables.table``; a row without a number of ours says why.
     """
+    frame = frame.assign(method=labels(frame))
     students = frame.student.unique().tolist()
     methods = [m for m in frame.method.unique() if m != "baseline"]
-    size = (max(2.0 * len(students) + 1, 4.5), 1.6 + 0.42 * max(len(methods), 1))
+    size = (max(2.0 * len(students) + 1, 4.5) + 0.05 * max(map(len, methods), default=0), 1.6 + 0.42 * max(len(methods), 1))
     figure, grid = _figure(1, len(students), size, sharex=True, sharey=True)
     for ax, student in zip(grid[0], students, strict=True):
         mine = frame[frame.student == student].set_index("method")
@@ -110,6 +112,30 @@ def table_bars(frame: pd.DataFrame) -> Figure:
     figure.legend(keys, ["paper", "ours", "95 % interval over seeds"], loc="outside upper center", ncols=3,
                   fontsize=8, frameon=False)
     figure.supxlabel("gain over the baseline, mAP points (above: baseline mAP, paper | ours)", fontsize=8)
+    return figure
+
+
+def ap_over_iou(frame: pd.DataFrame) -> Figure:
+    """Gain over the student's baseline at each IoU, in AP points: dashed the paper, solid ours."""
+    students = frame.student.unique().tolist()
+    figure, grid = _figure(1, len(students), (max(3.4 * len(students), 5), 3.4), sharey=True)
+    for ax, student in zip(grid[0], students, strict=True):
+        mine = frame[frame.student == student].set_index("method")
+        for method in mine.index.drop("baseline", errors="ignore"):
+            color, _ = STYLES.get(method, (GREY, "-"))
+            for prefix, dashes in (("paper_", "--"), ("", "-")):
+                columns = [prefix + iou for iou in IOUS]
+                gains = mine.reindex(columns=columns).astype(float).reindex([method, "baseline"])
+                ax.plot(range(50, 100, 5), gains.iloc[0] - gains.iloc[1], dashes, color=color, linewidth=1.4,
+                        label="" if prefix else method)
+        _quiet(ax)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set_title(student, fontsize=9)
+        ax.set_xlabel("IoU threshold, %", fontsize=8)
+    grid[0][0].set_ylabel("gain in AP over the baseline, points", fontsize=8)
+    keys, names = grid[0][0].get_legend_handles_labels()
+    keys += [plt.Line2D([], [], color=GREY, linestyle=dashes) for dashes in ("--", "-")]
+    figure.legend(keys, [*names, "paper", "ours"], loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

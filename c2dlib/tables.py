@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +23,52 @@ from c2dlib.runs import cell, find_record
 from c2dlib.site import Site
 
 PAPER = ROOT / "results" / "paper"
+ABLATED = "SSD300-VGG16"  # the student of tables that name none (section 4.3)
+SHORT = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p "}  # names within a label
 CONTROL = "KDcls-labels"  # the same loss with labels in the teacher's place: below the paper's rows of each student
-TABLES = {"table1": "Table 1: five loss settings on compact students",
-          "table2": "Table 2: against and on top of detector-to-detector distillation"}
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
+TOP1 = "teacher_top1"  # of the classification teacher, in percent
+IOUS = [f"AP{iou}" for iou in range(50, 100, 5)]
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a table of the paper becomes experiments."""
+
+    title: str
+    varies: tuple[str, ...] = ()  # its columns besides student and method
+    ask: Callable[[dict, Experiment], tuple[str, dict]] = lambda line, e: (line["method"], {})
+    # a line of the CSV, the student's baseline at this scale -> method, settings to change
+
+
+def _weight_and_temperature(line: dict, e: Experiment) -> tuple[str, dict]:
+    if line["lambda_kc"] == 0:
+        return "baseline", {}
+    return "KDcls", {"lambda_kc": line["lambda_kc"], "temperature": line["T"]}
+
+
+def _teacher(line: dict, e: Experiment) -> tuple[str, dict]:
+    return "KDcls", {"teacher": line["teacher"].lower().replace("-", "_"),  # timm's names
+                     "teacher_size": round(line["input_size"] * e.teacher_size / 112)}
+
+
+def _crops_and_layers(line: dict, e: Experiment) -> tuple[str, dict]:
+    terms = line["layers"].split("+")  # obj: the crops themselves; l0, l1: the teacher's maps of them
+    method = "+".join(["loc"] * ("obj" in terms) + ["KDloc"] * ("l0" in terms))
+    return method, {"sampling_size": round(line["sampling_size"] * e.sampling_size / 112),
+                    "pool_obj": line["pooling_size"], "pool_maps": line["pooling_size"],
+                    "kd_loc_layers": 2 if "l1" in terms else 1}
+
+
+TABLES = {
+    "table1": Table("Table 1: five loss settings on compact students"),
+    "table2": Table("Table 2: against and on top of detector-to-detector distillation"),
+    "table3a": Table("Table 3a: weight and temperature of KD_cls", ("lambda_kc", "T"), _weight_and_temperature),
+    "table3b": Table("Table 3b: architecture and input size of the teacher", ("teacher", "input_size"), _teacher),
+    "table4": Table("Table 4: sampling size, pooling size and layers of loc and KD_loc",
+                    ("ablation", "sampling_size", "pooling_size", "layers"), _crops_and_layers),
+    "table5": Table("Table 5: AP at each IoU"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,33 +79,66 @@ class Row:
     method: str  # as the paper writes it
     paper: dict  # metric -> the paper's number; {} for rows the paper does not have
     experiments: tuple[Experiment, ...]  # empty: no code for it yet
+    settings: dict = field(default_factory=dict)  # what its table varies, in the paper's units
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one row of a table asks for, at a scale."""
+
+    student: str
+    method: str
+    settings: dict
+    changes: dict  # of the student's Experiment
+    paper: dict
+
+
+def _lines(table: str, scale: str) -> list[Line]:
+    """The paper's rows in its order; where it has none, each student's baseline before and control after them."""
+    frame, kind = pd.read_csv(PAPER / f"{table}.csv"), TABLES[table]
+    frame["student"] = frame.get("student", ABLATED)
+    lines = []
+    for student, group in frame.groupby("student", sort=False):
+        e, mine = experiment(scale, student), []
+        for line in group.to_dict("records"):
+            method, changes = kind.ask(line, e)
+            settings = {name: line[name] for name in kind.varies if pd.notna(line[name])}
+            paper = {k: v for k, v in line.items() if k in (*METRICS, *IOUS, TOP1) and pd.notna(v)}
+            mine.append(Line(student, method, settings, changes, paper))
+        methods = [line.method for line in mine]
+        if "baseline" not in methods:
+            best = pd.read_csv(PAPER / "table1.csv").set_index(["student", "method"]).loc[student, "baseline"]
+            mine.insert(0, Line(student, "baseline", {}, {}, {m: best[m] for m in ("mAP", "AP50", "AP75")}))
+        if any("KDcls" in m or m.startswith("ours") for m in methods):
+            mine.append(Line(student, CONTROL, {}, {}, {}))
+        lines += mine
+    return lines
 
 
 def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = None,
-          methods: list[str] | None = None, overrides: dict | None = None) -> pd.DataFrame:
-    """The paper's table, if what is asked of it makes sense; see ``work_list`` for what it raises."""
-    paper = pd.read_csv(PAPER / f"{known(table, TABLES, 'table')}.csv")
+          methods: list[str] | None = None, overrides: dict | None = None) -> list[Line]:
+    """The rows that are asked for, if that makes sense; see ``work_list`` for what it raises."""
+    lines, name = _lines(known(table, TABLES, "table"), scale), lambda m: m if m in NOT_IMPLEMENTED else canonical(m)
     for student in students or []:
-        known(student, list(paper.student.unique()), f"student of {table}")
-    for method in methods or []:
-        if method not in NOT_IMPLEMENTED:
-            canonical(method)
-    asked = paper[paper.student.isin(students or paper.student)].method
-    rows = {m if m in NOT_IMPLEMENTED else canonical(m) for m in [*asked, CONTROL]}
-    for method in methods or []:
-        if (method if method in NOT_IMPLEMENTED else canonical(method)) not in rows:
-            raise ValueError(f"{table} has no row {method!r} for these students; it has {', '.join(sorted(rows))}")
+        known(student, list(dict.fromkeys(line.student for line in lines)), f"student of {table}")
+    lines = [line for line in lines if line.student in (students or [line.student])]
+    wanted, there = [name(method) for method in methods or []], sorted({name(line.method) for line in lines})
+    for method, meant in zip(methods or [], wanted, strict=True):
+        if meant not in there:
+            raise ValueError(f"{table} has no row {method!r} for these students; it has {', '.join(there)}")
     if seeds < 1:
         raise ValueError(f"SEEDS={seeds} must be at least 1")
     if fixed := {"student", "method", "seed", "data", "data_hash", "eval_split"} & set(overrides or {}):
         raise ValueError(f"SET cannot change {', '.join(sorted(fixed))}: use STUDENTS, METHODS, SEEDS and DATA")
-    experiment(scale, paper.student[0], **(overrides or {}))
-    return paper
+    if varied := {key for line in lines for key in line.changes} & set(overrides or {}):
+        raise ValueError(f"SET cannot change {', '.join(sorted(varied))}: {table} varies it from row to row")
+    experiment(scale, lines[0].student, **(overrides or {}))
+    return [line for line in lines if not wanted or name(line.method) in wanted]
 
 
 def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
               methods: list[str] | None = None, overrides: dict | None = None) -> list[Row]:
-    """The paper's rows of a table, in its order, and the control of each student.
+    """The paper's rows of a table, in its order, with each student's baseline and control.
 
     Args:
         seeds: how many, from 0 on.
@@ -71,21 +148,12 @@ def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, studen
     Raises:
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
-    paper = check(table, site.scale, seeds, students, methods, overrides)
-    wanted = None if not methods else {m if m in NOT_IMPLEMENTED else canonical(m) for m in methods}
     rows = []
-    for student, group in paper.groupby("student", sort=False):
-        if students and student not in students:
-            continue
-        entries = [(r["method"], {m: r[m] for m in METRICS if m in r}) for r in group.to_dict("records")]
-        for method, numbers in [*entries, (CONTROL, {})]:
-            name = method if method in NOT_IMPLEMENTED else canonical(method)
-            if wanted is None or name in wanted:
-                experiments = () if method in NOT_IMPLEMENTED else tuple(
-                    cell(site, folder, student, method, seed, **(overrides or {})) for seed in range(seeds))
-                rows.append(Row(student, method, numbers, experiments))
-    if not rows:
-        raise ValueError(f"{table} has no row for students {students} and methods {methods}")
+    for line in check(table, site.scale, seeds, students, methods, overrides):
+        runs = () if line.method in NOT_IMPLEMENTED else tuple(
+            cell(site, folder, line.student, line.method, seed, **line.changes, **(overrides or {}))
+            for seed in range(seeds))
+        rows.append(Row(line.student, line.method, line.paper, runs, line.settings))
     return rows
 
 
@@ -109,22 +177,25 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     for row in rows:
         done = {e.seed: records[e.hash()] for e in row.experiments
                 if e.hash() in records and records[e.hash()].status == "done"}
-        line = {"student": row.student, "method": row.method, "paper_mAP": row.paper.get("mAP"),
-                "mAP": _mean(done, "mAP"), "mAP_sd": _sd([r.metrics["mAP"] for r in done.values()]),
+        line = {"student": row.student, "method": row.method, **row.settings,
+                "paper_mAP": row.paper.get("mAP", math.nan), "mAP": _mean(done, "mAP"),
+                "mAP_sd": _sd([r.metrics["mAP"] for r in done.values()]),
                 "seeds": len(done), "status": _status(row, records, len(done))}
         if row.method == "baseline":
             baseline |= {(row.student, seed): record.metrics["mAP"] for seed, record in done.items()}
         else:
             line |= paired([(r.metrics["mAP"], baseline[row.student, seed]) for seed, r in done.items()
                             if (row.student, seed) in baseline])
-        line |= {m: _mean(done, m) for m in METRICS[1:]}
+        line |= {m: _mean(done, m) for m in [*METRICS[1:], *(m for m in row.paper if m not in METRICS)]}
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
                  "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),
                  "wall_seconds": _median([r.wall_seconds for r in done.values()]),
                  "records": " ".join(r.name for r in done.values())}
         lines.append(line)
-    first = ["student", "method", "paper_mAP", "mAP", "mAP_sd", "seeds", "status", "gain", "gain_low", "gain_high"]
+    settings = list(dict.fromkeys(name for row in rows for name in row.settings))
+    first = ["student", "method", *settings, "paper_mAP", "mAP", "mAP_sd", "seeds", "status", "gain", "gain_low",
+             "gain_high"]
     frame = pd.DataFrame(lines)
     frame = frame.reindex(columns=[*first, *[c for c in frame.columns if c not in first]])
     return frame.astype({"parameters": "Int64"})
@@ -154,7 +225,8 @@ def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
 
 
 def _mean(done: dict, metric: str) -> float | None:
-    values = [r.metrics[metric] for r in done.values() if r.metrics[metric] is not None]
+    values = [r.teacher.get("top1") if metric == TOP1 else r.metrics[metric] for r in done.values()]
+    values = [v for v in values if v is not None]
     return statistics.fmean(values) if values else None
 
 
@@ -179,9 +251,9 @@ class Printer:
             tqdm.write(f"{'student':<16} {'method':<16} {'paper':>6} {'ours':>13}  gain over our baseline")
             self.printed = True
         frame = table(self.rows, self.records)
-        for row, (_, now) in zip(self.rows, frame.iterrows(), strict=True):
+        for row, what, (_, now) in zip(self.rows, labels(frame), frame.iterrows(), strict=True):
             if record.hash in {e.hash() for e in row.experiments}:
-                tqdm.write(f"{row.student:<16} {row.method:<16} {_show(now.paper_mAP):>6} {_with_sd(now):>13}  "
+                tqdm.write(f"{row.student:<16} {what:<16} {_show(now.paper_mAP):>6} {_with_sd(now):>13}  "
                            f"{_gain(now):<22} {now.status}")
 
 
@@ -200,16 +272,41 @@ def _gain(row: pd.Series) -> str:
     return f"{row.gain:+.1f}{interval}"
 
 
+def varied(frame: pd.DataFrame) -> list[str]:
+    """The columns of a frame that say what its table varies, besides student and method."""
+    return list(frame.columns[2 : frame.columns.get_loc("paper_mAP")])
+
+
+def label(method: str, settings: dict) -> str:
+    """What a row tried, in words: its method, and what its table varies."""
+    if method in ("baseline", CONTROL):
+        return method
+    return ", ".join([method, *(SHORT.get(name, "") + (v if isinstance(v, str) else f"{v:g}")
+                                for name, v in settings.items() if pd.notna(v))])
+
+
+def labels(frame: pd.DataFrame) -> list[str]:
+    """A ``label`` per row of a ``table``."""
+    return [label(row["method"], {name: row[name] for name in varied(frame)}) for row in frame.to_dict("records")]
+
+
 def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     """The table as Markdown; a row without a number says why in words."""
-    head = ["student", "method", "paper mAP", "our mAP", "gain over our baseline [95 % CI]", "AP50", "AP75", "seeds",
+    by_iou = [m for m in IOUS if f"paper_{m}" in frame] if "paper_AP55" in frame else []
+    top1 = [TOP1] if TOP1 in frame else []
+    head = ["student", "method", *varied(frame), "paper mAP", "our mAP", "gain over our baseline [95 % CI]",
+            *(f"{m} paper / ours" for m in by_iou or top1), *([] if by_iou else ["AP50", "AP75"]), "seeds",
             "parameters", "s / step", "wall s"]
-    lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
+    words = 2 + len(varied(frame))
+    lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * words + "---:|" * (len(head) - words)]
     for _, row in frame.iterrows():
         method = f"*{row.method}* (control)" if row.method == CONTROL else row.method
         count = "–" if pd.isna(row.parameters) else f"{row.parameters / 1e6:.2f} M"
+        tried = ["" if pd.isna(v) else f"{v:g}" if isinstance(v, float) else str(v) for v in row[varied(frame)]]
         lines.append("| " + " | ".join([
-            row.student, method, _show(row.paper_mAP), _with_sd(row), _gain(row), _show(row.AP50), _show(row.AP75),
+            row.student, method, *tried, _show(row.paper_mAP), _with_sd(row), _gain(row),
+            *(f"{_show(row[f'paper_{m}'])} / {_show(row[m])}" for m in by_iou or top1),
+            *([] if by_iou else [_show(row.AP50), _show(row.AP75)]),
             str(row.seeds) if row.status in ("done", "not run") else row.status, count,
             _show(row.seconds_per_step, 3), _show(row.wall_seconds, 0)]) + " |")
     return "\n".join([*lines, "", *[f"- {note}" for note in notes], ""])
@@ -254,7 +351,7 @@ def write_table(name: str, rows: list[Row], site: Site, folder: CocoFolder) -> p
     records = collect(rows, site)
     frame = table(rows, records)
     write_whole(site.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
-    write_whole(site.results / f"{name}.md", markdown(frame, TABLES[name], notes(site, folder, records)))
+    write_whole(site.results / f"{name}.md", markdown(frame, TABLES[name].title, notes(site, folder, records)))
     return frame
 
 

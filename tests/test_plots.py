@@ -68,6 +68,17 @@ def test_table_bars_without_a_baseline_or_any_method():
     drawn(plots.table_bars(frame()[frame().method == "baseline"]))
 
 
+def test_ap_over_iou_subtracts_each_ones_own_baseline():
+    ours = {f"AP{iou}": [20.0, 20.0 + iou / 10] for iou in range(50, 100, 5)}
+    paper = {f"paper_AP{iou}": [40.0, 43.0] for iou in range(50, 100, 5)}
+    figure = drawn(plots.ap_over_iou(pd.DataFrame(
+        {"student": "A", "method": ["baseline", "KDcls"], "paper_mAP": 1.0, **ours, **paper})))
+    (ax,) = figure.axes
+    theirs, mine = (line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 10)
+    assert list(theirs) == [3.0] * 10 and list(mine) == pytest.approx([iou / 10 for iou in range(50, 100, 5)])
+    assert [t.get_text() for t in figure.legends[0].texts] == ["KDcls", "paper", "ours"]
+
+
 def test_curves_separate_the_detectors_losses_from_the_distillation():
     curve = {"step": [10, 20, 30], "classification": [3.0, 2.0, 1.0], "bbox_regression": [1.0, 1.0, 1.0]}
     taught = curve | {"KDcls": [0.5, 0.4, 0.3], "loc": [0.1, 0.1, 0.1], "fkd_spatial": [1.0, 1.0, 1.0]}

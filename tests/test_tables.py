@@ -17,6 +17,7 @@ from c2dlib.tables import (
     Row,
     collect,
     experiments,
+    labels,
     markdown,
     notes,
     paired,
@@ -87,6 +88,64 @@ def test_the_papers_table_is_the_work_list(place, name):
     frame = table(rows, {})
     assert list(frame.columns[:7]) == ["student", "method", "paper_mAP", "mAP", "mAP_sd", "seeds", "status"]
     assert set(frame.status) == {"not run"} and set(frame.seeds) == {0} and frame.mAP.isna().all()
+
+
+@pytest.fixture(scope="module")
+def mini(place):
+    return dataclasses.replace(place[0], scale="mini"), place[1]  # crops of 48 px for the teacher, 32 px for loc
+
+
+def asked(rows: list[Row], *settings: str) -> list[tuple]:
+    assert {row.student for row in rows} == {SSD}
+    return [(row.method, *(getattr(row.experiments[0], name) for name in settings)) for row in rows]
+
+
+def test_table_3a_varies_weight_and_temperature(mini):
+    rows = work_list("table3a", *mini)
+    assert asked(rows, "lambda_kc", "temperature")[1:] == [
+        ("KDcls", 0.1, 1), ("KDcls", 0.1, 2), ("KDcls", 0.2, 1), ("KDcls", 0.3, 1), ("KDcls", 0.4, 1),
+        ("KDcls", 0.4, 2), ("KDcls", 0.4, 3), ("KDcls-labels", 0.4, 2)]
+    assert (rows[0].method, rows[0].paper["mAP"]) == ("baseline", 25.6)
+    assert rows[6].experiments == work_list("table1", *mini, students=[SSD], methods=["KDcls"])[0].experiments
+    with pytest.raises(ValueError, match="SET cannot change temperature: table3a varies it"):
+        work_list("table3a", *mini, overrides={"temperature": 5.0, "steps": 3})
+
+
+def test_table_3b_varies_the_teacher_and_shows_its_accuracy(mini):
+    rows = work_list("table3b", *mini)
+    assert asked(rows, "teacher", "teacher_size")[1:-1] == [
+        ("KDcls", "resnet18", 48), ("KDcls", "resnet50", 48), ("KDcls", "resnext101_32x8d", 48),
+        ("KDcls", "resnet50", 24), ("KDcls", "resnet50", 96)]
+    assert (rows[0].method, rows[0].paper["mAP"], rows[-1].method) == ("baseline", 25.6, "KDcls-labels")
+    e = rows[2].experiments[0]
+    frame = table(rows, {e.hash(): record(e, 20.0, teacher={"top1": 81.25})})
+    shown = cells(markdown(frame, "T", []))
+    assert [c["teacher_top1 paper / ours"] for c in shown[1:3]] == ["75.8 / –", "80.3 / 81.2"]
+    assert shown[2]["teacher"] == "ResNet50" and shown[2]["input_size"] == "112"
+
+
+def test_table_4_varies_crops_pooling_and_layers(mini):
+    rows = work_list("table4", *mini)
+    assert asked(rows[1:10], "sampling_size", "pool_obj") == [
+        ("loc", 4, 4), ("loc", 8, 4), ("loc", 16, 4), ("loc", 32, 4), ("loc", 64, 4),  # a
+        ("loc", 32, 2), ("loc", 32, 4), ("loc", 32, 8), ("loc", 32, 16)]  # b
+    assert asked(rows[10:], "sampling_size", "pool_obj", "pool_maps", "kd_loc_layers") == [
+        ("loc", 32, 8, 8, 1), ("KDloc", 32, 8, 8, 1), ("loc+KDloc", 32, 8, 8, 1), ("loc+KDloc", 32, 8, 8, 2)]
+    assert rows[0].method == "baseline" and rows[3].settings["sampling_size"] == 56  # the paper's pixels
+    assert labels(table(rows, {}))[-1] == "loc+KDloc, c, s 112, p 8, obj+l0+l1"
+
+
+def test_table_5_reads_the_runs_of_table_1(mini):
+    rows = work_list("table5", *mini)
+    one = {row.method: row.experiments for row in work_list("table1", *mini, students=[SSD])}
+    assert [row.method for row in rows] == ["baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", "KDcls-labels"]
+    assert all(row.experiments == one[row.method] for row in rows)
+    made = [record(row.experiments[0]) for row in rows[:2]]
+    for r, at95 in zip(made, (1.5, 4.0), strict=True):
+        r.metrics.update(dict.fromkeys((f"AP{iou}" for iou in range(50, 100, 5)), 9.0) | {"AP95": at95})
+    shown = cells(markdown(table(rows, {r.hash: r for r in made}), "T", []))
+    assert [c["AP95 paper / ours"] for c in shown[:3]] == ["0.5 / 1.5", "0.5 / 4.0", "1.3 / –"]
+    assert shown[0]["AP55 paper / ours"] == "41.3 / 9.0" and shown[-1]["AP55 paper / ours"] == "– / –"
 
 
 def test_tables_share_runs_and_can_be_narrowed(place):
@@ -227,7 +286,7 @@ def test_written_tables_come_from_verified_records(place, capsys):
     assert len(collect(rows, site)) == 1 and isinstance(rows[0], Row)
 
 
-COMMITTED = sorted(ROOT.glob("results/*-*/table[12].csv"))
+COMMITTED = sorted(ROOT.glob("results/*-*/table*.csv"))
 EMBEDDED = [p for p in COMMITTED if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")}]
 
 
