@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from c2dlib.experiment import SCALES
+from c2dlib.models.teacher import Teacher, build_classifier
 from c2dlib.records import RunRecord, read_record, write_record
 from c2dlib.site import open_site
 from c2dlib.tables import (
@@ -122,6 +124,16 @@ def test_table_3b_varies_the_teacher_and_shows_its_accuracy(mini):
     shown = cells(markdown(frame, "T", []))
     assert [c["teacher_top1 paper / ours"] for c in shown[1:3]] == ["75.8 / –", "80.3 / 81.2"]
     assert shown[2]["teacher"] == "ResNet50" and shown[2]["input_size"] == "112"
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini"])
+def test_the_teachers_of_table_3b_build_and_read_their_crops(place, scale):
+    """Grouped convolutions too, at the width and crop size of the scale."""
+    for row in work_list("table3b", dataclasses.replace(place[0], scale=scale), place[1], methods=["KDcls"]):
+        e = row.experiments[0]
+        classifier = build_classifier(e.teacher, 12, e.teacher_size, e.teacher_width)
+        reading = Teacher(classifier, 12, e.teacher_size).read(torch.rand(2, 3, e.teacher_size, e.teacher_size) * 255)
+        assert reading.logits.shape == (2, 12) and torch.isfinite(reading.logits).all()
 
 
 def test_table_4_varies_crops_pooling_and_layers(mini):
