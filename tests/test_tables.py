@@ -326,7 +326,7 @@ def test_every_committed_number_leads_to_its_records(path):
         found = [read_record(path.parent / "records" / f"{name}.json") for name in row["records"].split()]
         mine = {record.seed: record for record in found}
         assert len(mine) == row["seeds"] and {r.student for r in found} == {row["student"]}
-        assert row["status"] == "done" and not any(r.dirty for r in found)
+        assert re.fullmatch(r"done|\d of \d seeds", row["status"]) and not any(r.dirty for r in found)
         for metric in METRICS:
             values = [r.metrics[metric] for r in found if r.metrics[metric] is not None]
             mean = sum(values) / len(values) if values else float("nan")
