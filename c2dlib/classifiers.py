@@ -21,7 +21,7 @@ from c2dlib.data.crops import crop_batch
 from c2dlib.data.stream import stream
 from c2dlib.data.transforms import plain_transform, train_transform
 from c2dlib.engine import fit
-from c2dlib.experiment import RECIPE, Experiment, digest
+from c2dlib.experiment import PRETRAINING, RECIPE, Experiment, digest
 from c2dlib.files import sha256, write_whole
 from c2dlib.models.backbones import build_body
 from c2dlib.models.ssd import VGG_MEAN, VGG_STD
@@ -183,15 +183,24 @@ class BodyClassifier(nn.Sequential):
 
 
 def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> str | dict:
-    """What ``load_initial_weights`` is given: for ``badges`` a backbone trained on crops of *other* badges."""
-    if e.backbone_weights != "badges":
+    """What ``load_initial_weights`` is given: for ``badges`` and ``crops`` a backbone trained to classify crops.
+
+    ``badges``: of *other* badges, as the paper's students come from other pictures than COCO's. ``crops``: of the
+    training split itself, for real pictures and backbones of which no public weights exist.
+    """
+    if e.backbone_weights not in PRETRAINING:
         return e.backbone_weights
     kind = ARCHITECTURES[e.student].body
     settings = ("width", "depth", "norm", "vertical_flip", "pretrain_scenes", "pretrain_steps", "pretrain_batch",
                 "pretrain_size", "pretrain_lr")
     identity = {"recipe": RECIPE, "body": kind, **{name: getattr(e, name) for name in settings}}
+    own = e.backbone_weights == "crops"
+    if own:
+        identity = {**identity, "pretrain_scenes": 0, "data": opened(site.data).annotation_hash}
 
     def splits() -> tuple[CocoSplit, CocoSplit]:
+        if own:
+            return opened(site.data).splits["train"], opened(site.data).splits["val"]
         counts = {"train": e.pretrain_scenes, "val": 200, "test": 0}
         root = site.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
         folder = opened(make_badges(root, **counts, family="other"))
@@ -199,7 +208,8 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), len(CLASS_NAMES["other"]))
+        classes = len(opened(site.data).categories) if own else len(CLASS_NAMES["other"])
+        return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), classes)
 
     mean, std = (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     course = Course(

@@ -58,12 +58,7 @@ def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[flo
     Raises:
         ValueError: if a score or box is not finite, an image is unknown, or the two evaluators differ.
     """
-    for row in detections:
-        if not np.isfinite([row["score"], *row["bbox"]]).all():
-            raise ValueError(f"detection on image {row['image_id']} has a score or box that is not finite: {row}")
-    images = {image["id"] for image in annotations["images"]}
-    if unknown := {row["image_id"] for row in detections} - images:
-        raise ValueError(f"detections on images that are not in the annotations: {sorted(unknown)[:5]}")
+    check_detections(annotations, detections)
     ranges = [[0, 1e10], [0, area_cuts[0] ** 2], [area_cuts[0] ** 2, area_cuts[1] ** 2], [area_cuts[1] ** 2, 1e10]]
     metrics = _run(COCO, COCOeval, annotations, detections, ranges)
     if verify and detections:  # pycocotools cannot load an empty list
@@ -74,6 +69,20 @@ def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[flo
         if metrics != reference:
             raise ValueError(f"hotcoco and pycocotools disagree: {metrics} against {reference}")
     return metrics
+
+
+def check_detections(annotations: dict, detections: list[dict]) -> None:
+    """COCO results that an evaluator would misread without a word.
+
+    Raises:
+        ValueError: if a score or box is not finite, or an image is not in the annotations.
+    """
+    for row in detections:
+        if not np.isfinite([row["score"], *row["bbox"]]).all():
+            raise ValueError(f"detection on image {row['image_id']} has a score or box that is not finite: {row}")
+    images = {image["id"] for image in annotations["images"]}
+    if unknown := {row["image_id"] for row in detections} - images:
+        raise ValueError(f"detections on images that are not in the annotations: {sorted(unknown)[:5]}")
 
 
 def _run(coco_class, eval_class, annotations: dict, detections: list[dict], ranges: list) -> dict:

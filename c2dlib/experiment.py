@@ -15,6 +15,7 @@ from c2dlib.methods import canonical, parts
 from c2dlib.models.students import ARCHITECTURES
 
 RECIPE = 1  # raised when the code changes what a run of the same settings computes: old records no longer count
+PRETRAINING = ("badges", "crops")  # initial weights that are trained here
 SCALES = Path(__file__).parent / "scales"
 
 
@@ -49,8 +50,8 @@ class Experiment:
     frozen_stages: int = setting("First backbone stages that keep their initial weights (FPN detectors).", 2)
     anchor_scale: float = setting("Factor on the paper's anchor sizes.", 1.0)
     score_threshold: float = setting("Detections below this score are dropped.", 0.05)
-    backbone_weights: str = setting("imagenet, none, badges (pre-training on other badges) or a .safetensors.",
-                                    "imagenet")
+    backbone_weights: str = setting("imagenet, none, badges (pre-training on other badges), crops (pre-training on the "
+                                    "training split's boxes) or a .safetensors.", "imagenet")
 
     steps: int = setting("Optimizer steps; 0: count epochs instead.", 0)
     epochs: float = setting("Passes over the training split, where steps is 0.", 12)
@@ -140,7 +141,7 @@ class Experiment:
         used |= {"KDloc", "teacher"} if "KDloc" in mine else set()
         used |= {"teacher"} if "KDcls" in mine else set()
         used |= {"FKD"} if "FKD" in mine else set()
-        used |= {"pretrain"} if self.backbone_weights == "badges" else set()
+        used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
         return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                                      if f.metadata["used_by"] in used and f.name != "workers"
                                      and not (f.metadata["added"] and getattr(self, f.name) == f.default)}

@@ -12,10 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from c2dlib.classifiers import classifier_teacher, initial_weights
-from c2dlib.experiment import Experiment
+from c2dlib.experiment import PRETRAINING, Experiment
 from c2dlib.methods import parts
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import RunRecord, command
@@ -32,15 +32,16 @@ class Job:
     kind: str  # pretrain, teacher, run
     e: Experiment
     needs: tuple = ()
+    with_weights: bool = False  # a run that is recorded but has no checkpoint here is trained again
 
     @property
     def key(self) -> str:
-        architecture = ARCHITECTURES[self.e.student]
-        return {"run": f"run:{self.e.hash()}", "teacher": f"teacher:{architecture.family == 'ssd'}",
-                "pretrain": f"pretrain:{architecture.body}:{self.e.width}:{self.e.depth}"}[self.kind]
+        e, architecture = self.e, ARCHITECTURES[self.e.student]
+        return {"run": f"run:{e.hash()}", "pretrain": f"pretrain:{architecture.body}:{e.width}:{e.depth}",
+                "teacher": f"teacher:{architecture.family == 'ssd'}:{e.teacher}:{e.teacher_size}"}[self.kind]
 
 
-def plan(experiments: list[Experiment], site: Site) -> list[Job]:
+def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) -> list[Job]:
     """The unfinished experiments in order, each behind what it needs; nothing twice."""
     jobs: dict[str, Job] = {}
 
@@ -48,32 +49,34 @@ def plan(experiments: list[Experiment], site: Site) -> list[Job]:
         if finished(e, site, with_weights):
             return f"run:{e.hash()}"  # finished: nothing of what it needed is needed again
         needs = []
-        if e.backbone_weights == "badges":
+        if e.backbone_weights in PRETRAINING:
             needs.append(Job("pretrain", e.replace(method="baseline")))
         if needs_classifier(e):
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
         if "FKD" in parts(e.method):
             keys.append(add(detector_teacher(e), with_weights=True))
-        job = Job("run", e, tuple(keys))
+        job = Job("run", e, tuple(keys), with_weights)
         return jobs.setdefault(job.key, job).key
 
     for e in experiments:
-        add(e)
+        add(e, with_weights)
     return list(jobs.values())
 
 
 def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
-            each: Callable[[RunRecord], None] = lambda record: None) -> list[RunRecord | None]:
+            each: Callable[[RunRecord], None] = lambda record: None,
+            with_weights: bool = False) -> list[RunRecord | None]:
     """Run experiments, ``jobs`` at a time (0: one per core on CPU, one on a GPU), one thread each on CPU.
 
     Args:
         each: called with every record as soon as there is one, finished runs first.
+        with_weights: train again what is recorded but has no checkpoint here.
 
     Returns:
         A record per experiment, None where the run ended in an unexpected error (shown on stderr).
     """
-    planned = plan(experiments, site)
+    planned = plan(experiments, site, with_weights)
     waiting = {j.key for j in planned}
     for e in experiments:
         if f"run:{e.hash()}" not in waiting:
@@ -100,7 +103,7 @@ def _execute(planned: list[Job], site: Site, jobs: int):
             for job in [j for j in todo if all(k in over or k not in known for k in j.needs)]:
                 if len(running) < jobs:
                     todo.remove(job)
-                    running[pool.submit(_do, job.kind, job.e, site)] = job
+                    running[pool.submit(_do, job, site)] = job
             done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
             bar.update()
             for future in done:
@@ -141,20 +144,20 @@ def _begin(messages, parent: int, device: str, made_by: str) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(kind: str, e: Experiment, site: Site) -> RunRecord | None:
-    last = [0.0]
+def _do(job: Job, site: Site) -> RunRecord | None:
+    e, last = job.e, [0.0]
 
     def progress(what: str, done: int, of: int) -> None:
         if done == of or time.monotonic() - last[0] > 0.5:
             last[0] = time.monotonic()
             _messages.put((os.getpid(), what, done, of))
 
-    if kind == "pretrain":
+    if job.kind == "pretrain":
         initial_weights(e, site, progress)
-    elif kind == "teacher":
+    elif job.kind == "teacher":
         classifier_teacher(e, site, progress)
     else:
-        return run(e, site, progress, with_weights=ARCHITECTURES[e.student].teacher is None)
+        return run(e, site, progress, job.with_weights)
     return None
 
 

@@ -84,6 +84,18 @@ def trained_student(e: Experiment, site: Site) -> nn.Module:
     return student.eval()
 
 
+def run_detections(e: Experiment, site: Site) -> list[dict]:
+    """What a finished run's student found on the evaluation split, as COCO results.
+
+    Raises:
+        FileNotFoundError: naming the run, if it was not trained on this machine.
+    """
+    path = run_folder(e, site) / "detections.json.gz"
+    if find_record(e, site) is None or not path.exists():
+        raise FileNotFoundError(f"{path}: no detections of {e.name}; they stay with whoever trained it")
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
 def finished(e: Experiment, site: Site, with_weights: bool = False) -> RunRecord | None:
     """The record of a run that needs nothing more; ``with_weights``: only if its student is in ``runs/`` too."""
     record = find_record(e, site)

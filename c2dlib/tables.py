@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 from scipy import stats
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder
 from c2dlib.experiment import Experiment, experiment, known

@@ -138,7 +138,7 @@ def test_a_setting_newer_than_the_records_leaves_them_valid():
 
 
 def test_pretraining_counts_only_where_it_is_used():
-    for weights, same in (("badges", False), ("none", True), ("imagenet", True)):
+    for weights, same in (("badges", False), ("crops", False), ("none", True), ("imagenet", True)):
         one, other = (experiment("smoke", SSD, backbone_weights=weights, pretrain_lr=lr) for lr in (0.1, 0.2))
         assert (one.hash() == other.hash()) == same
 

@@ -247,6 +247,21 @@ def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
     assert all(torch.equal(v, found[k]) for k, v in made.items())
 
 
+def test_a_backbone_may_learn_from_the_crops_of_the_data_themselves(place):
+    """``crops``: as many classes as the data have, judged on val, and other weights for other data."""
+    (site, data), before = place, set((place[0].runs / "cache").glob("pretrain-*/report.json"))
+    e = tiny(place, backbone_weights="crops")
+    weights = initial_weights(e, site)
+    (path,) = set((site.runs / "cache").glob("pretrain-*/report.json")) - before
+    report = json.loads(path.read_text())
+    assert report["split"] == "val" and report["identity"]["data"] == data.annotation_hash
+    saved = load_file(path.parent / "weights.safetensors")
+    assert saved[[name for name in saved if name.endswith("weight")][-1]].shape[0] == len(data.categories)
+    again = initial_weights(e.replace(pretrain_scenes=77), site)  # of badges: nothing to do with it
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert run(e, site).experiment["backbone_weights"] == "crops"
+
+
 def test_missing_data_writes_nothing(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         open_site("smoke", tmp_path / "none", tmp_path / "results", tmp_path / "runs", "cpu")

@@ -1,0 +1,176 @@
+"""TIDE: by hand, against tidecv, and on everything a detector can do wrong."""
+
+import json
+import random
+
+import pandas as pd
+import pytest
+from test_evaluation import annotations, found
+
+from c2dlib import errors
+from c2dlib.errors import TYPES, differences, examples, gather, run_errors, tide, tide_per_class
+from c2dlib.files import write_whole
+from c2dlib.runs import cell, find_record, run, run_folder
+from c2dlib.site import open_site
+from c2dlib.tables import work_list
+
+TWO = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2))
+RIGHT = [found(1, [10, 20, 40, 40], 0.9, 1), found(2, [100, 100, 40, 40], 0.9, 2)]
+WRONG = {  # a detection in place of, or (Dupe, Bkg) surer than, the right one of image 1
+    "Cls": [found(1, [10, 20, 40, 40], 0.9, 2)],
+    "Loc": [found(1, [30, 20, 40, 40], 0.9, 1)],  # IoU 1/3
+    "Both": [found(1, [30, 20, 40, 40], 0.9, 2)],
+    "Bkg": [found(1, [150, 150, 40, 40], 0.95, 1), RIGHT[0]],
+    "Dupe": [found(1, [10, 20, 40, 40], 0.95, 1), RIGHT[0]],
+    "Miss": [],
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_each_type_is_told_and_shown(kind):
+    detections = [*WRONG[kind], RIGHT[1]]
+    line = tide(TWO, detections, [50]).loc[50]
+    counts = {t: int(line[f"n_{t}"]) for t in TYPES}
+    missed = {"Miss": 1} if kind in ("Both", "Miss") else {}  # Loc and Cls concern the object, so it is not missed
+    also = {"Miss": 1} if kind == "Both" else {}
+    assert {t: n for t, n in counts.items() if n} == {kind: 1} | missed | also
+    shown = examples(TWO, detections)
+    assert {t: len(rows) for t, rows in shown.items() if rows} == {t: n for t, n in counts.items() if n}
+    (one,) = shown[kind]
+    assert one.type == kind and one.image_id == 1
+    assert (one.box is None) == (kind == "Miss") and (one.truth_box is None) == (kind in ("Both", "Bkg"))
+    assert one.iou == (pytest.approx({"Cls": 1, "Loc": 1 / 3, "Dupe": 1}[kind]) if kind in ("Cls", "Loc", "Dupe") else None)
+
+
+def test_costs_by_hand():
+    """Class 1's only detection has the wrong box: repaired, its AP goes from 0 to 100; the other class has 100."""
+    line = tide(TWO, [*WRONG["Loc"], RIGHT[1]], [50]).loc[50]
+    assert (line.AP, line.Loc, line.Cls) == pytest.approx((50, 50, 0))
+    assert tide(TWO, [*WRONG["Loc"], RIGHT[1]], [30]).loc[30].AP == pytest.approx(100)  # IoU 1/3 is enough here
+    classes = tide_per_class(TWO, [*WRONG["Loc"], RIGHT[1]])
+    assert classes.loc["1", "Loc"] == pytest.approx(100) and classes.loc["2"].tolist() == pytest.approx([100] + 6 * [0])
+    line = tide(TWO, [*WRONG["Bkg"], RIGHT[1]], [50]).loc[50]  # precision 1/2 throughout
+    assert (line.AP, line.Bkg, line.FalsePos) == pytest.approx((75, 25, 25))
+
+
+def random_scene(seed: int, crowds: bool) -> tuple[dict, list[dict]]:
+    rng = random.Random(seed)
+    ids = [3, 7, 90]
+    box = lambda: [rng.uniform(0, 100), rng.uniform(0, 100), rng.uniform(15, 80), rng.uniform(15, 80)]
+    truth = annotations([(rng.randint(1, 20), rng.choice(ids), *box()) for _ in range(90)], ids,
+                        crowds=range(0, 90, 15) if crowds else ())
+    near = [found(a["image_id"], [v + rng.uniform(-9, 9) for v in a["bbox"][:2]] + a["bbox"][2:], rng.random(),
+                  a["category_id"] if rng.random() < 0.7 else rng.choice(ids))
+            for a in truth["annotations"] if rng.random() < 0.9 for _ in range(2)]
+    return truth, near + [found(rng.randint(1, 20), box(), rng.random(), rng.choice(ids)) for _ in range(60)]
+
+
+@pytest.mark.parametrize("crowds, counted, points", [(False, 0, 0.05), (True, 0.1, 1.0)])
+def test_agrees_with_tidecv(crowds, counted, points):
+    """Equal counts without crowds; dAP but for the recall grid. With crowds tidecv also counts what they excuse."""
+    from tidecv.errors.main_errors import FalsePositiveError
+
+    truth, detections = random_scene(0, crowds)
+    ours = tide(truth, detections, [50, 75])
+    for iou in (50, 75):
+        theirs = errors._tidecv(truth, detections, iou)
+        for kind, rows in theirs.error_dict.items():
+            assert ours.loc[iou, f"n_{kind.short_name}"] == pytest.approx(len(rows), rel=counted, abs=60 * counted)
+        base = theirs.ap_data.get_mAP()
+        assert ours.AP[iou] == pytest.approx(base, abs=0.05)
+        for kind, gain in theirs.fix_main_errors().items():
+            assert ours.loc[iou, kind.short_name] == pytest.approx(gain, abs=points), (iou, kind)
+        assert ours.FalsePos[iou] == pytest.approx(
+            theirs.fix_errors(transform=FalsePositiveError.fix).get_mAP() - base, abs=points)
+        assert ours.FalseNeg[iou] == pytest.approx(
+            theirs.fix_errors(false_neg_dict=theirs.false_negatives).get_mAP() - base, abs=points)
+    assert tide_per_class(truth, detections).AP.mean() == pytest.approx(ours.AP[50], abs=0.05)
+    assert {t: len(rows) for t, rows in examples(truth, detections, 75).items()} == pytest.approx(
+        {t: ours.loc[75, f"n_{t}"] for t in TYPES}, rel=counted, abs=60 * counted)
+
+
+def test_nothing_found_and_nothing_wrong():
+    nothing = tide(TWO, [], [50, 75])
+    assert (nothing[["AP", *TYPES]] == 0).all(axis=None) and (nothing.n_Miss == 2).all()
+    assert len(examples(TWO, [])["Miss"]) == 2 and (tide_per_class(TWO, []) == 0).all(axis=None)
+    perfect = tide(TWO, RIGHT)
+    assert perfect.AP.tolist() == pytest.approx([100] * 10) and (perfect[TYPES] == 0).all(axis=None)
+    assert not any(examples(TWO, RIGHT).values())
+
+
+def test_a_class_without_ground_truth_costs_nothing():
+    """tidecv's own mean would count it as AP 0 (a third of the AP here)."""
+    three = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2, 3))
+    detections = [*RIGHT, found(1, [150, 10, 20, 20], 0.9, 3), found(1, [150, 10, 20, 20], 0.9, 44)]
+    assert tide(three, detections, [50]).AP[50] == pytest.approx(100)
+    assert tide_per_class(three, detections).index.tolist() == ["1", "2"]
+
+
+@pytest.mark.parametrize("function", [tide, tide_per_class, examples])
+@pytest.mark.parametrize("bad, words", [
+    (found(99, [1, 1, 5, 5]), r"not in the annotations: \[99\]"), (found(1, [1, 1, 5, float("inf")]), "image 1 .* not finite"),
+    (found(1, [1, 1, 5, 5], float("nan")), "image 1 .* not finite")])
+def test_bad_detections_are_refused(function, bad, words):
+    with pytest.raises(ValueError, match=words):
+        function(TWO, [*RIGHT, bad])
+
+
+def test_bad_thresholds_are_refused():
+    with pytest.raises(ValueError, match=r"between 10 and 100, got \[5\]"):
+        tide(TWO, RIGHT, [50, 5])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+
+
+def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
+    (site, folder), settings = place, {"steps": 2, "pretrain_steps": 1, "pretrain_scenes": 8}
+    rows = work_list("table1", *place, 1, ["SSD300-VGG16"], ["baseline", "loc"], settings)
+    e = cell(site, folder, "SSD300-VGG16", **settings)
+    with pytest.raises(FileNotFoundError, match="no detections of SSD300-VGG16.baseline.s0"):
+        run_errors(e, site)
+    assert all(frame.empty for frame in gather(rows, site))
+    record = run(e, site)
+    first, kept = run_errors(e, site), site.results / "errors" / f"{record.name}.json"
+    assert first.by_iou.index.tolist() == list(range(50, 100, 5)) and len(first.by_class) == len(folder.categories)
+    assert first.by_iou.AP[50] == pytest.approx(record.metrics["AP50"], abs=1e-4)
+
+    with monkeypatch.context() as patch:  # read, not computed again
+        patch.setattr(errors, "tide", None)
+        pd.testing.assert_frame_equal(run_errors(e, site).by_iou, first.by_iou)
+    by_iou, by_class = gather(rows, site)
+    assert by_iou.method.unique().tolist() == ["baseline"] and by_iou.IoU.tolist() == first.by_iou.index.tolist()
+    assert by_class["class"].tolist() == [c.name for c in folder.categories]
+
+    body = json.loads(kept.read_text())
+    write_whole(kept, json.dumps(body | {"checkpoint_sha256": "of another training"}))
+    pd.testing.assert_frame_equal(run_errors(e, site).by_iou, first.by_iou)
+    assert json.loads(kept.read_text()) == body
+
+
+def test_detections_of_another_training_are_not_believed(place):
+    (site, folder), settings = place, {"steps": 1, "pretrain_steps": 1, "pretrain_scenes": 8}
+    e = cell(site, folder, "SSD300-VGG16", **settings)
+    run(e, site)
+    import gzip
+
+    perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+               for a in folder.splits[e.eval_split].annotations["annotations"]]
+    write_whole(run_folder(e, site) / "detections.json.gz", gzip.compress(json.dumps(perfect).encode()))
+    with pytest.raises(errors.RecordError, match="give AP50 100.0000, its record says"):
+        run_errors(e, site)
+    assert find_record(e, site).status == "done"
+
+
+def test_differences_are_paired_by_seed():
+    base, other = [30.0, 34.0, 32.0], [29.0, 31.0, 32.0]
+    frame = pd.DataFrame([{"student": "S", "method": m, "seed": seed, "IoU": 50, **dict.fromkeys(TYPES, 0.0), "Cls": v}
+                          for m, values in (("baseline", base), ("KDcls", other)) for seed, v in enumerate(values)])
+    lines = differences(frame, ["Cls"]).set_index("method")
+    assert lines.dAP.tolist() == pytest.approx([32, 92 / 3]) and pd.isna(lines.change["baseline"])
+    mine = lines.loc["KDcls"]  # differences -1, -3, 0: mean -4/3, sd 1.527525, t(2) = 4.302653
+    assert mine.change == pytest.approx(-4 / 3)
+    assert mine.change_high - mine.change == pytest.approx(4.302653 * 1.527525 / 3**0.5, abs=1e-4)
