@@ -42,7 +42,7 @@ MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
-FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5
+FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5 figure3 figure4
 
 .PHONY: help setup test lint bench reproduce readme lab notebook lock clean
 
@@ -102,11 +102,11 @@ lint: setup
 bench: setup
 	.venv/bin/python -m c2dlib bench$(call option,--device,$(DEVICE)) $(ARGS)
 
-## train and print one table: reproduce-table1, reproduce-table2
+## train and print one table or figure: reproduce-table1 ... reproduce-figure4
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
 
-## every table there is, one after the other
+## every table and figure, one after the other
 reproduce: $(FIGURES_AND_TABLES:%=reproduce-%)
 
 ## write the README's tables from results/

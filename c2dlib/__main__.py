@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
-    reproduce.add_argument("table", nargs="?", default="table2", help="table1, table2, table3a, table3b, table4 or table5")
+    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, figure3 or figure4")
     reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
     reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
     reproduce.add_argument("--seeds", type=int, default=1, help="runs per row")
@@ -54,13 +54,15 @@ def reproduce_table(options) -> int:
     """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
     from c2dlib import notebooks, tables
     from c2dlib.parallel import run_all
-    from c2dlib.records import ROOT
     from c2dlib.site import open_site
 
-    known(options.table, tables.TABLES, "table")
+    known(options.table, [*tables.TABLES, *notebooks.PIECES], "table or figure")
+    if options.table in notebooks.PIECES:
+        return reproduce_piece(options)
     overrides = dict(map(parse_override, options.set))
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides)
+    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
+                 Path(options.data).name if options.data else "badges")
     site, folder = open_site(options.scale, options.data, device=options.device)
     print(f"{tables.TABLES[options.table].title}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/",
           flush=True)
@@ -70,15 +72,51 @@ def reproduce_table(options) -> int:
     printer = tables.Printer(rows, site)
     run_all(tables.experiments(rows), site, options.jobs, printer)
     frame = tables.write_table(options.table, rows, site, folder)
-    elsewhere = {} if Path.cwd() == ROOT else {"results": str(site.results.parent.resolve()),
-                                               "runs": str(site.runs.resolve())}
     executed = notebooks.execute(options.table, site, {
-        "scale": options.scale, "data": options.data, "seeds": options.seeds, "students": options.students,
-        "methods": options.methods, "overrides": overrides, "device": options.device, "jobs": options.jobs,
-        **elsewhere})
+        "seeds": options.seeds, "students": options.students, "methods": options.methods,
+        **_common(options, overrides, site)})
     print("\n" + (site.results / f"{options.table}.md").read_text())
     print(f"written: {site.results / options.table}.csv, .md and {executed}")
     return int(any(row.experiments and status != "done" for row, status in zip(rows, frame.status, strict=True)))
+
+
+def _common(options, overrides: dict, site) -> dict:
+    """The parameters every notebook has; places are told only where they are not the repository's own."""
+    from c2dlib.records import ROOT
+
+    places = {} if Path.cwd() == ROOT else {"results": str(site.results.parent.resolve()),
+                                            "runs": str(site.runs.resolve())}
+    return {"scale": options.scale, "data": options.data, "overrides": overrides, "device": options.device,
+            "jobs": options.jobs, **places}
+
+
+def reproduce_piece(options) -> int:
+    """Execute the notebook of a figure and print what it wrote.
+
+    Raises:
+        ValueError: for an option its notebook has no use for.
+    """
+    from c2dlib import notebooks
+    from c2dlib.site import open_site
+
+    name = notebooks.PIECES[options.table]
+    inside, given = notebooks.parameters(name), {}
+    for option, parameter, value in (("SEEDS", "seeds", options.seeds if options.seeds > 1 else None),
+                                     ("STUDENTS", "students", options.students), ("METHODS", "methods", options.methods)):
+        if value and parameter not in inside:
+            one = parameter.removesuffix("s")
+            if one not in inside or len(value) > 1:
+                raise ValueError(f"{options.table} has no {option}: its notebook takes {', '.join(inside)}")
+            given[one] = value[0]
+        elif value:
+            given[parameter] = value
+    site, folder = open_site(options.scale, options.data, device=options.device)
+    print(f"{name}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/", flush=True)
+    executed = notebooks.execute(name, site, given | _common(options, dict(map(parse_override, options.set)), site))
+    if (text := site.results / f"{options.table}.md").exists():
+        print("\n" + text.read_text())
+    print(f"written: {executed}")
+    return 0
 
 
 if __name__ == "__main__":

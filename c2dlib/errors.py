@@ -150,6 +150,39 @@ def box_iou_xywh(a: list[float], b: list[float]) -> float:
     return common / union if union > 0 else 0.0
 
 
+def ap50_per_image(annotations: dict, detections: list[dict]) -> pd.Series:
+    """AP50 in percent of each image by itself, its classes pooled; by image id, images without objects left out.
+
+    Raises:
+        ValueError: as ``tide``.
+    """
+    check_detections(annotations, detections)
+    truth = COCO(annotations)
+    evaluator = COCOeval(truth, truth.load_res(detections), "bbox")
+    evaluator.evaluate()
+    found = evaluator.image_diagnostics(0.5, 0.0)["img_summary"]
+    there = sorted({a["image_id"] for a in annotations["annotations"] if not a.get("iscrowd")})
+    return pd.Series({i: 100 * max(found.get(i, {}).get("ap", 0.0), 0.0) for i in there}, dtype=float, name="AP50")
+
+
+def telling_images(baseline: pd.Series, distilled: pd.Series, each: int = 2) -> pd.DataFrame:
+    """Which images to show, by rule: those that gained most, those in the middle, those that lost most.
+
+    Args:
+        baseline, distilled: ``ap50_per_image`` of two detectors.
+        each: how many of each sort.
+
+    Returns:
+        Indexed by image id: ``sort`` (gained, middle, lost), ``baseline``, ``distilled``; equal changes are ordered by id.
+    """
+    both = pd.DataFrame({"baseline": baseline, "distilled": distilled}).sort_index()
+    order = both.assign(change=both.distilled - both.baseline).sort_values("change", ascending=False, kind="stable")
+    each = min(each, len(order) // 3)
+    middle = (len(order) - each) // 2
+    sorts = {"gained": order.iloc[:each], "middle": order.iloc[middle : middle + each], "lost": order.iloc[::-1][:each]}
+    return pd.concat([rows.assign(sort=name) for name, rows in sorts.items()])[["sort", "baseline", "distilled"]]
+
+
 @dataclass(frozen=True)
 class RunErrors:
     """What TIDE says of one run on its evaluation split."""
@@ -176,6 +209,17 @@ def run_errors(e: Experiment, site: Site) -> RunErrors:
     tables = {name: json.loads(getattr(errors, name).round(4).to_json(orient="split")) for name in RunErrors.__annotations__}
     write_whole(path, json.dumps({"checkpoint_sha256": record.checkpoint_sha256, **tables}) + "\n")
     return _read(path, record.checkpoint_sha256)
+
+
+def unknown(rows: list, site: Site) -> list[Experiment]:
+    """The experiments of a table whose errors cannot be told yet: not trained, or trained elsewhere."""
+    def told(e: Experiment) -> bool:
+        try:
+            return run_errors(e, site) is not None
+        except FileNotFoundError:
+            return False
+
+    return [e for row in rows for e in row.experiments if not told(e)]
 
 
 def gather(rows: list, site: Site) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -224,6 +268,60 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
                 line |= {key.replace("gain", "change"): value for key, value in paired(pairs).items()}
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def markdown(lines: pd.DataFrame, ious: tuple[int, ...] = (50, 65, 75, 90), types: tuple[str, ...] = ("Cls", "Loc")) -> str:
+    """``differences`` as Markdown: per student and method the cost at some IoUs, and its change with interval."""
+    head = ["student", "method", "seeds", *(f"{kind} at {iou / 100:.2f}" for kind in types for iou in ious)]
+    rows = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    for (student, method), mine in lines.groupby(["student", "method"], sort=False):
+        at = mine.set_index(["type", "IoU"])
+        cells = [_cell(at.loc[kind, iou]) for kind in types for iou in ious]
+        rows.append(f"| {student} | {method} | {mine.seeds.max()} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(line: pd.Series) -> str:
+    """``12.3 (-1.2 [-2.0, -0.4])``: the cost, and its change against the baseline."""
+    if pd.isna(line.get("change")):
+        return f"{line.dAP:.1f}"
+    interval = "" if pd.isna(line.get("change_low")) else f" [{line.change_low:+.1f}, {line.change_high:+.1f}]"
+    return f"{line.dAP:.1f} ({line.change:+.1f}{interval})"
+
+
+def figure3_claims(lines: pd.DataFrame) -> pd.DataFrame:
+    """The paper's claims on errors, per student, on ``differences``: KD_cls cuts Cls, loc + KD_loc cuts Loc.
+
+    Returns:
+        One line per student, claim and IoU: ``change`` in AP points with its interval, and ``holds``: yes (the whole
+        interval below 0), no (above 0), open (0 inside, or no interval), not run.
+    """
+    claims = [("KDcls", "Cls", 50), ("KDcls", "Cls", 75), ("loc+KDloc", "Loc", 50), ("loc+KDloc", "Loc", 75),
+              ("loc+KDloc", "Loc", 90)]
+    table = lines.set_index(["student", "method", "type", "IoU"])
+    rows = []
+    for student in lines.student.unique():
+        for method, kind, iou in claims:
+            there = (student, method, kind, iou) in table.index
+            line = table.loc[student, method, kind, iou] if there else pd.Series(dtype=float)
+            change, low, high = (line.get(name, float("nan")) for name in ("change", "change_low", "change_high"))
+            holds = "not run" if not there else "yes" if high < 0 else "no" if low > 0 else "open"
+            rows.append({"student": student, "claim": f"{method} cuts {kind} at IoU {iou / 100:.2f}", "change": change,
+                         "low": low, "high": high, "holds": holds})
+    return pd.DataFrame(rows)
+
+
+def write_figure3(by_iou: pd.DataFrame, site: Site) -> str:
+    """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return the latter's text."""
+    lines = differences(by_iou)
+    write_whole(site.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
+    text = "\n".join([
+        "# Figure 3: classification and localisation errors over IoU", "", markdown(lines),
+        ("dAP in AP points (TIDE): what repairing only these errors would gain; in brackets the change against the "
+        "student's baseline, paired by seed, with its 95 % interval. All types and thresholds: `figure3.csv`; per run: "
+        "`errors/`."), ""])
+    write_whole(site.results / "figure3.md", text)
+    return text
 
 
 def _read(path, checkpoint: str) -> RunErrors | None:

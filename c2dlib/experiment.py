@@ -180,13 +180,19 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def scale_settings(scale: str, student: str) -> dict:
-    """What a scale's YAML says of a student: ``common``, then its ``families`` entry, then its own."""
+def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
+    """What a scale's YAML says of a student: ``common``, then its ``families`` entry, then its own.
+
+    For other data than the embedded Badges the same three of ``own_data`` come after them, where the YAML has it.
+    """
     known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
     known(student, ARCHITECTURES, "student")
-    text = yaml.safe_load((SCALES / f"{scale}.yaml").read_text())
-    family = ARCHITECTURES[student].family
-    return {**text["common"], **text.get("families", {}).get(family, {}), **text.get("students", {}).get(student, {})}
+    text, settings = yaml.safe_load((SCALES / f"{scale}.yaml").read_text()), {}
+    for layer in (text, {} if data == "badges" else text.get("own_data", {})):
+        settings |= layer.get("common", {})
+        settings |= layer.get("families", {}).get(ARCHITECTURES[student].family, {})
+        settings |= layer.get("students", {}).get(student, {})
+    return settings
 
 
 def scale_data(scale: str) -> dict:
@@ -201,7 +207,7 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
     Raises:
         ValueError: for an unknown scale, student, method or setting, naming the valid ones.
     """
-    settings = scale_settings(scale, student)
+    settings = scale_settings(scale, student, overrides.get("data", "badges"))
     return Experiment().replace(**{**settings, "student": student, "method": method, "seed": seed, **overrides})
 
 

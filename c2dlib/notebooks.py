@@ -9,14 +9,24 @@ from pathlib import Path
 
 import nbformat
 
+from c2dlib.explorer import HEADLESS
 from c2dlib.files import write_whole
 from c2dlib.records import ROOT
 from c2dlib.site import Site
 
 FOLDER = ROOT / "notebooks"
+PIECES = {"figure3": "figure3_errors", "figure4": "figure4_examples"}  # what is reproduced beside the tables
 
 
-def execute(name: str, site: Site, parameters: dict) -> Path:
+def parameters(name: str) -> list[str]:
+    """The parameters that ``notebooks/<name>.ipynb`` has."""
+    from papermill.inspection import _infer_parameters
+    from papermill.iorw import load_notebook_node
+
+    return [p.name for p in _infer_parameters(load_notebook_node(str(FOLDER / f"{name}.ipynb")))]
+
+
+def execute(name: str, site: Site, given: dict) -> Path:
     """Run ``notebooks/<name>.ipynb`` with parameters; leave the executed copy beside the results.
 
     Papermill writes while it runs, so it writes to a temporary name that is renamed at the end; a notebook that
@@ -27,19 +37,19 @@ def execute(name: str, site: Site, parameters: dict) -> Path:
         papermill.PapermillExecutionError: if a cell raises.
     """
     import papermill
-    from papermill.inspection import _infer_parameters
 
     source, target = FOLDER / f"{name}.ipynb", site.results / f"{name}.ipynb"
-    inside = [p.name for p in _infer_parameters(papermill.iorw.load_notebook_node(str(source)))]
-    if unknown := sorted(set(parameters) - set(inside)):
+    inside = parameters(name)
+    if unknown := sorted(set(given) - set(inside)):
         raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(inside)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".ipynb")
     os.close(handle)
+    os.environ[HEADLESS] = "1"  # nobody can click: widgets become figures
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            papermill.execute_notebook(str(source), temporary, parameters, cwd=str(Path.cwd()), kernel_name="python3",
+            papermill.execute_notebook(str(source), temporary, given, cwd=str(Path.cwd()), kernel_name="python3",
                                        progress_bar=False)
         _keep(temporary, target)
         target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
@@ -47,6 +57,7 @@ def execute(name: str, site: Site, parameters: dict) -> Path:
         _keep(temporary, target.with_suffix(".failed.ipynb"))
         raise
     finally:
+        del os.environ[HEADLESS]
         Path(temporary).unlink(missing_ok=True)
     return target
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -9,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
+from torchvision.ops import nms
 
-from c2dlib.methods import PARTS
+from c2dlib.errors import TYPES
+from c2dlib.files import write_whole
+from c2dlib.methods import PARTS, canonical
 from c2dlib.records import RunRecord
 from c2dlib.tables import IOUS, labels
 
@@ -29,6 +35,14 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options) -> tu
     return figure, axes.tolist()
 
 
+def save(figure: Figure, path: Path) -> Figure:
+    """Write a figure beside the tables, whole or not at all, and hand it on to be shown."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_whole(path, buffer.getvalue())
+    return figure
+
+
 def _quiet(ax: Axes) -> None:
     ax.tick_params(labelsize=8)
     ax.grid(color="#E5E5E5", linewidth=0.7)
@@ -40,14 +54,19 @@ def show_image(ax: Axes, image: Tensor, boxes: Tensor, labels: list[str], color:
     """An image [3, H, W] (uint8 or 0..1) with boxes [N, 4] in its pixels and a text for each."""
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     height, width = image.shape[-2:]
+    _boxes(ax, boxes, labels, color, (height, width))
+    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    return ax
+
+
+def _boxes(ax: Axes, boxes: Tensor, labels: list[str], color: str, size: tuple[int, int]) -> None:
+    """Boxes [N, 4] with a text each, on an image of height and width ``size``."""
     for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels, strict=True):
         for edge, line in (("white", 3.2), (color, 1.8)):
             ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=line))
-        right, below = x1 > 0.6 * width, y1 < 0.06 * height  # so that the text stays inside the image
+        right, below = x1 > 0.6 * size[1], y1 < 0.06 * size[0]  # so that the text stays inside the image
         ax.text(x2 if right else x1, y1, label, fontsize=7, color="white", ha="right" if right else "left",
                 va="top" if below else "bottom", bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2})
-    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    return ax
 
 
 def show_crops(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list, maps: Tensor) -> Figure:
@@ -139,6 +158,125 @@ def ap_over_iou(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc")) -> Figure:
+    """What classification and localisation errors cost at each IoU (Figure 3): mean over seeds, one dot per run.
+
+    ``by_iou`` is the first frame of ``errors.gather``.
+    """
+    students = by_iou.student.unique().tolist()
+    size = (max(2.6 * len(students) + 0.6, 5), 2.3 * len(types) + 0.7)
+    figure, grid = _figure(len(types), max(len(students), 1), size, sharex=True, sharey="row")
+    for axes, kind in zip(grid, types, strict=True):
+        axes[0].set_ylabel(f"{kind} error, AP points", fontsize=8)
+        for ax, student in zip(axes, students, strict=False):
+            _quiet(ax)
+            for method, mine in by_iou[by_iou.student == student].groupby("method", sort=False):
+                color, dashes = STYLES.get(canonical(method), (GREY, "-."))
+                mean = mine.groupby("IoU")[kind].mean()
+                ax.plot(mean.index, mean, color=color, linestyle=dashes, linewidth=1.5, label=method)
+                if mine.seed.nunique() > 1:
+                    ax.plot(mine.IoU, mine[kind], ".", color=color, markersize=2.5, alpha=0.6)
+        axes[0].set_ylim(bottom=0)  # of the whole row, once all of it is drawn
+    for column, student in enumerate(students):
+        grid[0][column].set_title(student, fontsize=9)
+        grid[-1][column].set_xlabel("IoU threshold, %", fontsize=8)
+    _key(figure, grid[0][0])
+    return figure
+
+
+def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Figure:
+    """All six error types at one IoU (the supplement's figure): a bar per method, a dot per seed.
+
+    ``by_iou`` is the first frame of ``errors.gather``. The scale is a square root, for one type often dwarfs the rest.
+    """
+    mine = by_iou[by_iou.IoU == iou]
+    students, methods = mine.student.unique().tolist(), mine.method.unique().tolist()
+    figure, grid = _figure(1, max(len(students), 1), (max(3.0 * len(students) + 0.6, 5), 3.2), sharey=True)
+    for ax, student in zip(grid[0], students, strict=False):
+        _quiet(ax)
+        for i, method in enumerate(methods):
+            runs = mine[(mine.student == student) & (mine.method == method)]
+            color, dashes = STYLES.get(canonical(method), (GREY, "-."))
+            at = [x + (i + 0.5) / len(methods) * 0.84 - 0.42 for x in range(len(TYPES))]
+            ax.bar(at, runs[TYPES].mean(), 0.8 / len(methods), color=color, alpha=0.85, label=method,
+                   hatch="//" if dashes == "--" else None, edgecolor="white", linewidth=0.4)
+            for x, kind in zip(at, TYPES, strict=True):
+                if len(runs) > 1:
+                    ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
+        ax.set_yscale("function", functions=(lambda v: v.clip(0) ** 0.5, lambda v: v**2))
+        ax.set_ylim(0, 1.05 * max(mine[TYPES].max(axis=None), 0.1))
+        ax.set_xticks(range(len(TYPES)), TYPES)
+        ax.set_title(student, fontsize=9)
+    grid[0][0].set_ylabel(f"cost at IoU {iou / 100:.2f}, AP points (root scale)", fontsize=8)
+    _key(figure, grid[0][0])
+    return figure
+
+
+def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline") -> Figure:
+    """How much less (blue) or more (red) each error costs each class with ``method``, a panel per student.
+
+    ``by_class`` is the second frame of ``errors.gather``; numbers are means over seeds, in AP points at IoU 0.50.
+    """
+    students = [s for s, mine in by_class.groupby("student", sort=False) if {method, other} <= set(mine.method)]
+    classes = by_class["class"].unique().tolist()
+    size = (max(2.7 * len(students) + 1.6, 5), 1.4 + 0.24 * len(classes))
+    figure, grid = _figure(1, max(len(students), 1), size, sharey=True)
+    change = {s: _mean_errors(by_class, s, method) - _mean_errors(by_class, s, other) for s in students}
+    most = max([1.0, *(frame.abs().max(axis=None) for frame in change.values())])
+    for ax, student in zip(grid[0], students, strict=False):
+        values = change[student].reindex(classes)
+        shown = ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        for (y, x), value in ((at, v) for at, v in zip(((y, x) for y in range(len(classes)) for x in range(len(TYPES))),
+                                                       values.to_numpy().ravel(), strict=True) if abs(v) >= 0.5):
+            ax.text(x, y, f"{value:+.0f}", ha="center", va="center", fontsize=6,
+                    color="white" if abs(value) > 0.6 * most else "black")
+        ax.set_xticks(range(len(TYPES)), TYPES)
+        ax.set_yticks(range(len(classes)), classes)
+        ax.tick_params(labelsize=7)
+        ax.set_title(student, fontsize=9)
+    if students:
+        figure.colorbar(shown, ax=grid[0], shrink=0.8).set_label(f"{method} - {other}, AP points", fontsize=8)
+    return figure
+
+
+def _mean_errors(by_class: pd.DataFrame, student: str, method: str) -> pd.DataFrame:
+    mine = by_class[(by_class.student == student) & (by_class.method == method)]
+    return mine.groupby("class", sort=False)[TYPES].mean()
+
+
+def _key(figure: Figure, ax: Axes) -> None:
+    """The legend of one panel, below the whole figure."""
+    handles, names = ax.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def error_examples(images: dict[int, Tensor], shown: list, names: dict[int, str], title: str) -> Figure:
+    """Single errors: the detection in red with label and score, the object it concerns in blue.
+
+    Args:
+        images: image id -> [3, H, W], uint8 or 0..1.
+        shown: ``errors.ErrorExample`` each.
+        names: category id -> name.
+    """
+    columns = max(min(len(shown), 4), 1)
+    rows = max(-(-len(shown) // columns), 1)
+    figure, grid = _figure(rows, columns, (2.7 * columns, 2.9 * rows + 0.4))
+    figure.suptitle(title, fontsize=10)
+    for ax, one in zip((ax for line in grid for ax in line), [*shown, *[None] * (rows * columns - len(shown))], strict=True):
+        if one is None:
+            ax.set_axis_off()
+            continue
+        show_image(ax, images[one.image_id], torch.zeros(0, 4), [])
+        for box, category, color, more in ((one.truth_box, one.truth_category_id, BLUE, ""),
+                                           (one.box, one.category_id, RED, f" {one.score or 0:.2f}")):
+            if box is not None:
+                corners = torch.tensor([[box[0], box[1], box[0] + box[2], box[1] + box[3]]])
+                _boxes(ax, corners, [names[category] + more], color, images[one.image_id].shape[-2:])
+        ax.set_title(f"image {one.image_id}" + ("" if one.iou is None else f", IoU {one.iou:.2f}"), fontsize=8)
+    return figure
+
+
 def curves(records: list[RunRecord]) -> Figure:
     """Losses along training, a line per run: above the detector's own, below the distillers' terms."""
     students = list(dict.fromkeys(r.student for r in records))
@@ -175,6 +313,35 @@ def detections(image: Tensor, truth: tuple[Tensor, list], found: dict[str, tuple
     for ax, (title, (boxes, texts)) in zip(axes[0], {"ground truth": truth, **found}.items(), strict=True):
         show_image(ax, image, boxes, texts, RED if title in found else BLUE).set_title(title, fontsize=9)
     return figure
+
+
+def compare(lines: list[tuple[str, Tensor, tuple, dict[str, tuple[Tensor, list]]]]) -> Figure:
+    """Figure 4: an image per line, ground truth in blue, then each detector's boxes in red.
+
+    Args:
+        lines: what to write beside the image, the image [3, H, W], its truth (boxes, texts), and per title a detector's
+            (boxes, texts).
+    """
+    titles = ["ground truth", *lines[0][3]]
+    figure, grid = _figure(len(lines), len(titles), (2.9 * len(titles), 2.95 * len(lines) + 0.2))
+    for axes, (text, image, truth, found) in zip(grid, lines, strict=True):
+        for ax, (title, (boxes, texts)) in zip(axes, {"ground truth": truth, **found}.items(), strict=True):
+            show_image(ax, image, boxes, texts, RED if title in found else BLUE)
+        axes[0].set_ylabel(text, fontsize=8)
+    for ax, title in zip(grid[0], titles, strict=True):
+        ax.set_title(title, fontsize=9)
+    return figure
+
+
+def best_of(detections: list[dict], image_id: int, names: dict[int, str], count: int) -> tuple[Tensor, list[str]]:
+    """The ``count`` surest places on an image, from COCO results: boxes xyxy, class and score of the surest there.
+
+    A box that overlaps a surer one, of whatever class, by more than half is the same place.
+    """
+    mine = [d for d in detections if d["image_id"] == image_id]
+    boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (d["bbox"] for d in mine)]).reshape(-1, 4)
+    kept = nms(boxes, torch.tensor([d["score"] for d in mine]), 0.5)[:count]
+    return boxes[kept], [f"{names[mine[i]['category_id']]} {mine[i]['score']:.2f}" for i in kept]
 
 
 @torch.inference_mode()

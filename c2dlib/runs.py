@@ -32,9 +32,8 @@ from c2dlib.site import Progress, Site, opened, waiting_lock
 def cell(site: Site, folder: CocoFolder, student: str, method: str = "baseline", seed: int = 0,
          **overrides) -> Experiment:
     """The Experiment of one cell of a table on a site's data."""
-    name = site.results.name.removesuffix(f"-{site.scale}")
     return experiment(site.scale, student, method, seed, **{
-        "data": name, "data_hash": folder.annotation_hash, "eval_split": folder.eval_split, **overrides})
+        "data": site.data_name, "data_hash": folder.annotation_hash, "eval_split": folder.eval_split, **overrides})
 
 
 def needs_classifier(e: Experiment) -> bool:

@@ -30,6 +30,11 @@ class Site:
     device: str = "auto"  # auto, cpu, cuda or mps
 
     @property
+    def data_name(self) -> str:
+        """``badges`` for the embedded set, else the folder's name."""
+        return self.results.name.removesuffix(f"-{self.scale}")
+
+    @property
     def on(self) -> str:
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"

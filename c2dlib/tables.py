@@ -93,13 +93,13 @@ class Line:
     paper: dict
 
 
-def _lines(table: str, scale: str) -> list[Line]:
+def _lines(table: str, scale: str, data: str) -> list[Line]:
     """The paper's rows in its order; where it has none, each student's baseline before and control after them."""
     frame, kind = pd.read_csv(PAPER / f"{table}.csv"), TABLES[table]
     frame["student"] = frame.get("student", ABLATED)
     lines = []
     for student, group in frame.groupby("student", sort=False):
-        e, mine = experiment(scale, student), []
+        e, mine = experiment(scale, student, data=data), []
         for line in group.to_dict("records"):
             method, changes = kind.ask(line, e)
             settings = {name: line[name] for name in kind.varies if pd.notna(line[name])}
@@ -116,9 +116,9 @@ def _lines(table: str, scale: str) -> list[Line]:
 
 
 def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = None,
-          methods: list[str] | None = None, overrides: dict | None = None) -> list[Line]:
+          methods: list[str] | None = None, overrides: dict | None = None, data: str = "badges") -> list[Line]:
     """The rows that are asked for, if that makes sense; see ``work_list`` for what it raises."""
-    lines, name = _lines(known(table, TABLES, "table"), scale), lambda m: m if m in NOT_IMPLEMENTED else canonical(m)
+    lines, name = _lines(known(table, TABLES, "table"), scale, data), lambda m: m if m in NOT_IMPLEMENTED else canonical(m)
     for student in students or []:
         known(student, list(dict.fromkeys(line.student for line in lines)), f"student of {table}")
     lines = [line for line in lines if line.student in (students or [line.student])]
@@ -149,7 +149,7 @@ def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, studen
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
     rows = []
-    for line in check(table, site.scale, seeds, students, methods, overrides):
+    for line in check(table, site.scale, seeds, students, methods, overrides, site.data_name):
         runs = () if line.method in NOT_IMPLEMENTED else tuple(
             cell(site, folder, line.student, line.method, seed, **line.changes, **(overrides or {}))
             for seed in range(seeds))
@@ -315,7 +315,7 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
 def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
     """What a reader must know before believing the numbers."""
     counts, some = folder.image_counts, next(iter(records.values()), None)
-    said = [f"Data: {site.results.name.removesuffix('-' + site.scale)}, {len(folder.categories)} classes, "
+    said = [f"Data: {site.data_name}, {len(folder.categories)} classes, "
             + ", ".join(f"{n} {name}" for name, n in counts.items())
             + f" images; metrics on `{folder.eval_split}`; annotation hash `{folder.annotation_hash[:12]}`."]
     if site.scale == "smoke":

@@ -174,3 +174,29 @@ def test_differences_are_paired_by_seed():
     mine = lines.loc["KDcls"]  # differences -1, -3, 0: mean -4/3, sd 1.527525, t(2) = 4.302653
     assert mine.change == pytest.approx(-4 / 3)
     assert mine.change_high - mine.change == pytest.approx(4.302653 * 1.527525 / 3**0.5, abs=1e-4)
+
+
+def test_images_are_chosen_by_rule():
+    """Per image: both right, one of two right, a crowd alone does not count; equal changes are ordered by id."""
+    truth = annotations([(1, 1, 10, 20, 40, 40), (2, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40), (3, 1, 0, 0, 9, 9)],
+                        (1, 2), crowds=[3])
+    detections = [found(1, [10, 20, 40, 40]), found(2, [10, 20, 40, 40])]
+    assert errors.ap50_per_image(truth, detections).to_dict() == pytest.approx({1: 100, 2: 100 * 51 / 101})
+    assert errors.ap50_per_image(truth, []).to_dict() == {1: 0, 2: 0}
+    before = pd.Series({1: 10.0, 2: 50, 3: 50, 4: 90, 5: 20, 6: 20, 7: 20})
+    after = pd.Series({1: 90.0, 2: 80, 3: 80, 4: 10, 5: 20, 6: 20, 7: 20})
+    chosen = errors.telling_images(before, after)
+    assert chosen.index.tolist() == [1, 2, 3, 5, 4, 7]
+    assert chosen.sort.tolist() == ["gained"] * 2 + ["middle"] * 2 + ["lost"] * 2
+    assert errors.telling_images(before[:3], after[:3], each=5).index.tolist() == [1, 2, 3]
+
+
+def test_claims_of_figure_3_hold_only_with_the_whole_interval():
+    line = {"student": "S", "dAP": 9.0, "seeds": 3}
+    lines = pd.DataFrame([
+        {**line, "method": "KDcls", "type": "Cls", "IoU": 50, "change": -2, "change_low": -3, "change_high": -1},
+        {**line, "method": "KDcls", "type": "Cls", "IoU": 75, "change": -2, "change_low": -5, "change_high": 1},
+        {**line, "method": "loc+KDloc", "type": "Loc", "IoU": 50, "change": 2, "change_low": 1, "change_high": 3},
+        {**line, "method": "loc+KDloc", "type": "Loc", "IoU": 75, "change": -2}])
+    assert errors.figure3_claims(lines).holds.tolist() == ["yes", "open", "no", "open", "not run"]
+    assert "9.0 (-2.0 [-3.0, -1.0])" in errors.markdown(lines[:2], (50,), ("Cls",))

@@ -10,6 +10,7 @@ import papermill
 import pytest
 
 from c2dlib import notebooks, tables, verdicts
+from c2dlib.errors import TYPES
 from c2dlib.records import RunRecord
 from c2dlib.runs import run
 from c2dlib.site import Site, open_site, opened
@@ -79,6 +80,22 @@ def test_runs_headless(name, site):
     assert "c2dlib.losses.kd_cls" in said and "its checkpoint is not here" not in said
     assert f"{count} of {count} runs are done" in said
     assert not list(site.results.glob(f".{name}*")) and not (site.results / f"{name}.failed.ipynb").exists()
+
+
+@pytest.mark.parametrize("name, figures", [("figure3_errors", 5), ("figure4_examples", 1)])
+def test_figures_run_headless(name, figures, site):
+    """They train what is missing, show every figure, and keep the picture beside the tables."""
+    more = {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
+    path = notebooks.execute(name, site, parameters(site, **more))
+    outputs = [o for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for o in cell.outputs]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == figures
+    assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in outputs)
+    assert (site.results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    if name == "figure3_errors":
+        frame = pd.read_csv(site.results / "figure3.csv")
+        assert set(frame.method) == {"baseline", "KDcls+loc+KDloc"} and set(frame.type) == set(TYPES)
+        assert sorted(set(frame.IoU)) == list(range(50, 100, 5))
+        assert len(list((site.results / "errors").glob("*.json"))) >= 2
 
 
 def test_misspelt_parameter_is_refused_before_anything_runs(site):

@@ -1,0 +1,78 @@
+"""The explorer: widgets that follow one another, figures without them, and clear words where there is nothing."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from c2dlib import explorer
+from c2dlib.errors import TYPES
+from c2dlib.explorer import Errors, explore
+from c2dlib.runs import cell, run
+from c2dlib.site import open_site
+
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    e = cell(*place, "SSD300-VGG16", steps=2, pretrain_steps=1, pretrain_scenes=8)
+    run(e, place[0])
+    return e
+
+
+def test_pages_hold_every_error_once(place, trained):
+    shown = Errors([trained, trained.replace(seed=7)], place[0])  # seed 7 was never trained
+    assert list(shown.runs) == [trained.name]
+    for kind in TYPES:
+        every = shown.matching(trained.name, kind, 50)
+        by_class = [shown.matching(trained.name, kind, 50, name) for name in shown.names.values()]
+        assert set(map(id, every)) == {id(one) for some in by_class for one in some}
+    count = len(shown.matching(trained.name, "Miss", 95))
+    assert count > explorer.PER_PAGE
+    last = shown.figure(trained.name, "Miss", 95, page=(count - 1) // explorer.PER_PAGE)
+    assert f"to {count} of {count}" in last.get_suptitle()
+    assert len([ax for ax in last.axes if ax.get_images()]) == (count - 1) % explorer.PER_PAGE + 1
+    assert shown.figure(trained.name, "Cls", page=9999).get_suptitle().endswith("none")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"run": "SSD300-VGG16.ours.s9"}, "no run 'SSD300-VGG16.ours.s9'; there are SSD300-VGG16.baseline.s0"),
+    ({"type": "Mist"}, "no error type 'Mist'; there are Cls, Loc, Both, Dupe, Bkg, Miss"),
+    ({"category": "fish"}, "no class 'fish'; there are 3-arm hub-1")])
+def test_what_does_not_exist_is_named(place, trained, changes, words):
+    with pytest.raises(ValueError, match=words):
+        Errors([trained], place[0]).figure(**{"run": trained.name, **changes})
+
+
+def test_no_run_to_show(place, trained):
+    with pytest.raises(FileNotFoundError, match="no run given"):
+        Errors([], place[0])
+    with pytest.raises(FileNotFoundError, match="no run with detections on this machine: .*seed|s7"):
+        explore([trained.replace(seed=7)], place[0])
+
+
+def test_headless_it_is_a_figure(place, trained, monkeypatch):
+    monkeypatch.setenv(explorer.HEADLESS, "1")
+    assert isinstance(explore([trained], place[0]), Figure)
+
+
+def test_widgets_follow_one_another(place, trained, monkeypatch):
+    monkeypatch.delenv(explorer.HEADLESS, raising=False)
+    box = explore([trained], place[0])
+    (run_, category), kind, (iou, page), bars, images = (
+        box.children[0].children, box.children[1], box.children[2].children, *box.children[3:])
+    assert bytes(bars.value[:4]) == bytes(images.value[:4]) == PNG and run_.value == trained.name
+    iou.value, kind.value = 95, "Miss"
+    first, pages = bytes(images.value), page.max
+    assert pages > 1
+    page.value = 2
+    assert bytes(images.value) != first
+    kind.value = "Dupe"
+    assert page.value == 1
+    kind.value, category.value = "Miss", category.options[1][1]
+    assert page.max < pages
