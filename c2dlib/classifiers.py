@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
+from torchvision.transforms import v2
 
 from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
 from c2dlib.data.coco import CocoSplit
@@ -64,6 +65,7 @@ class Course:
     sigmoid_too: bool  # softmax and binary cross-entropy jointly
     mean: list[float]  # of crops in 0..1
     std: list[float]
+    image_size: int = 0  # images are scaled to this short side before crops are cut; 0: as they are
 
     @property
     def key(self) -> str:
@@ -95,7 +97,7 @@ def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tup
             return {"classification": classifier_loss(logits, labels, course.sigmoid_too)}
 
         def batches(start: int):
-            transform = train_transform(course.augment)
+            transform = _scaled(course, train_transform(course.augment))
             return stream(train, transform, 0, course.images, start, course.steps, course.augment.workers)
 
         fit(Schedule(course.lr), course.steps, {"classifier": classifier}, batches, losses, folder, site.on,
@@ -108,12 +110,17 @@ def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tup
         return classifier, report
 
 
+def _scaled(course: Course, transform: v2.Transform) -> v2.Transform:
+    """A transform of images at the size a student sees them at; like a detector's own resizing without antialiasing."""
+    return v2.Compose([v2.Resize(course.image_size, antialias=False), transform]) if course.image_size else transform
+
+
 @torch.inference_mode()
 def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std, device: str) -> dict:
     """Top-1 and calibration error on the crops of a split, in percent."""
-    logits, labels, plain = [], [], plain_transform()
-    for image, target in (split[i] for i in split.with_boxes()):
-        crops, label = crop_batch([plain(image).to(device)], [target], course.size)
+    logits, labels, plain = [], [], _scaled(course, plain_transform())
+    for image, target in (plain(*split[i]) for i in split.with_boxes()):
+        crops, label = crop_batch([image.to(device)], [target], course.size)
         logits.append(classifier((crops - mean) / std).cpu())
         labels.append(label)
     logits, labels = torch.cat(logits), torch.cat(labels)
@@ -155,7 +162,8 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
     folder = opened(site.data)
     for_ssd, classes = ARCHITECTURES[e.student].family == "ssd", len(folder.categories)
     identity = {"recipe": RECIPE, "data": folder.annotation_hash, "sigmoid_too": not for_ssd,
-                **{name: getattr(e, name) for name in TEACHER_SETTINGS}}
+                **{name: getattr(e, name) for name in TEACHER_SETTINGS},
+                **({"teacher_image_size": e.teacher_image_size} if e.teacher_image_size else {})}
 
     def build(pretrained: bool = e.teacher_pretrained) -> nn.Module:
         torch.manual_seed(0)
@@ -165,7 +173,8 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
     course = Course(
         "teacher (SSD)" if for_ssd else "teacher (Faster R-CNN, RetinaNet)", identity, build,
         lambda: (folder.splits["train"], folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
-        e.teacher_images, e.teacher_size, e.teacher_jitter, not for_ssd, config["mean"], config["std"])
+        e.teacher_images, e.teacher_size, e.teacher_jitter, not for_ssd, config["mean"], config["std"],
+        e.teacher_image_size)
     classifier, report = trained(course, site.runs / "cache" / f"teacher-{course.key}", site, progress)
     return Teacher(classifier, classes, e.teacher_size), report
 

@@ -95,6 +95,9 @@ class Experiment:
     teacher_jitter: float = setting("Random shift of each side of its training crops, share of the box.", 0.05,
                                     used_by="teacher")
 
+    teacher_image_size: int = setting("Short side images are scaled to before its training crops are cut, as a student's "
+                                      "input is; 0: as they are.", 0, used_by="teacher", added=True)
+
     lambda_fkd: float = setting("Factor on FKD's four published weights.", 1.0, used_by="FKD", added=True)
     detector_teacher_steps: int = setting("Steps of FKD's teacher; 0: count epochs.", 0, used_by="FKD")
     detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="FKD")
