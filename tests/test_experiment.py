@@ -154,15 +154,29 @@ def test_every_field_has_a_sentence_and_a_plain_type():
 def test_every_scale_builds_every_student(path):
     text = yaml.safe_load(path.read_text())
     assert path.read_text().splitlines()[0].startswith("# make reproduce-table")
-    assert set(text) <= {"badges", "common", "families", "students"}  # any other key would go unread
+    assert set(text) <= {"badges", "common", "families", "students", "own_data"}  # any other key would go unread
+    assert set(text.get("own_data", {})) <= {"common", "families", "students"}
     assert set(text["badges"]) == {"train", "val", "test"}
-    assert set(text.get("families", {})) <= {a.family for a in ARCHITECTURES.values()}
-    assert set(text.get("students", {})) <= set(ARCHITECTURES)
+    for layer in (text, text.get("own_data", {})):
+        assert set(layer.get("families", {})) <= {a.family for a in ARCHITECTURES.values()}
+        assert set(layer.get("students", {})) <= set(ARCHITECTURES)
     assert len(STUDENTS) == 6
     for student in ARCHITECTURES:
         e = experiment(path.stem, student, "baseline")  # raises for an unknown key
         for key, value in text.get("students", {}).get(student, {}).items():
             assert getattr(e, key) == (tuple(value) if isinstance(value, list) else value)
+        experiment(path.stem, student, data="photographs")
+
+
+def test_data_of_ones_own_have_settings_of_their_own():
+    """mini on photographs: its own size and schedule, a family's over those; the rest as on Badges."""
+    badges, own = (experiment("mini", SSD, data=data) for data in ("badges", "groceries"))
+    text = yaml.safe_load((SCALES / "mini.yaml").read_text())
+    for key, value in (text["own_data"]["common"] | text["own_data"]["families"]["ssd"]).items():
+        assert getattr(own, key) == value
+    assert badges.backbone_weights == "badges" and own.backbone_weights == "crops"
+    assert badges.optimizer == own.optimizer and badges.sampling_size == own.sampling_size
+    assert experiment("smoke", SSD, data="groceries").replace(data="badges") == experiment("smoke", SSD)
 
 
 def test_overrides_are_read_as_the_field_needs_them():

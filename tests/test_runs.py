@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, load_file
 from torchvision.models.detection.ssd import SSD
 
-from c2dlib import runs
+from c2dlib import classifiers, runs
 from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.data.coco import DataError
 from c2dlib.evaluation import coco_metrics
@@ -245,6 +245,22 @@ def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
     other = site_in(tmp_path)
     made = initial_weights(tiny(other, vertical_flip=True), other[0])
     assert all(torch.equal(v, found[k]) for k, v in made.items())
+
+
+def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch):
+    """Its images are scaled first, boxes with them; at 0 its identity is that of before the setting existed."""
+    (site, _), seen = place, []
+    cut = classifiers.crop_batch
+    monkeypatch.setattr(classifiers, "crop_batch", lambda images, targets, *more: (
+        seen.append((images[0].shape[-2:], targets[0]["boxes"].max())), cut(images, targets, *more))[1])
+    _, full = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123), site)
+    whole, _ = zip(*seen, strict=True)
+    seen.clear()
+    _, half = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123, teacher_image_size=40), site)
+    assert set(whole) == {(128, 128)} and {size for size, _ in seen} == {(40, 40)}
+    assert max(edge for _, edge in seen) <= 40
+    assert full["hash"] != half["hash"] and "teacher_image_size" not in full["identity"]
+    assert half["identity"] == full["identity"] | {"teacher_image_size": 40}
 
 
 def test_a_backbone_may_learn_from_the_crops_of_the_data_themselves(place):
