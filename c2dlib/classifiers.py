@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
@@ -128,6 +128,24 @@ def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std
             "ECE": expected_calibration_error(logits.softmax(1), labels)}
 
 
+@torch.inference_mode()
+def mean_probabilities(teacher: Teacher, split: CocoSplit, temperature: float, softmax: bool) -> Tensor:
+    """What a teacher says on average of the crops of each class of a split.
+
+    Returns:
+        [C, C], row c the mean over class c's crops of softmax(logits / T), or of sigmoid(logits / T); a class without
+        crops has 1 / C everywhere.
+    """
+    plain, device = plain_transform(), teacher.mean.device
+    sums, counts = torch.zeros(teacher.num_classes, teacher.num_classes), torch.zeros(teacher.num_classes)
+    for image, target in (split[i] for i in split.with_boxes()):
+        crops, labels = crop_batch([plain(image).to(device)], [target], teacher.size)
+        logits = teacher.read(crops).logits.cpu() / temperature
+        sums.index_add_(0, labels, logits.softmax(1) if softmax else logits.sigmoid())
+        counts += torch.bincount(labels, minlength=teacher.num_classes)
+    return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 1 / teacher.num_classes)
+
+
 def _load(course: Course, folder: Path, module: nn.Module) -> dict | None:
     """The report of a finished classifier whose weights match their hash, with the weights put into ``module``."""
     try:
@@ -157,13 +175,18 @@ TEACHER_SETTINGS = ("teacher", "teacher_width", "teacher_pretrained", "teacher_s
                     "eval_split")
 
 
+def _share(e: Experiment) -> dict:
+    """What of an identity says that not all images are trained on; nothing where they are."""
+    return {"train_share": e.train_share} if e.train_share < 1 else {}
+
+
 def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> tuple[Teacher, dict]:
     """The teacher of an Experiment: one for the SSDs, one for all Faster R-CNNs and RetinaNets (section 4)."""
     folder = opened(site.data)
     for_ssd, classes = ARCHITECTURES[e.student].family == "ssd", len(folder.categories)
     identity = {"recipe": RECIPE, "data": folder.annotation_hash, "sigmoid_too": not for_ssd,
                 **{name: getattr(e, name) for name in TEACHER_SETTINGS},
-                **({"teacher_image_size": e.teacher_image_size} if e.teacher_image_size else {})}
+                **({"teacher_image_size": e.teacher_image_size} if e.teacher_image_size else {}), **_share(e)}
 
     def build(pretrained: bool = e.teacher_pretrained) -> nn.Module:
         torch.manual_seed(0)
@@ -172,7 +195,7 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
     config = build(pretrained=False).pretrained_cfg
     course = Course(
         "teacher (SSD)" if for_ssd else "teacher (Faster R-CNN, RetinaNet)", identity, build,
-        lambda: (folder.splits["train"], folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
+        lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
         e.teacher_images, e.teacher_size, e.teacher_jitter, not for_ssd, config["mean"], config["std"],
         e.teacher_image_size)
     classifier, report = trained(course, site.runs / "cache" / f"teacher-{course.key}", site, progress)
@@ -205,11 +228,12 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
     identity = {"recipe": RECIPE, "body": kind, **{name: getattr(e, name) for name in settings}}
     own = e.backbone_weights == "crops"
     if own:
-        identity = {**identity, "pretrain_scenes": 0, "data": opened(site.data).annotation_hash}
+        identity |= {"pretrain_scenes": 0, "data": opened(site.data).annotation_hash, **_share(e)}
 
     def splits() -> tuple[CocoSplit, CocoSplit]:
         if own:
-            return opened(site.data).splits["train"], opened(site.data).splits["val"]
+            own_splits = opened(site.data).splits
+            return own_splits["train"].first(e.train_share), own_splits["val"]
         counts = {"train": e.pretrain_scenes, "val": 200, "test": 0}
         root = site.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
         folder = opened(make_badges(root, **counts, family="other"))

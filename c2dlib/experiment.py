@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from c2dlib.methods import canonical, parts
+from c2dlib.methods import asks_teacher, canonical, parts, place_term
 from c2dlib.models.students import ARCHITECTURES
 
 RECIPE = 1  # raised when the code changes what a run of the same settings computes: old records no longer count
@@ -37,6 +37,9 @@ class Experiment:
     data: str = setting("Name of the data set.", "badges")
     data_hash: str = setting("Hash of its annotation files.", "")
     eval_split: str = setting("Split the metrics are of: test where there is one, else val.", "val")
+
+    train_share: float = setting("Share of the training images that is trained on, the first ones; the teacher too.", 1.0,
+                                 added=True)
 
     image_size: int = setting("Network input: side of SSD's square, short side of the others, in pixels.", 300)
     max_size: int = setting("Longest side of Faster R-CNN's and RetinaNet's input, in pixels.", 1333)
@@ -132,6 +135,8 @@ class Experiment:
                      "pool_obj", "pool_maps", "kd_loc_layers", "teacher_size", "teacher_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
         for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
@@ -139,10 +144,10 @@ class Experiment:
     def identity(self) -> dict:
         """The settings this run's numbers depend on: those of parts its method does not use are left out."""
         used, mine = {"student"}, parts(self.method)
-        used |= {"cls"} if {"KDcls", "KDcls-labels"} & set(mine) else set()
-        used |= {"loc"} if {"loc", "KDloc"} & set(mine) else set()
-        used |= {"KDloc", "teacher"} if "KDloc" in mine else set()
-        used |= {"teacher"} if "KDcls" in mine else set()
+        used |= {"cls"} if any(p.startswith("KDcls") for p in mine) else set()
+        used |= {"loc"} if any(map(place_term, mine)) else set()
+        used |= {"KDloc"} if "KDloc" in map(place_term, mine) else set()
+        used |= {"teacher"} if asks_teacher(self.method) else set()
         used |= {"FKD"} if "FKD" in mine else set()
         used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
         return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)

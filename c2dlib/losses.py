@@ -62,6 +62,24 @@ def pooled_l1(pred: Tensor, target: Tensor, pool: int) -> Tensor:
     return difference.abs().mean()
 
 
+def matched_l1(like: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
+    """A control: the plain mean |boxes - truth|, scaled so that its gradient is as long as that of ``like``.
+
+    It sees no image; all it has of ``like`` is one number per step, how strongly that pulled at the boxes.
+
+    Args:
+        like: scalar that depends on ``boxes``.
+        boxes: [P, 4] pixels, carries the gradient. truth: [P, 4] the boxes they were matched to.
+
+    Returns:
+        Scalar; zero where ``like`` has no gradient or every box is right.
+    """
+    wanted, = torch.autograd.grad(like, boxes, retain_graph=True)
+    plain = (boxes - truth).abs().mean()
+    own, = torch.autograd.grad(plain, boxes, retain_graph=True)
+    return plain * (wanted.norm() / own.norm().clamp(min=1e-12)).detach()
+
+
 def box_gradient(loss: Callable[[Tensor, slice], Tensor], boxes: Tensor, chunk: int) -> Tensor:
     """The sum of ``loss(boxes[part], part)`` over parts of ``chunk`` boxes, in the memory of one part.
 

@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from c2dlib.crops import crop_regions
-from c2dlib.losses import box_gradient, kd_cls, pooled_l1
+from c2dlib.losses import box_gradient, kd_cls, matched_l1, pooled_l1
 from c2dlib.models.teacher import Teacher
 from c2dlib.types import GroundTruth, TrainOutput
 
-PARTS = ["KDcls", "KDcls-labels", "loc", "KDloc", "FKD"]  # what a method name is made of, in this order
+TARGETS = ["KDcls-labels", "KDcls-smooth", "KDcls-mean"]  # controls: something else in the teacher's place
+WITHOUT_IMAGE = {"loc-L1": "loc", "KDloc-L1": "KDloc"}  # controls: an L1 box loss with the gradient of that term
+PARTS = ["KDcls", *TARGETS, "loc", "KDloc", *WITHOUT_IMAGE, "FKD"]  # what a method name is made of, in this order
 ALIASES = {"ours": "KDcls+loc+KDloc"}
-METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", "FKD", "ours+FKD", "KDcls-labels"]
+METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", "FKD", "ours+FKD", *TARGETS, *WITHOUT_IMAGE]
 NOT_IMPLEMENTED = ["KD", "FGFI", "GID"]  # rows of the paper's Table 2 without code yet: `not run`
 CERTAIN = 1e4  # a logit that makes labels a distribution of zeros and ones, at any temperature
 
@@ -47,36 +49,40 @@ class ClassifierToDetector:
 
     Args:
         teacher: None where no term asks one (loc, KDcls-labels).
-        terms: any of KDcls, KDcls-labels, loc, KDloc.
+        terms: any of PARTS but FKD.
         sampling_size: side s of the crops that loc and KD_loc compare.
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
         lambda_l, lambda_kl: weights for images in 0..255 units (section 4).
         max_positives: loc and KD_loc see at most this many of a step's positives, drawn at random; 0: all.
+        targets: of KDcls-smooth and KDcls-mean, logits [C, C]: what stands in the teacher's place for each class.
     """
 
     def __init__(self, teacher: Teacher | None, terms: list[str], *, lambda_kc: float, temperature: float,
                  lambda_l: float, lambda_kl: float, sampling_size: int, pool_obj: int, pool_maps: int,
-                 layers: int, max_positives: int = 0, chunk: int = 0):
+                 layers: int, max_positives: int = 0, chunk: int = 0, targets: dict[str, Tensor] | None = None):
         self.teacher, self.terms = teacher, terms
         self.lambda_kc, self.temperature = lambda_kc, temperature
         self.lambda_l, self.lambda_kl = lambda_l, lambda_kl
         self.sampling_size, self.pool_obj, self.pool_maps = sampling_size, pool_obj, pool_maps
         self.layers, self.max_positives, self.chunk = layers, max_positives, chunk
+        self.targets = targets or {}
 
     def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
         positives, truth, terms = out.positives, GroundTruth.of(out), {}
         if len(positives.labels) == 0:
             zero = positives.class_logits.sum() * 0.0 + positives.pred_boxes.sum() * 0.0
             return {name: zero for name in self.terms}
-        pixels = out.pixels() if set(self.terms) & {"KDcls", "loc", "KDloc"} else None
+        pixels = out.pixels() if set(self.terms) - set(TARGETS) else None
         if "KDcls" in self.terms:
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.teacher.size)
             terms["KDcls"] = self._kd_cls(out, self.teacher.read(crops).logits[truth.of_positive])
         if "KDcls-labels" in self.terms:
             labels = F.one_hot(positives.labels, positives.class_logits.shape[1])
             terms["KDcls-labels"] = self._kd_cls(out, (2.0 * labels - 1) * CERTAIN)
-        if "loc" in self.terms or "KDloc" in self.terms:
+        for name in [n for n in self.terms if n in self.targets]:
+            terms[name] = self._kd_cls(out, self.targets[name].to(positives.labels.device)[positives.labels])
+        if any(place_term(name) for name in self.terms):
             terms |= self._localisation(pixels, out, truth)
         return terms
 
@@ -87,7 +93,7 @@ class ClassifierToDetector:
 
     def _localisation(self, pixels: Tensor, out: TrainOutput, truth: GroundTruth) -> dict[str, Tensor]:
         """loc (eq. 11) and KD_loc (eq. 10), averaged over the layers used."""
-        names = [n for n in ("loc", "KDloc") if n in self.terms]
+        names = list(dict.fromkeys(place_term(n) for n in self.terms if place_term(n)))
         with torch.no_grad():
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
             targets = {name: self._views(name, crops) for name in names}
@@ -110,7 +116,9 @@ class ClassifierToDetector:
 
         chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
         with torch.autocast(pixels.device.type, enabled=False):
-            return dict(zip(names, box_gradient(loss, boxes, chunk), strict=True))
+            terms = dict(zip(names, box_gradient(loss, boxes, chunk), strict=True))
+            return {n: terms[n] if n in names else matched_l1(terms[place_term(n)], boxes, truth.boxes[gt].float())
+                    for n in self.terms if place_term(n)}
 
     def _views(self, name: str, crops: Tensor) -> list[Tensor]:
         """What is compared: the pooled crops themselves, or the teacher's pooled early maps of them."""
@@ -119,11 +127,42 @@ class ClassifierToDetector:
         return [F.adaptive_avg_pool2d(m, self.pool_maps) for m in self.teacher.early(crops, self.layers)]
 
 
-def distillers(e, teacher: Teacher | None, imitation: nn.Module | None) -> list:
+def place_term(name: str) -> str:
+    """The term on boxes that a part of a method is or imitates: loc, KDloc, or none."""
+    return name if name in WITHOUT_IMAGE.values() else WITHOUT_IMAGE.get(name, "")
+
+
+def asks_teacher(method: str) -> bool:
+    """Whether a part of a method needs the classification teacher."""
+    return any(p in ("KDcls", "KDcls-smooth", "KDcls-mean") or place_term(p) == "KDloc" for p in parts(method))
+
+
+def class_targets(means: Tensor, temperature: float, softmax: bool) -> dict[str, Tensor]:
+    """What KDcls-smooth and KDcls-mean put in the teacher's place.
+
+    Args:
+        means: [C, C] the teacher's mean probabilities at ``temperature``, a row per true class (softmax), or each
+            class's own (sigmoid).
+
+    Returns:
+        Logits [C, C] each, a row per true class. KDcls-mean: those means. KDcls-smooth: the labels, smoothed evenly to the
+        teacher's mean belief in the true class (and, with sigmoids, in a wrong one).
+    """
+    count = len(means)
+    own = torch.eye(count, dtype=torch.bool)
+    right = means[own].mean()
+    wrong = (1 - right) / max(count - 1, 1) if softmax else means[~own].mean()
+    smooth = torch.where(own, right, wrong)
+    return {name: temperature * (p.log() if softmax else torch.logit(p)) for name, p in (
+        ("KDcls-smooth", smooth.clamp(1e-6, 1 - 1e-6)), ("KDcls-mean", means.clamp(1e-6, 1 - 1e-6)))}
+
+
+def distillers(e, teacher: Teacher | None, imitation: nn.Module | None,
+               targets: dict[str, Tensor] | None = None) -> list:
     """The distillers of an Experiment's method; the engine adds their terms to the task losses."""
     terms = [p for p in parts(e.method) if p != "FKD"]
     built = [] if not terms else [ClassifierToDetector(
         teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
         lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,
-        layers=e.kd_loc_layers, max_positives=e.max_positives)]
+        layers=e.kd_loc_layers, max_positives=e.max_positives, targets=targets)]
     return built + ([imitation] if imitation is not None else [])

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.experiment import PRETRAINING, Experiment
-from c2dlib.methods import parts
+from c2dlib.methods import asks_teacher, parts
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import RunRecord, command
-from c2dlib.runs import detector_teacher, find_record, finished, needs_classifier, run
+from c2dlib.runs import detector_teacher, find_record, finished, run
 from c2dlib.site import Site
 
 _messages = None  # in a worker: where its progress goes
@@ -38,7 +38,7 @@ class Job:
     def key(self) -> str:
         e, architecture = self.e, ARCHITECTURES[self.e.student]
         return {"run": f"run:{e.hash()}", "pretrain": f"pretrain:{architecture.body}:{e.width}:{e.depth}",
-                "teacher": f"teacher:{architecture.family == 'ssd'}:{e.teacher}:{e.teacher_size}"}[self.kind]
+                "teacher": f"teacher:{architecture.family == 'ssd'}:{e.teacher}:{e.teacher_size}:{e.train_share}"}[self.kind]
 
 
 def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) -> list[Job]:
@@ -51,7 +51,7 @@ def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) 
         needs = []
         if e.backbone_weights in PRETRAINING:
             needs.append(Job("pretrain", e.replace(method="baseline")))
-        if needs_classifier(e):
+        if asks_teacher(e.method):
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
         if "FKD" in parts(e.method):

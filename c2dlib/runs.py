@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from c2dlib.classifiers import classifier_teacher, initial_weights
+from c2dlib.classifiers import classifier_teacher, initial_weights, mean_probabilities
 from c2dlib.data.coco import CocoFolder
 from c2dlib.data.stream import stream
 from c2dlib.data.transforms import train_transform
@@ -23,7 +23,7 @@ from c2dlib.evaluation import coco_metrics, detect
 from c2dlib.experiment import Experiment, experiment
 from c2dlib.files import sha256, write_whole
 from c2dlib.imitation.fkd import FKD
-from c2dlib.methods import distillers, parts
+from c2dlib.methods import asks_teacher, class_targets, distillers, parts
 from c2dlib.models.students import ARCHITECTURES, build_student, parameter_count
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.site import Progress, Site, opened, waiting_lock
@@ -34,11 +34,6 @@ def cell(site: Site, folder: CocoFolder, student: str, method: str = "baseline",
     """The Experiment of one cell of a table on a site's data."""
     return experiment(site.scale, student, method, seed, **{
         "data": site.data_name, "data_hash": folder.annotation_hash, "eval_split": folder.eval_split, **overrides})
-
-
-def needs_classifier(e: Experiment) -> bool:
-    """Whether a term of its method asks the classification teacher."""
-    return bool({"KDcls", "KDloc"} & set(parts(e.method)))
 
 
 def detector_teacher(e: Experiment) -> Experiment:
@@ -140,10 +135,11 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     data = opened(site.data)
     say = lambda done, of: progress(e.name, done, of)
     teacher, taught_by = None, {}
-    if needs_classifier(e):
+    if asks_teacher(e.method):
         teacher, report = classifier_teacher(e, site, progress)
         teacher.to(site.on)
         taught_by = {k: report[k] for k in ("title", "hash", "top1", "ECE", "split")}
+    train = data.splits["train"].first(e.train_share)
     initial = initial_weights(e, site, progress)
     torch.manual_seed(e.seed)
     student = build_student(e, len(data.categories), initial)
@@ -156,8 +152,13 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         imitation.to(site.on)
         trained["imitation"] = imitation
         taught_by |= {"detector": senior.student, "detector_hash": senior.hash(), "detector_mAP": strength}
-    terms = distillers(e, teacher, imitation)
-    steps = e.steps or max(1, round(e.epochs * len(data.splits["train"].with_boxes()) / e.batch_size))
+    targets = None
+    if {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
+        softmax = ARCHITECTURES[e.student].family != "retinanet"
+        means = mean_probabilities(teacher, train, e.temperature, softmax)
+        targets = class_targets(means, e.temperature, softmax)
+    terms = distillers(e, teacher, imitation, targets)
+    steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
 
     def losses(images: list, targets: list) -> dict:
         out = student(images, targets)
@@ -167,7 +168,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         return named
 
     def batches(start: int):
-        return stream(data.splits["train"], train_transform(e), e.seed, e.batch_size, start, steps, e.workers)
+        return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers)
 
     log = fit(e, steps, trained, batches, losses, folder, site.on, say)
     starts = [0] + [row["step"] for row in log]

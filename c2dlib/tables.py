@@ -16,7 +16,7 @@ from tqdm import tqdm
 from c2dlib.data.coco import CocoFolder
 from c2dlib.experiment import Experiment, experiment, known
 from c2dlib.files import write_whole
-from c2dlib.methods import NOT_IMPLEMENTED, canonical
+from c2dlib.methods import NOT_IMPLEMENTED, TARGETS, canonical
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import ROOT, RunRecord
 from c2dlib.runs import cell, find_record
@@ -24,7 +24,7 @@ from c2dlib.site import Site
 
 PAPER = ROOT / "results" / "paper"
 ABLATED = "SSD300-VGG16"  # the student of tables that name none (section 4.3)
-SHORT = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p "}  # names within a label
+SHORT = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p ", "train_share": "share "}  # names within a label
 CONTROL = "KDcls-labels"  # the same loss with labels in the teacher's place: below the paper's rows of each student
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
 TOP1 = "teacher_top1"  # of the classification teacher, in percent
@@ -39,6 +39,7 @@ class Table:
     varies: tuple[str, ...] = ()  # its columns besides student and method
     ask: Callable[[dict, Experiment], tuple[str, dict]] = lambda line, e: (line["method"], {})
     # a line of the CSV, the student's baseline at this scale -> method, settings to change
+    own: Callable[[], list[dict]] | None = None  # lines of a table that the paper does not have
 
 
 def _weight_and_temperature(line: dict, e: Experiment) -> tuple[str, dict]:
@@ -60,6 +61,14 @@ def _crops_and_layers(line: dict, e: Experiment) -> tuple[str, dict]:
                     "kd_loc_layers": 2 if "l1" in terms else 1}
 
 
+def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
+    return line["method"], {"train_share": line["train_share"]} if line["train_share"] < 1 else {}
+
+
+CONTROLLED = ["SSD300-VGG16", "RetinaNet-R50"]  # a softmax and a sigmoid head; short runs, and a large gain by KD_cls
+CONTROLS = ["baseline", "KDcls", *TARGETS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
+SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
+
 TABLES = {
     "table1": Table("Table 1: five loss settings on compact students"),
     "table2": Table("Table 2: against and on top of detector-to-detector distillation"),
@@ -68,6 +77,11 @@ TABLES = {
     "table4": Table("Table 4: sampling size, pooling size and layers of loc and KD_loc",
                     ("ablation", "sampling_size", "pooling_size", "layers"), _crops_and_layers),
     "table5": Table("Table 5: AP at each IoU"),
+    "controls": Table("Controls: what of the teacher's word, and of the image, is needed?", own=lambda: [
+        {"student": student, "method": method} for student in CONTROLLED for method in CONTROLS]),
+    "sizes": Table("Training images: what does distillation buy?", ("train_share",), _train_share, lambda: [
+        {"student": ABLATED, "method": method, "train_share": share}
+        for share in SHARES for method in ("baseline", "KDcls", "KDcls+loc+KDloc", CONTROL)]),
 }
 
 
@@ -95,7 +109,8 @@ class Line:
 
 def _lines(table: str, scale: str, data: str) -> list[Line]:
     """The paper's rows in its order; where it has none, each student's baseline before and control after them."""
-    frame, kind = pd.read_csv(PAPER / f"{table}.csv"), TABLES[table]
+    kind = TABLES[table]
+    frame = pd.DataFrame(kind.own()) if kind.own else pd.read_csv(PAPER / f"{table}.csv")
     frame["student"] = frame.get("student", ABLATED)
     lines = []
     for student, group in frame.groupby("student", sort=False):
@@ -109,7 +124,7 @@ def _lines(table: str, scale: str, data: str) -> list[Line]:
         if "baseline" not in methods:
             best = pd.read_csv(PAPER / "table1.csv").set_index(["student", "method"]).loc[student, "baseline"]
             mine.insert(0, Line(student, "baseline", {}, {}, {m: best[m] for m in ("mAP", "AP50", "AP75")}))
-        if any("KDcls" in m or m.startswith("ours") for m in methods):
+        if CONTROL not in methods and any("KDcls" in m or m.startswith("ours") for m in methods):
             mine.append(Line(student, CONTROL, {}, {}, {}))
         lines += mine
     return lines
@@ -172,7 +187,7 @@ def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
 
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
-    baseline: dict[tuple[str, int], float] = {}  # (student, seed) -> mAP
+    baseline: dict[tuple, float] = {}  # (student, share of the images, seed) -> mAP
     lines = []
     for row in rows:
         done = {e.seed: records[e.hash()] for e in row.experiments
@@ -181,11 +196,12 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
                 "paper_mAP": row.paper.get("mAP", math.nan), "mAP": _mean(done, "mAP"),
                 "mAP_sd": _sd([r.metrics["mAP"] for r in done.values()]),
                 "seeds": len(done), "status": _status(row, records, len(done))}
+        twin = row.student, row.settings.get("train_share")
         if row.method == "baseline":
-            baseline |= {(row.student, seed): record.metrics["mAP"] for seed, record in done.items()}
+            baseline |= {(*twin, seed): record.metrics["mAP"] for seed, record in done.items()}
         else:
-            line |= paired([(r.metrics["mAP"], baseline[row.student, seed]) for seed, r in done.items()
-                            if (row.student, seed) in baseline])
+            line |= paired([(r.metrics["mAP"], baseline[*twin, seed]) for seed, r in done.items()
+                            if (*twin, seed) in baseline])
         line |= {m: _mean(done, m) for m in [*METRICS[1:], *(m for m in row.paper if m not in METRICS)]}
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
@@ -279,7 +295,7 @@ def varied(frame: pd.DataFrame) -> list[str]:
 
 def label(method: str, settings: dict) -> str:
     """What a row tried, in words: its method, and what its table varies."""
-    if method in ("baseline", CONTROL):
+    if method in ("baseline", CONTROL) and "train_share" not in settings:
         return method
     return ", ".join([method, *(SHORT.get(name, "") + (v if isinstance(v, str) else f"{v:g}")
                                 for name, v in settings.items() if pd.notna(v))])

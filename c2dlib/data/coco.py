@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -74,6 +75,7 @@ class CocoSplit(Dataset):
             if not row["iscrowd"]:
                 self._boxes[row["image_id"]].append(row)
         decoded_bytes = sum(3 * image["width"] * image["height"] for image in annotations["images"])
+        self._share = 1.0  # of the images with boxes, see ``first``
         self._cache: dict[int, Tensor] | None = {} if decoded_bytes <= cache_bytes else None
 
     @property
@@ -85,7 +87,14 @@ class CocoSplit(Dataset):
 
     def with_boxes(self) -> list[int]:
         """The items that have a box to train on."""
-        return [i for i, image_id in enumerate(self.image_ids) if self._boxes[image_id]]
+        usable = [i for i, image_id in enumerate(self.image_ids) if self._boxes[image_id]]
+        return usable[: max(1, round(self._share * len(usable)))]
+
+    def first(self, share: float) -> CocoSplit:
+        """This split with only the first ``share`` (0..1] of its images with boxes to train on, at least one."""
+        part = copy.copy(self)
+        part._share = share
+        return part
 
     def __getitem__(self, i: int) -> tuple[tv_tensors.Image, dict]:
         entry = self.annotations["images"][i]
