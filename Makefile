@@ -42,7 +42,7 @@ MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
-FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5 figure3 figure4
+FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5 controls sizes figure3 figure4
 
 .PHONY: help setup test lint bench reproduce readme lab notebook lock clean
 

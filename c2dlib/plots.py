@@ -23,7 +23,8 @@ from c2dlib.tables import IOUS, labels
 BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#D55E00", "#8C8C8C"  # Okabe and Ito's: safe if colour-blind
 STYLES = {"baseline": ("#000000", "-"), "KDcls": (BLUE, "-"), "KDcls-labels": (GREY, "--"),
           "loc": ("#E69F00", "-"), "loc+KDloc": ("#CC79A7", "-."), "KDcls+loc+KDloc": (GREEN, "-"),
-          "FKD": (RED, ":"), "KDcls+loc+KDloc+FKD": ("#56B4E9", "--")}
+          "KDcls-smooth": (GREY, ":"), "KDcls-mean": ("#56B4E9", "-."), "loc-L1": ("#E69F00", ":"),
+          "loc-L1+KDloc-L1": ("#CC79A7", ":"), "FKD": (RED, ":"), "KDcls+loc+KDloc+FKD": ("#56B4E9", "--")}
 PAPER = {"facecolor": "#D9D9D9", "edgecolor": "#595959", "hatch": "////", "linewidth": 0.6}
 
 
@@ -104,7 +105,7 @@ def table_bars(frame: pd.DataFrame) -> Figure:
     """
     frame = frame.assign(method=labels(frame))
     students = frame.student.unique().tolist()
-    methods = [m for m in frame.method.unique() if m != "baseline"]
+    methods = [m for m in frame.method.unique() if not m.startswith("baseline")]
     size = (max(2.0 * len(students) + 1, 4.5) + 0.05 * max(map(len, methods), default=0), 1.6 + 0.42 * max(len(methods), 1))
     figure, grid = _figure(1, len(students), size, sharex=True, sharey=True)
     for ax, student in zip(grid[0], students, strict=True):
@@ -131,6 +132,30 @@ def table_bars(frame: pd.DataFrame) -> Figure:
     figure.legend(keys, ["paper", "ours", "95 % interval over seeds"], loc="outside upper center", ncols=3,
                   fontsize=8, frameon=False)
     figure.supxlabel("gain over the baseline, mAP points (above: baseline mAP, paper | ours)", fontsize=8)
+    return figure
+
+
+def over_share(frame: pd.DataFrame, images: int) -> Figure:
+    """mAP over the number of training images, a line per method, bars of one sd over seeds (table ``sizes``).
+
+    Args:
+        images: how many a share of 1 is.
+    """
+    students = frame.student.unique().tolist()
+    figure, grid = _figure(1, len(students), (max(3.4 * len(students), 5), 3.4), sharey=True)
+    for ax, student in zip(grid[0], students, strict=True):
+        for method, mine in frame[frame.student == student].groupby("method", sort=False):
+            color, dashes = STYLES.get(canonical(method), (GREY, "-."))
+            ax.errorbar(mine.train_share * images, mine.mAP, mine.mAP_sd.fillna(0), color=color, linestyle=dashes,
+                        marker="o", markersize=3.5, linewidth=1.4, capsize=2, label=method)
+        _quiet(ax)
+        ax.set_xscale("log", base=2)
+        ticks = sorted(frame.train_share.unique() * images)
+        ax.set_xticks(ticks, [f"{round(n)}" for n in ticks])
+        ax.set_title(student, fontsize=9)
+        ax.set_xlabel("training images", fontsize=8)
+    grid[0][0].set_ylabel("mAP", fontsize=8)
+    _key(figure, grid[0][0])
     return figure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from c2dlib.methods import canonical
 from c2dlib.records import RunRecord
 from c2dlib.site import Site
-from c2dlib.tables import CONTROL, Row, label, paired
+from c2dlib.tables import CONTROL, SHARES, Row, label, paired
 
 NAMING = "AP50 - AP75"  # gains more at AP50 (above 0: naming) or at AP75 (below 0: placing the box)
 ONE, INSIDE = "one seed: no interval", "no: 0 inside"
@@ -25,6 +25,12 @@ CLAIMS = {  # (a row's label, against which, metric)
     + [("loc, b, s 112, p 8, obj", it, "mAP") for it in ("loc, b, s 112, p 2, obj", "loc, b, s 112, p 16, obj")]
     + [("loc+KDloc, c, s 112, p 8, obj+l0", it, "mAP")
        for it in ("loc, c, s 112, p 8, obj", "KDloc, c, s 112, p 8, l0", "loc+KDloc, c, s 112, p 8, obj+l0+l1")],
+    "controls": [(a, b, "mAP") for a, b in (
+        ("KDcls", "baseline"), ("KDcls", CONTROL), ("KDcls", "KDcls-smooth"), ("KDcls", "KDcls-mean"),
+        ("KDcls-mean", "KDcls-smooth"), ("KDcls-smooth", CONTROL))]
+    + [(a, b, metric) for a, b in (("loc", "loc-L1"), ("loc+KDloc", "loc-L1+KDloc-L1")) for metric in ("mAP", "AP75")],
+    "sizes": [(f"{method}, share {share:g}", f"{other}, share {share:g}", "mAP") for share in SHARES
+              for method, other in (("KDcls", "baseline"), ("KDcls", CONTROL), ("KDcls+loc+KDloc", "baseline"))],
     "table5": [(method, "baseline", ap) for method in ("KDcls", "loc+KDloc") for ap in ("AP50", "AP75", "AP90")]}
 
 

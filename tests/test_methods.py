@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from c2dlib.experiment import experiment
-from c2dlib.methods import METHODS, ClassifierToDetector, canonical, distillers, parts
-from c2dlib.types import MatchedPositives, TeacherReading, TrainOutput
+from c2dlib.losses import kd_cls, matched_l1
+from c2dlib.methods import METHODS, ClassifierToDetector, canonical, class_targets, distillers, parts
+from c2dlib.types import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
 
 WEIGHTS = {"lambda_kc": 1.0, "temperature": 2.0, "lambda_l": 1.0, "lambda_kl": 1.0, "sampling_size": 8,
            "pool_obj": 4, "pool_maps": 4, "layers": 1}
@@ -175,3 +176,49 @@ def test_distillers_of_an_experiment():
     assert last is fkd and ours.teacher is teacher and ours.terms == ["KDcls", "loc", "KDloc"]
     assert (ours.lambda_kc, ours.layers, ours.sampling_size) == (0.7, 2, 32)
     assert distillers(e.replace(method="baseline"), None, None) == []
+
+
+def test_what_stands_in_the_teachers_place_for_a_class():
+    """Two classes at T = 2: the class means themselves, and labels smoothed to the mean belief in the true class."""
+    means = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # the true class gets 0.8 on average
+    soft = class_targets(means, 2.0, softmax=True)
+    torch.testing.assert_close((soft["KDcls-mean"] / 2).softmax(1), means)
+    torch.testing.assert_close((soft["KDcls-smooth"] / 2).softmax(1), torch.tensor([[0.8, 0.2], [0.2, 0.8]]))
+    means = torch.tensor([[0.9, 0.1], [0.5, 0.7]])  # sigmoids need not add up: a wrong class gets 0.3
+    hard = class_targets(means, 2.0, softmax=False)
+    torch.testing.assert_close((hard["KDcls-mean"] / 2).sigmoid(), means)
+    torch.testing.assert_close((hard["KDcls-smooth"] / 2).sigmoid(), torch.tensor([[0.8, 0.3], [0.3, 0.8]]))
+
+
+def test_class_targets_go_to_the_positives_of_the_class():
+    out, table = output(), torch.randn(3, 3)
+    distill = ClassifierToDetector(None, ["KDcls-mean"], **WEIGHTS | {"lambda_kc": 0.4}, targets={"KDcls-mean": table})
+    labels, p = [2, 1, 0, 2, 1], out.positives  # as output() draws them
+    assert p.labels.tolist() == labels
+    expected = 0.4 * kd_cls(p.class_logits, p.background_logits, torch.stack([table[c] for c in labels]), 2.0)
+    torch.testing.assert_close(distill(out)["KDcls-mean"], expected)
+
+
+@pytest.mark.parametrize("term, control", [("loc", "loc-L1"), ("KDloc", "KDloc-L1")])
+def test_an_l1_without_image_pulls_as_strongly_but_straight_at_the_truth(term, control):
+    def gradient(name):
+        out = output()
+        ClassifierToDetector(Eye(), [name], **WEIGHTS)(out)[name].backward()
+        return out.positives.pred_boxes.grad, out
+
+    torch.manual_seed(1)
+    image, _ = gradient(term)
+    torch.manual_seed(1)
+    plain, out = gradient(control)
+    torch.testing.assert_close(plain.norm(), image.norm())
+    truth = GroundTruth.of(out)
+    off = out.positives.pred_boxes.detach() - truth.boxes[truth.of_positive]
+    assert (plain.sign() == off.sign()).all() and plain.abs().std() < 1e-6 * plain.abs().mean()
+    assert not (image.sign() == off.sign()).all()  # the image sends some sides elsewhere
+
+
+def test_an_l1_of_right_boxes_is_zero():
+    boxes = torch.tensor([[1.0, 2, 3, 4]], requires_grad=True)
+    term = matched_l1((boxes * 2).sum(), boxes, boxes.detach())
+    term.backward()
+    assert term == 0 and torch.equal(boxes.grad, torch.zeros(1, 4))

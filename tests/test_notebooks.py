@@ -19,7 +19,10 @@ SOURCES = sorted(notebooks.FOLDER.glob("*.ipynb"))
 SSD = "SSD300-VGG16"
 TABLES = {"table1": (SSD, ["baseline", "KDcls"], 2), "table2": ("SSD512-VGG16", ["baseline", "ours"], 2),
           "table3a": (SSD, ["baseline", "KDcls"], 8), "table3b": (SSD, ["KDcls-labels"], 1),
-          "table4": (SSD, ["baseline", "KDloc"], 2), "table5": (SSD, ["baseline", "KDcls"], 2)}  # rows
+          "table4": (SSD, ["baseline", "KDloc"], 2), "table5": (SSD, ["baseline", "KDcls"], 2),
+          "controls": (SSD, ["KDcls-smooth", "KDcls-mean", "loc-L1"], 3), "sizes": (SSD, ["baseline", "KDcls"], 8)}  # rows
+
+MORE_FIGURES = {"table5": (2, 1), "sizes": (1, 1)}  # code cells and figures of their own
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_tables_differ_in_words_only(name):
     one, two = ([c.source for c in cells if c.cell_type == "code"] for cells in (one, two))
     two = [source.replace(name, "table1") for source in two]
     added = [source for source in two if source not in one]
-    assert one == [source for source in two if source not in added] and len(added) == (2 if name == "table5" else 0)
+    assert one == [source for source in two if source not in added] and len(added) == MORE_FIGURES.get(name, (0, 0))[0]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -75,7 +78,7 @@ def test_runs_headless(name, site):
     assert set(frame.status) == {"done"} and list(dict.fromkeys(frame.method)) == methods and len(frame) == count
     cells = nbformat.read(path, 4).cells
     outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 5 + (name == "table5")
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 5 + MORE_FIGURES.get(name, (0, 0))[1]
     said = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
     assert "c2dlib.losses.kd_cls" in said and "its checkpoint is not here" not in said
     assert f"{count} of {count} runs are done" in said

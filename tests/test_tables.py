@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +159,22 @@ def test_table_5_reads_the_runs_of_table_1(mini):
     shown = cells(markdown(table(rows, {r.hash: r for r in made}), "T", []))
     assert [c["AP95 paper / ours"] for c in shown[:3]] == ["0.5 / 1.5", "0.5 / 4.0", "1.3 / –"]
     assert shown[0]["AP55 paper / ours"] == "41.3 / 9.0" and shown[-1]["AP55 paper / ours"] == "– / –"
+
+
+def test_controls_and_sizes_are_tables_of_our_own(mini):
+    """No number of the paper; ``sizes`` shares its last lines with Table 1 and pairs each line within its share."""
+    rows = work_list("controls", *mini)
+    assert [r.student for r in rows] == [SSD] * 9 + ["RetinaNet-R50"] * 9 and not any(r.paper for r in rows)
+    assert [r.method for r in rows[:5]] == ["baseline", "KDcls", "KDcls-labels", "KDcls-smooth", "KDcls-mean"]
+    sizes = work_list("sizes", *mini)
+    assert [r.settings["train_share"] for r in sizes] == [s for s in (0.125, 0.25, 0.5, 1) for _ in range(4)]
+    assert sizes[-4].experiments == work_list("table1", *mini, students=[SSD])[0].experiments
+    assert sizes[0].experiments[0].train_share == 0.125 and "train_share" not in sizes[-1].experiments[0].identity()
+    values = [10, 12, 11, 11.5, 20, 21, 22, 23]  # of the first two shares
+    records = {r.experiments[0].hash(): record(r.experiments[0], v) for r, v in zip(sizes[:8], values, strict=True)}
+    frame = table(sizes, records)
+    assert frame.gain[:8].tolist() == pytest.approx([math.nan, 2, 1, 1.5, math.nan, 1, 2, 3], nan_ok=True)
+    assert labels(frame)[1] == "KDcls, share 0.125" and labels(frame)[0] == "baseline, share 0.125"
 
 
 def test_tables_share_runs_and_can_be_narrowed(place):
