@@ -1,0 +1,110 @@
+"""A student as ONNX, checked against the PyTorch detector with onnxruntime."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from c2dlib.files import write_whole
+
+OPSET = 17
+
+
+class ExportError(Exception):
+    """An exported model that does not find what the detector finds."""
+
+
+class _AsTuple(nn.Module):
+    """boxes, scores, labels of one image, in this order, whatever the detector calls them in."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.detector([image])[0]
+        return found["boxes"], found["scores"], found["labels"]
+
+
+def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
+    """Write a torchvision detector as ONNX: ``image`` [3, H, W] in 0..1 -> ``boxes``, ``scores``, ``labels`` (1..C).
+
+    Resizing, normalisation and non-maximum suppression are inside; H and W are free.
+
+    Args:
+        image: any picture of the kind; it is only traced.
+    """
+    model = _AsTuple(detector).cpu().eval()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every size that torchvision turns into a number
+        torch.onnx.export(model, (image.cpu(),), str(Path(folder) / "model.onnx"), dynamo=False, opset_version=OPSET,
+                          input_names=["image"], output_names=["boxes", "scores", "labels"],
+                          dynamic_axes={"image": {1: "height", 2: "width"}, "boxes": {0: "found"},
+                                        "scores": {0: "found"}, "labels": {0: "found"}})
+        write_whole(path, (Path(folder) / "model.onnx").read_bytes())
+    return path
+
+
+def run_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@torch.inference_mode()
+def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: float = 0.05) -> int:
+    """Insist that the exported model finds on every image what the detector finds.
+
+    Each detection with a score above ``above`` must have a twin in the other's: same label, score within 0.001,
+    every side within half a pixel.
+
+    Returns:
+        How many detections were compared.
+
+    Raises:
+        ExportError: naming the image and the first detection without a twin.
+    """
+    session, compared, detector = run_onnx(path), 0, detector.cpu().eval()
+    for i, image in enumerate(images):
+        theirs = [torch.from_numpy(np.asarray(value)) for value in session.run(None, {"image": image.numpy()})]
+        found = detector([image])[0]
+        ours = [found["boxes"], found["scores"], found["labels"]]
+        for one, other, whose in ((ours, theirs, "the detector"), (theirs, ours, "the exported model")):
+            twins = ((torch.cdist(one[0], other[0], p=float("inf")) < 0.5) & (one[2][:, None] == other[2])
+                     & ((one[1][:, None] - other[1]).abs() < 1e-3))
+            alone = (one[1] > above) & ~twins.any(1)
+            if alone.any():
+                k = int(alone.nonzero()[0])
+                raise ExportError(f"{path}: image {i}: only {whose} finds class {int(one[2][k])} at "
+                                  f"{[round(v, 1) for v in one[0][k].tolist()]}, score {one[1][k]:.3f}")
+            compared += int((one[1] > above).sum())
+    return compared
+
+
+@torch.inference_mode()
+def latency(path: Path, detector: nn.Module, image: Tensor, repeats: int = 20) -> dict[str, float]:
+    """Milliseconds per image on one CPU thread: ``onnx`` (onnxruntime) and ``torch``, medians, warmed up."""
+    session, before, detector = run_onnx(path), torch.get_num_threads(), detector.cpu().eval()
+    torch.set_num_threads(1)
+    try:
+        calls = {"onnx": lambda: session.run(None, {"image": image.numpy()}), "torch": lambda: detector([image])}
+        return {name: 1000 * statistics.median(_seconds(call) for _ in range(repeats + 2))
+                for name, call in calls.items()}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

@@ -1,0 +1,42 @@
+"""Export: the ONNX file finds what the detector finds, at any size, and a wrong one is told."""
+
+import pytest
+import torch
+
+from c2dlib.experiment import experiment
+from c2dlib.export import ExportError, check_onnx, export_onnx, latency, run_onnx
+from c2dlib.models.students import build_student
+
+
+def student(name, seed=0):
+    torch.manual_seed(seed)
+    model = build_student(experiment("smoke", name, backbone_weights="none"), 3, "none").model.eval()
+    with torch.no_grad():  # unequal scores: a net without training gives ties, which any order resolves
+        names = model.head.classification_head if hasattr(model, "head") else model.roi_heads.box_predictor.cls_score
+        for parameter in names.parameters():
+            parameter.add_(0.04 * torch.randn_like(parameter))
+        if name == "RetinaNet-R50":  # it begins at a probability of 0.01
+            names.cls_logits.bias += 3
+    return model
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(1)
+    return [torch.rand(3, 64, 64), torch.rand(3, 50, 90)]
+
+
+@pytest.mark.parametrize("name", ["SSD300-VGG16", "FasterRCNN-QR50", "RetinaNet-R50", "FasterRCNN-MV2"])
+def test_the_exported_student_finds_the_same(name, images, tmp_path):
+    model, path = student(name), tmp_path / "student.onnx"
+    assert export_onnx(model, path, images[0]) == path
+    assert [o.name for o in run_onnx(path).get_outputs()] == ["boxes", "scores", "labels"]
+    assert check_onnx(path, model, images, above=0.02) > 20
+    times = latency(path, model, images[0], repeats=2)
+    assert set(times) == {"onnx", "torch"} and min(times.values()) > 0
+
+
+def test_another_student_is_not_mistaken_for_it(images, tmp_path):
+    path = export_onnx(student("SSD300-VGG16"), tmp_path / "student.onnx", images[0])
+    with pytest.raises(ExportError, match=r"student.onnx: image 0: only the detector finds class [123] at \["):
+        check_onnx(path, student("SSD300-VGG16", seed=3), images)
