@@ -42,7 +42,7 @@ MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
-FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5 controls sizes figure3 figure4
+FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5 controls sizes figure3 figure4 method teacher your_data
 
 .PHONY: help setup test lint bench reproduce readme lab notebook lock clean
 
@@ -106,7 +106,7 @@ bench: setup
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
 
-## every table and figure, one after the other
+## every table, figure and notebook, one after the other
 reproduce: $(FIGURES_AND_TABLES:%=reproduce-%)
 
 ## write the README's tables from results/

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
-    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, controls, sizes, figure3 or figure4")
+    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, controls, sizes, figure3, figure4, method, teacher or your_data")
     reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
     reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
     reproduce.add_argument("--seeds", type=int, default=1, help="runs per row")
@@ -56,7 +56,7 @@ def reproduce_table(options) -> int:
     from c2dlib.parallel import run_all
     from c2dlib.site import open_site
 
-    known(options.table, [*tables.TABLES, *notebooks.PIECES], "table or figure")
+    known(options.table, [*tables.TABLES, *notebooks.PIECES], "table, figure or notebook")
     if options.table in notebooks.PIECES:
         return reproduce_piece(options)
     overrides = dict(map(parse_override, options.set))
@@ -91,7 +91,7 @@ def _common(options, overrides: dict, site) -> dict:
 
 
 def reproduce_piece(options) -> int:
-    """Execute the notebook of a figure and print what it wrote.
+    """Execute a notebook that is no table and print what it wrote.
 
     Raises:
         ValueError: for an option its notebook has no use for.

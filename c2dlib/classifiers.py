@@ -129,21 +129,31 @@ def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std
 
 
 @torch.inference_mode()
-def mean_probabilities(teacher: Teacher, split: CocoSplit, temperature: float, softmax: bool) -> Tensor:
-    """What a teacher says on average of the crops of each class of a split.
+def read_split(teacher: Teacher, split: CocoSplit) -> tuple[Tensor, Tensor]:
+    """A teacher's logits [G, C] of all crops of a split, and their labels [G] 0..C-1."""
+    plain, device = plain_transform(), teacher.mean.device
+    logits, labels = [], []
+    for image, target in (split[i] for i in split.with_boxes()):
+        crops, label = crop_batch([plain(image).to(device)], [target], teacher.size)
+        logits.append(teacher.read(crops).logits.cpu())
+        labels.append(label)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softmax: bool) -> Tensor:
+    """What a teacher says on average of the crops of each class.
+
+    Args:
+        logits, labels: of ``read_split``.
 
     Returns:
         [C, C], row c the mean over class c's crops of softmax(logits / T), or of sigmoid(logits / T); a class without
         crops has 1 / C everywhere.
     """
-    plain, device = plain_transform(), teacher.mean.device
-    sums, counts = torch.zeros(teacher.num_classes, teacher.num_classes), torch.zeros(teacher.num_classes)
-    for image, target in (split[i] for i in split.with_boxes()):
-        crops, labels = crop_batch([plain(image).to(device)], [target], teacher.size)
-        logits = teacher.read(crops).logits.cpu() / temperature
-        sums.index_add_(0, labels, logits.softmax(1) if softmax else logits.sigmoid())
-        counts += torch.bincount(labels, minlength=teacher.num_classes)
-    return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 1 / teacher.num_classes)
+    classes = logits.shape[1]
+    each = (logits / temperature).softmax(1) if softmax else (logits / temperature).sigmoid()
+    sums, counts = torch.zeros(classes, classes).index_add(0, labels, each), torch.bincount(labels, minlength=classes)
+    return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 1 / classes)
 
 
 def _load(course: Course, folder: Path, module: nn.Module) -> dict | None:

@@ -15,7 +15,8 @@ from c2dlib.records import ROOT
 from c2dlib.site import Site
 
 FOLDER = ROOT / "notebooks"
-PIECES = {"figure3": "figure3_errors", "figure4": "figure4_examples"}  # what is reproduced beside the tables
+PIECES = {"method": "00_method", "teacher": "01_teacher", "figure3": "figure3_errors", "figure4": "figure4_examples",
+          "your_data": "your_data"}  # what is reproduced beside the tables, and its notebook
 
 
 def parameters(name: str) -> list[str]:
@@ -50,7 +51,7 @@ def execute(name: str, site: Site, given: dict) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             papermill.execute_notebook(str(source), temporary, given, cwd=str(Path.cwd()), kernel_name="python3",
-                                       progress_bar=False)
+                                       progress_bar=False, coalesce_streams=True)
         _keep(temporary, target)
         target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     except papermill.PapermillExecutionError:

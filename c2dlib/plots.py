@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -95,6 +96,143 @@ def show_crops(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list
         ax.tick_params(labelsize=7)
     for row, text in zip(axes, ("crop", "mean |l0|", "probability"), strict=True):
         row[0].set_ylabel(text, fontsize=8)
+    return figure
+
+
+def follow(image: Tensor, boxes: Tensor, crops: Tensor) -> Figure:
+    """A box that moves over an image, from light to dark, and the crop that follows it.
+
+    Args:
+        image: [3, H, W]. boxes: [N, 4] in its pixels. crops: [N, 3, s, s] in 0..255.
+    """
+    count = len(boxes)
+    figure = plt.figure(figsize=(1.5 * count + 3.2, 3.1), dpi=100, layout="constrained")
+    plt.close(figure)
+    places = figure.add_gridspec(1, count + 2)
+    whole = show_image(figure.add_subplot(places[0, :2]), image, torch.zeros(0, 4), [])
+    for i, (box, crop) in enumerate(zip(boxes, crops, strict=True)):
+        shade = plt.get_cmap("cividis")(1 - i / max(count - 1, 1))
+        _boxes(whole, box[None], [str(i)], shade, image.shape[-2:])
+        ax = show_image(figure.add_subplot(places[0, 2 + i]), crop.clamp(0, 255) / 255, torch.zeros(0, 4), [])
+        ax.set_title(str(i), fontsize=9)
+        plt.setp(ax.spines.values(), color=shade, linewidth=2.5)
+    return figure
+
+
+def pulls(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str, Tensor]) -> Figure:
+    """Where each loss moves the sides of a predicted box: minus its gradient, as arrows on the sides.
+
+    Args:
+        image: [3, H, W]. truth, box: [4] xyxy. gradients: title -> [4]; the longest arrow of each is as long as another's.
+    """
+    figure, axes = _figure(1, len(gradients), (3.1 * len(gradients), 3.4))
+    x1, y1, x2, y2 = box.tolist()
+    middles = [(x1, (y1 + y2) / 2), ((x1 + x2) / 2, y1), (x2, (y1 + y2) / 2), ((x1 + x2) / 2, y2)]
+    for ax, (title, gradient) in zip(axes[0], gradients.items(), strict=True):
+        show_image(ax, image, truth[None], ["truth"])
+        _boxes(ax, box[None], ["predicted"], RED, image.shape[-2:])
+        scale = 0.18 * image.shape[-1] / gradient.abs().max().clamp(min=1e-12)
+        for i, (x, y) in enumerate(middles):
+            step = float(-gradient[i] * scale)
+            ax.annotate("", (x + step, y) if i % 2 == 0 else (x, y + step), (x, y), annotation_clip=False,
+                        arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2, "mutation_scale": 12})
+        ax.set_title(title, fontsize=9)
+    return figure
+
+
+def over_error(errors: list[float], values: dict[str, list[float]], what: str) -> Figure:
+    """Losses over how far a box is off, each divided by its largest value, and below their slopes."""
+    figure, axes = _figure(2, 1, (6.2, 4.6), sharex=True)
+    upper, lower = axes[0][0], axes[1][0]
+    for (name, row), color in zip(values.items(), (BLUE, GREEN, RED, GREY), strict=False):
+        scaled = [v / max(max(row), 1e-12) for v in row]
+        slopes = [(b - a) / (v - u) for (a, b), (u, v) in zip(pairwise(scaled), pairwise(errors), strict=True)]
+        upper.plot(errors, scaled, color=color, label=name, linewidth=1.6)
+        lower.plot([(a + b) / 2 for a, b in pairwise(errors)], slopes, color=color, linewidth=1.2)
+    _quiet(upper)
+    _quiet(lower)
+    lower.axhline(0, color="black", linewidth=0.8)
+    upper.set_ylabel("loss / its largest value", fontsize=8)
+    lower.set_ylabel("slope", fontsize=8)
+    lower.set_xlabel(what, fontsize=8)
+    upper.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def softened(probabilities: dict[str, Tensor], names: list[str], label: int) -> Figure:
+    """Distributions over the classes, a panel per title, the true class in green.
+
+    Args:
+        probabilities: title -> [C].
+    """
+    figure, axes = _figure(1, len(probabilities), (2.3 * len(probabilities) + 0.8, 0.9 + 0.19 * len(names)), sharey=True)
+    for ax, (title, row) in zip(axes[0], probabilities.items(), strict=True):
+        ax.barh(range(len(names)), row.tolist(), color=[GREEN if c == label else GREY for c in range(len(names))])
+        _quiet(ax)
+        ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+        ax.set_title(title, fontsize=9)
+    return figure
+
+
+def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
+    """A row per true class, a column per answer, in shares of the row [C, C]; numbers where there are few classes."""
+    count = len(names)
+    side = min(2.2 + 0.28 * count, 11)
+    figure, axes = _figure(1, 1, (side + 0.8, side))
+    ax = axes[0][0]
+    shown = ax.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    if count <= 26:
+        for y in range(count):
+            for x in range(count):
+                if (share := float(matrix[y][x])) >= 0.01:
+                    ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=6,
+                            color="white" if share > 0.6 else "black")
+        ax.set_xticks(range(count), names, rotation=90)
+        ax.set_yticks(range(count), names)
+    ax.tick_params(labelsize=7)
+    ax.set(xlabel="answer", ylabel="truth", title=title)
+    figure.colorbar(shown, ax=ax, shrink=0.7)
+    return figure
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Figure:
+    """How often the teacher is right, where it is how sure: on the diagonal if calibrated; below, how often it is so sure.
+
+    Args:
+        probabilities: [G, C]. labels: [G] 0..C-1.
+    """
+    confidence, answer = probabilities.max(1)
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    right = (answer == labels).double()
+    size = torch.bincount(which, minlength=bins)
+    accuracy = torch.bincount(which, right, minlength=bins) / size.clamp(min=1)
+    figure, axes = _figure(2, 1, (4.2, 4.4), sharex=True, height_ratios=[2.4, 1])
+    centres = [(b + 0.5) / bins for b in range(bins)]
+    there = [b for b in range(bins) if size[b]]
+    axes[0][0].plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+    axes[0][0].bar([centres[b] for b in there], [float(accuracy[b]) for b in there], 0.92 / bins, color=BLUE, alpha=0.85)
+    axes[1][0].bar(centres, size.tolist(), 0.92 / bins, color=GREY)
+    for (ax,), text in zip(axes, ("share right", "crops"), strict=True):
+        _quiet(ax)
+        ax.set_ylabel(text, fontsize=8)
+    axes[0][0].set(xlim=(0, 1), ylim=(0, 1))
+    axes[1][0].set_xlabel("confidence of the answer", fontsize=8)
+    return figure
+
+
+def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Figure:
+    """Crops [G, 3, s, s] in 0..255 and below each what its probability rests on [G, s, s]: red supports, blue misleads.
+
+    Each map has its own scale.
+    """
+    count = max(len(crops), 1)
+    figure, axes = _figure(2, count, (max(1.7 * count, 3.5), 3.9))
+    for i in range(len(crops)):
+        for row in axes:
+            show_image(row[i], crops[i].clamp(0, 255) / 255, torch.zeros(0, 4), [])
+        most = float(maps[i].abs().max().clamp(min=1e-9))
+        axes[1][i].imshow(maps[i], cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.65)
+        axes[0][i].set_title(titles[i], fontsize=8)
     return figure
 
 
@@ -348,7 +486,9 @@ def compare(lines: list[tuple[str, Tensor, tuple, dict[str, tuple[Tensor, list]]
             (boxes, texts).
     """
     titles = ["ground truth", *lines[0][3]]
-    figure, grid = _figure(len(lines), len(titles), (2.9 * len(titles), 2.95 * len(lines) + 0.2))
+    tall = [image.shape[1] / image.shape[2] for _, image, _, _ in lines]
+    size = (2.9 * len(titles), 2.9 * sum(tall) + 0.08 * len(lines) + 0.3)
+    figure, grid = _figure(len(lines), len(titles), size, height_ratios=tall)
     for axes, (text, image, truth, found) in zip(grid, lines, strict=True):
         for ax, (title, (boxes, texts)) in zip(axes, {"ground truth": truth, **found}.items(), strict=True):
             show_image(ax, image, boxes, texts, RED if title in found else BLUE)

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from c2dlib.classifiers import classifier_teacher, initial_weights, mean_probabilities
+from c2dlib.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
 from c2dlib.data.coco import CocoFolder
 from c2dlib.data.stream import stream
 from c2dlib.data.transforms import train_transform
@@ -155,7 +155,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     targets = None
     if {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
         softmax = ARCHITECTURES[e.student].family != "retinanet"
-        means = mean_probabilities(teacher, train, e.temperature, softmax)
+        means = mean_probabilities(*read_split(teacher, train), e.temperature, softmax)
         targets = class_targets(means, e.temperature, softmax)
     terms = distillers(e, teacher, imitation, targets)
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))

@@ -85,15 +85,22 @@ def test_runs_headless(name, site):
     assert not list(site.results.glob(f".{name}*")) and not (site.results / f"{name}.failed.ipynb").exists()
 
 
-@pytest.mark.parametrize("name, figures", [("figure3_errors", 5), ("figure4_examples", 1)])
+@pytest.mark.parametrize("name, figures", [
+    ("figure3_errors", 5), ("figure4_examples", 1), ("00_method", 6), ("01_teacher", 6), ("your_data", 3)])
 def test_figures_run_headless(name, figures, site):
     """They train what is missing, show every figure, and keep the picture beside the tables."""
     more = {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
-    path = notebooks.execute(name, site, parameters(site, **more))
+    given = {k: v for k, v in parameters(site, **more).items() if k in notebooks.parameters(name)}
+    path = notebooks.execute(name, site, given)
     outputs = [o for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for o in cell.outputs]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == figures
     assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in outputs)
-    assert (site.results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    said = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    if name.startswith("figure"):
+        assert (site.results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    if name == "your_data":
+        assert "detections on 8 images agree" in said and "one CPU thread: onnx" in said
+        assert list(site.runs.rglob("*.onnx"))
     if name == "figure3_errors":
         frame = pd.read_csv(site.results / "figure3.csv")
         assert set(frame.method) == {"baseline", "KDcls+loc+KDloc"} and set(frame.type) == set(TYPES)
