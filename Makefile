@@ -38,13 +38,14 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2), $(1) $(call quote,$(2)))
 list_option = $(if $(2), $(1) $(foreach word,$(2),$(call quote,$(word))))
 RUN_OPTIONS = $(call option,--scale,$(SCALE))$(call option,--data,$(DATA))$(call option,--seeds,$(SEEDS))
+SITE_OPTIONS = $(call option,--scale,$(SCALE))$(call option,--data,$(DATA))
 MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
 FIGURES_AND_TABLES := table1 table2 table3a table3b table4 table5 controls sizes figure3 figure4 method teacher your_data
 
-.PHONY: help setup test lint bench reproduce readme lab notebook lock clean
+.PHONY: help setup test lint bench reproduce claims html readme lab notebook lock clean
 
 ## list the targets and variables
 help:
@@ -106,8 +107,17 @@ bench: setup
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
 
-## every table, figure and notebook, one after the other
+## every table, figure and notebook, one after the other, then the claims and the pages
 reproduce: $(FIGURES_AND_TABLES:%=reproduce-%)
+	$(MAKE) claims html
+
+## judge each claim of the paper by the records there are
+claims: setup
+	.venv/bin/python -m c2dlib claims$(SITE_OPTIONS) $(ARGS)
+
+## the executed notebooks as pages that a browser opens: results/<data>-<scale>/html/index.html
+html: setup
+	.venv/bin/python -m c2dlib html$(SITE_OPTIONS) $(ARGS)
 
 ## write the README's tables from results/
 readme: setup

@@ -30,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     bench = commands.add_parser("bench", help="cost of the losses and of our step, against a plain step")
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     bench.add_argument("--repeats", type=int, default=3)
+    for name, text in (("claims", "each claim of the paper, judged by the records there are"),
+                       ("html", "the executed notebooks as pages that a browser opens")):
+        of = commands.add_parser(name, help=text)
+        of.add_argument("--scale", default="mini")
+        of.add_argument("--data", default="")
     commands.add_parser("readme", help="write the README's tables from results/")
     options = parser.parse_args(arguments)
     try:
@@ -37,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             from c2dlib.bench import bench as measure
 
             return measure(options.device, options.repeats)
+        if options.command in ("claims", "html"):
+            return _look_back(options)
         if options.command == "readme":
             from c2dlib.tables import update_readme
 
@@ -48,6 +55,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _look_back(options) -> int:
+    """``claims`` and ``html``: nothing is trained, only what there is is read."""
+    from c2dlib.site import open_site
+
+    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
+    site, folder = open_site(options.scale, options.data)
+    if options.command == "claims":
+        from c2dlib.claims import write_claims
+
+        print(write_claims(site, folder))
+    else:
+        from c2dlib.notebooks import html
+
+        print(f"written: {html(site)}")
+    return 0
 
 
 def reproduce_table(options) -> int:

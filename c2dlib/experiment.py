@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -195,7 +196,7 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
     """
     known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
     known(student, ARCHITECTURES, "student")
-    text, settings = yaml.safe_load((SCALES / f"{scale}.yaml").read_text()), {}
+    text, settings = _scale(scale), {}
     for layer in (text, {} if data == "badges" else text.get("own_data", {})):
         settings |= layer.get("common", {})
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family, {})
@@ -206,7 +207,12 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
 def scale_data(scale: str) -> dict:
     """How many Badges scenes a scale has per split."""
     known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
-    return yaml.safe_load((SCALES / f"{scale}.yaml").read_text())["badges"]
+    return _scale(scale)["badges"]
+
+
+@cache
+def _scale(name: str) -> dict:
+    return yaml.safe_load((SCALES / f"{name}.yaml").read_text())
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:

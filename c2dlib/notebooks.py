@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -69,3 +70,41 @@ def _keep(temporary: str, target: Path) -> None:
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
     write_whole(target, nbformat.writes(notebook))
+
+
+def html(site: Site) -> Path:
+    """Render every executed notebook of a site into ``html/``, with an index page; no server and no network needed.
+
+    Raises:
+        FileNotFoundError: if no notebook was executed there yet.
+    """
+    from nbconvert import HTMLExporter
+
+    executed = sorted(p for p in site.results.glob("*.ipynb") if not p.name.startswith("."))
+    if not executed:
+        raise FileNotFoundError(f"{site.results}: no executed notebook; `make reproduce-table2` makes one")
+    exporter, lines, folder = HTMLExporter(), [], site.results / "html"
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""  # nothing from elsewhere
+    for path in executed:
+        notebook = nbformat.read(path, 4)
+        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        write_whole(folder / f"{path.stem}.html", body)
+        title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+        failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
+        lines.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
+    name = f"{site.data_name}, scale {site.scale}"
+    write_whole(folder / "index.html", INDEX.format(name=escape(name), items="\n".join(lines)))
+    return folder / "index.html"
+
+
+INDEX = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>c2dlib: {name}</title>
+<style>body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 46em; margin: 2em auto; padding: 0 1em }}
+li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }}</style></head>
+<body><h1>Distilling Image Classifiers in Object Detectors, reproduced</h1>
+<p>Executed notebooks on {name}. The tables they wrote are beside this folder.</p>
+<ul>
+{items}
+</ul></body></html>
+"""

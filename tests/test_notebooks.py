@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -180,3 +181,18 @@ def test_verdict_of_one_seed_has_no_interval(site):
     assert set(frame.direction) == {"none"} and set(frame.sure) == {verdicts.ONE}
     said = " ".join(verdicts.not_tested(rows, site, 1))
     assert "FGFI (RetinaNet-R50), GID (RetinaNet-R50)" in said and "chance" in said and "SEEDS=1" in said
+
+
+def test_pages_need_no_server_and_no_network(tmp_path):
+    site = Site("smoke", tmp_path, tmp_path / "badges-smoke", tmp_path / "runs", "cpu")
+    with pytest.raises(FileNotFoundError, match="no executed notebook"):
+        notebooks.html(site)
+    site.results.mkdir()
+    cells = [nbformat.v4.new_markdown_cell("# Is 1 < 2?"), nbformat.v4.new_code_cell("1 < 2", outputs=[
+        nbformat.v4.new_output("execute_result", {"text/plain": "True, really"}, execution_count=1)])]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), site.results / "small.ipynb")
+    index = notebooks.html(site)
+    page = (index.parent / "small.html").read_text()
+    assert index.name == "index.html" and '<a href="small.html">Is 1 &lt; 2?</a>' in index.read_text()
+    assert "True, really" in page
+    assert not re.findall(r"""(?:src|href)=["']?https?://""", page + index.read_text())

@@ -1,0 +1,84 @@
+"""Claims: the number that decides each is the right difference, and the word follows from its interval."""
+
+import pytest
+from test_tables import record
+
+from c2dlib import claims
+from c2dlib.claims import Evidence, judge, verdicts, write_claims
+from c2dlib.records import write_record
+from c2dlib.site import open_site
+from c2dlib.tables import METRICS, work_list
+
+
+@pytest.fixture
+def place(tmp_path):
+    return open_site("smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
+
+
+def recorded(place, table: str, student: str, method: str, **metrics: list[float]) -> None:
+    """Records of the row with these numbers, one per seed."""
+    count = len(next(iter(metrics.values())))
+    (row,) = work_list(table, *place, count, [student], [method])
+    for seed, e in enumerate(row.experiments):
+        values = dict.fromkeys([*METRICS, "AP90"], 1.0) | {name: row[seed] for name, row in metrics.items()}
+        write_record(record(e, metrics=values), place[0].results / "records")
+
+
+@pytest.mark.parametrize("effect, verdict", [
+    ({0: 1.0, 1: 1.2, 2: 1.1}, "holds"), ({0: -1.0, 1: -1.2, 2: -1.1}, "does not hold"),
+    ({0: 1.0, 1: -1.0, 2: 3.0}, "not enough evidence"), ({0: 9.0}, "not enough evidence"), ({}, "not run")])
+def test_the_word_follows_from_the_interval(effect, verdict):
+    found = judge(effect)
+    assert found["verdict"] == verdict and found["seeds"] == len(effect)
+
+
+def test_every_claim_can_be_asked_and_nothing_is_run_yet(place):
+    frame = verdicts(*place)
+    assert set(frame.verdict) == {"not run"} and (frame.seeds == 0).all() and frame.effect.isna().all()
+    assert frame.claim.is_unique and len(frame) > 40
+    assert {"Table 1", "Table 2", "Table 3a", "Table 3b", "Table 4", "Table 5", "Figure 3", "ours"} == set(frame.source)
+
+
+def test_differences_are_paired_by_seed_and_go_the_right_way(place):
+    ssd = "SSD300-VGG16"
+    recorded(place, "table1", ssd, "baseline", mAP=[10, 11, 12], AP50=[20, 20, 20], AP75=[9, 9, 9], AP90=[1, 1, 1])
+    recorded(place, "table1", ssd, "KDcls", mAP=[12, 13.5, 14], AP50=[25, 26, 25], AP75=[10, 10, 11], AP90=[1, 1, 0])
+    recorded(place, "table1", ssd, "loc+KDloc", mAP=[9, 10.5, 11], AP50=[19, 18, 19], AP75=[9, 9, 9], AP90=[3, 3, 3])
+    recorded(place, "table1", ssd, "KDcls+loc+KDloc", mAP=[13, 13, 13])
+    recorded(place, "table1", ssd, "KDcls-labels", mAP=[13, 14.5])  # two seeds only
+    told = verdicts(*place).set_index("claim")
+    line = told.loc[f"{ssd}: KD_cls lifts mAP"]
+    assert (line.effect, line.seeds, line.verdict) == (pytest.approx(6.5 / 3), 3, "holds")
+    assert told.effect[f"{ssd}: KD_cls lifts AP50 more than AP75"] == pytest.approx((5 + 6 + 5) / 3 - (1 + 1 + 2) / 3)
+    assert told.verdict[f"{ssd}: loc + KD_loc lift mAP"] == "does not hold"
+    line = told.loc[f"{ssd}: KD_cls lifts mAP more than labels in the teacher's place"]
+    assert (line.effect, line.seeds) == (pytest.approx(-1), 2)
+    best = told.effect[f"{ssd}: all three are better than KD_cls and than loc + KD_loc alone"]
+    assert best == pytest.approx((13 - 12 + 13 - 13.5 + 13 - 14) / 3)
+    assert told.effect[f"{ssd}: loc + KD_loc gain more at IoU 0.90 than at 0.50"] == pytest.approx(2 + 4 / 3)
+    assert told.effect[f"{ssd}: loc + KD_loc lift AP75 more than AP50"] == pytest.approx(0 + 4 / 3)
+    assert told.verdict[f"{ssd}: loc lifts mAP"] == "not run"
+
+
+def test_on_errors_less_is_better(place, monkeypatch):
+    cost = {"baseline": 30.0, "KDcls": 27.0, "loc+KDloc": 31.0}
+    monkeypatch.setattr(Evidence, "__call__", lambda self, table, student, row, metric="mAP": {0: cost.get(row, 0.0)})
+    told = verdicts(*place).set_index("claim").effect
+    assert told["SSD300-VGG16: KD_cls cuts classification error at IoU 0.50"] == 3
+    assert told["SSD300-VGG16: loc + KD_loc cut localisation error at IoU 0.75"] == -1
+
+
+def test_errors_that_are_elsewhere_are_not_run(place):
+    for method in ("baseline", "KDcls"):
+        recorded(place, "table1", "SSD300-VGG16", method, mAP=[10, 11])
+    told = verdicts(*place).set_index("claim").verdict
+    assert told["SSD300-VGG16: KD_cls cuts classification error at IoU 0.50"] == "not run"
+
+
+def test_written_beside_the_tables(place):
+    for table, method in (("table2", "ours"), ("table2", "FKD")):
+        recorded(place, table, "FasterRCNN-QR50", method, mAP=[10, 11, 12] if method == "ours" else [8, 9.5, 10])
+    text = write_claims(*place)
+    assert (place[0].results / "claims.md").read_text() == text
+    assert "| Table 2 | FasterRCNN-QR50: ours is better than FKD | holds | +1.8 [+1.1, +2.6] | 3 |" in text
+    assert f"**1** holds, **0** does not hold, **0** not enough evidence, **{len(claims.claims()) - 1}** not run" in text
