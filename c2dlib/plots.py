@@ -180,7 +180,7 @@ def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
     side = min(2.2 + 0.28 * count, 11)
     figure, axes = _figure(1, 1, (side + 0.8, side))
     ax = axes[0][0]
-    shown = ax.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    shown = ax.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1)
     if count <= 26:
         for y in range(count):
             for x in range(count):
@@ -231,7 +231,7 @@ def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Figure:
         for row in axes:
             show_image(row[i], crops[i].clamp(0, 255) / 255, torch.zeros(0, 4), [])
         most = float(maps[i].abs().max().clamp(min=1e-9))
-        axes[1][i].imshow(maps[i], cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.65)
+        axes[1][i].imshow(maps[i].numpy(), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.65)
         axes[0][i].set_title(titles[i], fontsize=8)
     return figure
 
@@ -504,8 +504,9 @@ def best_of(detections: list[dict], image_id: int, names: dict[int, str], count:
     A box that overlaps a surer one, of whatever class, by more than half is the same place.
     """
     mine = [d for d in detections if d["image_id"] == image_id]
-    boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (d["bbox"] for d in mine)]).reshape(-1, 4)
-    kept = nms(boxes, torch.tensor([d["score"] for d in mine]), 0.5)[:count]
+    boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (d["bbox"] for d in mine)],
+                         dtype=torch.float32).reshape(-1, 4)
+    kept = nms(boxes, torch.tensor([d["score"] for d in mine], dtype=torch.float32), 0.5)[:count]
     return boxes[kept], [f"{names[mine[i]['category_id']]} {mine[i]['score']:.2f}" for i in kept]
 
 

@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from c2dlib import plots
+from c2dlib.errors import TYPES
 from c2dlib.records import RunRecord
 
 IMAGE = torch.linspace(0, 1, 3 * 40 * 60).reshape(3, 40, 60)
@@ -134,3 +135,95 @@ def test_surest_takes_the_highest_scores_in_order():
 
     boxes, found = plots.surest(Detector(), IMAGE, ["a", "b"], 2)
     assert boxes[:, 0].tolist() == [4, 8] and found == ["b 0.90", "b 0.50"]
+
+
+def by_iou(cost=12.0) -> pd.DataFrame:
+    """Two methods, two seeds, two thresholds; the distilled loses 2 points less to Cls."""
+    return pd.DataFrame([
+        {"student": "A", "method": method, "seed": seed, "IoU": iou, **dict.fromkeys(TYPES, 0.0),
+         "Cls": max(cost + seed - 2 * (method == "ours"), 0) if cost else 0.0}
+        for method in ("baseline", "ours") for seed in (0, 1) for iou in (50, 75)])
+
+
+def test_errors_over_iou_draws_the_mean_and_every_seed():
+    above, below = drawn(plots.errors_over_iou(by_iou())).axes
+    means = {line.get_label(): list(line.get_ydata()) for line in above.lines if not line.get_label().startswith("_")}
+    assert means == {"baseline": [12.5, 12.5], "ours": [10.5, 10.5]}
+    assert sorted(y for line in above.lines if line.get_marker() == "." for y in line.get_ydata()) == [
+        10, 10, 11, 11, 12, 12, 13, 13]
+    assert above.get_ylim()[0] == below.get_ylim()[0] == 0 and above.get_ylim()[1] >= 13
+
+
+def test_error_bars_of_a_perfect_detector_are_flat_and_whole():
+    ax, = drawn(plots.error_bars(by_iou())).axes
+    assert [bar.get_height() for bar in ax.patches][::6] == [12.5, 10.5]
+    ax, = drawn(plots.error_bars(by_iou(cost=0))).axes
+    assert len(ax.patches) == 12 and {bar.get_height() for bar in ax.patches} == {0}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == TYPES
+    drawn(plots.error_bars(by_iou().iloc[:0]))  # nothing finished yet
+    drawn(plots.errors_over_iou(by_iou().iloc[:0]))
+
+
+def test_errors_per_class_shows_the_change():
+    frame = pd.DataFrame([{"student": "A", "method": m, "seed": 0, "class": c, **dict.fromkeys(TYPES, 0.0), "Loc": v}
+                          for m, values in (("baseline", (5, 6)), ("ours", (2, 6))) for c, v in zip("xy", values, strict=True)])
+    ax = drawn(plots.errors_per_class(frame, "ours")).axes[0]
+    assert ax.get_images()[0].get_array()[:, TYPES.index("Loc")].tolist() == [-3, 0] and texts(ax) == ["-3"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y"]
+    drawn(plots.errors_per_class(frame[frame.method == "ours"], "ours"))  # no baseline: nothing to compare
+
+
+def test_best_of_shows_each_place_once():
+    rows = [{"image_id": 1, "category_id": 3, "bbox": [0, 0, 10, 10], "score": 0.5},
+            {"image_id": 1, "category_id": 7, "bbox": [0, 0, 10, 9], "score": 0.6},  # the same place, surer
+            {"image_id": 1, "category_id": 3, "bbox": [20, 20, 10, 10], "score": 0.4},
+            {"image_id": 2, "category_id": 3, "bbox": [0, 0, 10, 10], "score": 0.9}]
+    boxes, said = plots.best_of(rows, 1, {3: "bun", 7: "cup"}, 5)
+    assert said == ["cup 0.60", "bun 0.40"] and boxes.tolist() == [[0, 0, 10, 9], [20, 20, 30, 30]]
+    boxes, said = plots.best_of(rows, 9, {}, 5)
+    assert boxes.shape == (0, 4) and said == []
+    truth = BOXES, ["a", "b"]
+    figure = drawn(plots.compare([("gained", IMAGE, truth, {"ours": (boxes, said)})] * 2))
+    assert [ax.get_title() for ax in figure.axes] == ["ground truth", "ours", "", ""]
+
+
+def test_pulls_go_down_the_gradient():
+    ax, flat = drawn(plots.pulls(IMAGE, BOXES[0], BOXES[1], {"loc": torch.tensor([1.0, 0, -2, 0]),
+                                                             "none": torch.zeros(4)})).axes
+    arrows = [(note.xyann, note.xy) for note in ax.texts if getattr(note, "arrow_patch", None)]
+    moves = [(x1 - x0, y1 - y0) for (x0, y0), (x1, y1) in arrows]
+    longest = 0.18 * 60  # of the image's width
+    assert moves == [pytest.approx(m, abs=1e-4) for m in ((-longest / 2, 0), (0, 0), (longest, 0), (0, 0))]
+    assert flat.get_title() == "none"
+
+
+def test_reliability_and_confusion_say_how_often():
+    probabilities = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.4, 0.6], [0.05, 0.95]])
+    above, below = drawn(plots.reliability(probabilities, torch.tensor([0, 1, 1, 1]))).axes
+    assert [bar.get_height() for bar in above.patches] == pytest.approx([1, 2 / 3])  # at 0.6; at 0.95 two of three
+    assert sum(bar.get_height() for bar in below.patches) == 4
+    ax = drawn(plots.confusion(torch.tensor([[0.75, 0.25], [0.0, 1.0]]), ["x", "y"])).axes[0]
+    assert texts(ax) == ["75", "25", "100"]
+
+
+def test_over_share_has_a_line_per_method():
+    frame = pd.DataFrame([{"student": "A", "method": m, "train_share": s, "mAP": v, "mAP_sd": math.nan}
+                          for m, s, v in (("baseline", 0.5, 10), ("baseline", 1, 20), ("KDcls", 0.5, 15), ("KDcls", 1, 21))])
+    ax, = drawn(plots.over_share(frame, 300)).axes
+    lines = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in lines] == [[150, 300]] * 2
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["150", "300"]
+
+
+def test_losses_over_error_are_scaled_to_one():
+    above, below = drawn(plots.over_error([-1.0, 0, 1], {"loc": [4.0, 0, 2]}, "shift")).axes
+    assert list(above.lines[0].get_ydata()) == [1, 0, 0.5] and list(below.lines[0].get_ydata()) == [-1, 0.5]
+
+
+def test_follow_and_attention_show_every_crop():
+    crops = torch.rand(3, 3, 8, 8) * 255
+    assert len(drawn(plots.follow(IMAGE, BOXES[[0, 1, 0]], crops)).axes) == 4
+    figure = drawn(plots.attention_maps(crops, torch.randn(3, 8, 8), ["a", "b", "c"]))
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+    panels = drawn(plots.softened({"T = 1": torch.tensor([0.9, 0.1])}, ["x", "y"], 1)).axes
+    assert [bar.get_width() for bar in panels[0].patches] == pytest.approx([0.9, 0.1])
