@@ -204,7 +204,7 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
 
     config = build(pretrained=False).pretrained_cfg
     course = Course(
-        "teacher (SSD)" if for_ssd else "teacher (Faster R-CNN, RetinaNet)", identity, build,
+        f"teacher {e.teacher}, {e.teacher_size} px ({'SSD' if for_ssd else 'Faster R-CNN, RetinaNet'})", identity, build,
         lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
         e.teacher_images, e.teacher_size, e.teacher_jitter, not for_ssd, config["mean"], config["std"],
         e.teacher_image_size)

@@ -440,13 +440,20 @@ def error_examples(images: dict[int, Tensor], shown: list, names: dict[int, str]
     return figure
 
 
-def curves(records: list[RunRecord]) -> Figure:
-    """Losses along training, a line per run: above the detector's own, below the distillers' terms."""
+def curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Figure:
+    """Losses along training, a line per run: above the detector's own, below the distillers' terms.
+
+    Args:
+        names: experiment hash -> what to call it, see ``tables.names``; else its method.
+    """
     students = list(dict.fromkeys(r.student for r in records))
     figure, grid = _figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")
-    shown = {}
+    shown, styles = {}, {}
     for record in records:
-        color, dashes = STYLES.get(record.method, (GREY, "-."))
+        name = (names or {}).get(record.hash, record.method)
+        if name not in styles:
+            styles[name] = STYLES.get(name) or (plt.get_cmap("tab20")(len(styles) % 20), "-")
+        color, dashes = styles[name]
         added = [k for k in record.curve if k in PARTS or k.startswith("fkd_")]
         own = [k for k in record.curve if k not in ("step", *added)]
         for axes, terms in zip(grid, (own, added), strict=True):
@@ -455,7 +462,7 @@ def curves(records: list[RunRecord]) -> Figure:
                 line, = axes[students.index(record.student)].plot(
                     record.curve["step"], total, color=color, linestyle=dashes, linewidth=1.3, alpha=0.85,
                     marker="o" if len(total) < 3 else None, markersize=4)
-                shown.setdefault(record.method, line)
+                shown.setdefault(name, line)
     for axes, what in zip(grid, ("detector's losses", "distillation terms"), strict=True):
         axes[0].set_ylabel(what, fontsize=8)
         for ax in axes:

@@ -306,6 +306,15 @@ def labels(frame: pd.DataFrame) -> list[str]:
     return [label(row["method"], {name: row[name] for name in varied(frame)}) for row in frame.to_dict("records")]
 
 
+def names(rows: list[Row]) -> dict[str, str]:
+    """Experiment hash -> the ``label`` of its row, with one name per method."""
+    named = {}
+    for row in rows:
+        method = row.method if row.method in NOT_IMPLEMENTED else canonical(row.method)
+        named |= {e.hash(): label(method, row.settings) for e in row.experiments}
+    return named
+
+
 def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     """The table as Markdown; a row without a number says why in words."""
     by_iou = [m for m in IOUS if f"paper_{m}" in frame] if "paper_AP55" in frame else []

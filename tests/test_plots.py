@@ -1,5 +1,6 @@
 """Figures say what their data say; nothing global changes."""
 
+import dataclasses
 import math
 
 import matplotlib
@@ -135,6 +136,15 @@ def test_surest_takes_the_highest_scores_in_order():
 
     boxes, found = plots.surest(Detector(), IMAGE, ["a", "b"], 2)
     assert boxes[:, 0].tolist() == [4, 8] and found == ["b 0.90", "b 0.50"]
+
+
+def test_curves_tell_rows_of_one_method_apart():
+    runs = [record("A", "KDcls", 0, {"step": [1, 2, 3], "loss": [v, v, v]}) for v in (3.0, 2.0)]
+    runs = [dataclasses.replace(r, hash=str(i)) for i, r in enumerate(runs)]
+    above = drawn(plots.curves(runs, {"0": "KDcls, T 1", "1": "KDcls, T 2"})).axes[0]
+    assert len({line.get_color() for line in above.lines}) == 2
+    above = drawn(plots.curves(runs)).axes[0]
+    assert len({line.get_color() for line in above.lines}) == 1
 
 
 def by_iou(cost=12.0) -> pd.DataFrame:
