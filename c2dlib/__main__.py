@@ -118,25 +118,31 @@ def reproduce_piece(options) -> int:
     """Execute a notebook that is no table and print what it wrote.
 
     Raises:
-        ValueError: for an option its notebook has no use for.
+        ValueError: for an option its notebook has no use for, or what is misspelt, before anything is written.
     """
-    from c2dlib import notebooks
+    from c2dlib import notebooks, tables
+    from c2dlib.experiment import experiment
     from c2dlib.site import open_site
 
-    name = notebooks.PIECES[options.table]
+    name, overrides = notebooks.PIECES[options.table], dict(map(parse_override, options.set))
+    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
     inside, given = notebooks.parameters(name), {}
     for option, parameter, value in (("SEEDS", "seeds", options.seeds if options.seeds > 1 else None),
                                      ("STUDENTS", "students", options.students), ("METHODS", "methods", options.methods)):
         if value and parameter not in inside:
             one = parameter.removesuffix("s")
-            if one not in inside or len(value) > 1:
+            if one not in inside or not isinstance(value, list) or len(value) > 1:
                 raise ValueError(f"{options.table} has no {option}: its notebook takes {', '.join(inside)}")
             given[one] = value[0]
         elif value:
             given[parameter] = value
+    if options.table == "figure3":
+        tables.check("table1", options.scale, options.seeds, options.students, options.methods, overrides)
+    else:
+        experiment(options.scale, given.get("student", tables.ABLATED), given.get("method", "baseline"), **overrides)
     site, folder = open_site(options.scale, options.data, device=options.device)
     print(f"{name}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/", flush=True)
-    executed = notebooks.execute(name, site, given | _common(options, dict(map(parse_override, options.set)), site))
+    executed = notebooks.execute(name, site, given | _common(options, overrides, site))
     if (text := site.results / f"{options.table}.md").exists():
         print("\n" + text.read_text())
     print(f"written: {executed}")

@@ -51,6 +51,13 @@ def call(*arguments) -> int:
         (["table2", "--scale", "smoke", "--seeds", "0"], ["SEEDS=0", "at least 1"]),
         (["table2", "--scale", "smoke", "--seeds", "three"], ["--seeds", "three"]),
         (["table2", "--scales", "smoke", "--bogus"], ["--bogus"]),
+        (["figure5"], ["figure5", "Did you mean figure", "method", "your_data"]),
+        (["figure4", "--scale", "smoke", "--seeds", "3"], ["figure4 has no SEEDS", "student", "method"]),
+        (["figure4", "--scale", "smoke", "--students", "SSD30"], ["SSD30", "SSD300-VGG16"]),
+        (["figure4", "--scale", "smoke", "--students", "SSD300-VGG16", "SSD512-VGG16"], ["figure4 has no STUDENTS"]),
+        (["figure3", "--scale", "smoke", "--methods", "KDclss"], ["KDclss", "KDcls"]),
+        (["method", "--scale", "smoke", "--set", "step=3"], ["'step'", "steps"]),
+        (["teacher", "--scale", "smok"], ["smok", "smoke"]),
     ],
 )
 def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, arguments, words):
@@ -159,3 +166,11 @@ def test_ctrl_c_is_no_traceback(here, monkeypatch, capsys):
     monkeypatch.setattr(parallel, "run_all", interrupted)
     assert call("table2", "--scale", "smoke") == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_claims_and_pages_of_a_place_without_runs(here, capsys):
+    assert main(["claims", "--scale", "smoke"]) == 0
+    assert "**0** holds" in capsys.readouterr().out and (here / "results/badges-smoke/claims.md").exists()
+    assert main(["html", "--scale", "smoke"]) == 2
+    assert "no executed notebook" in capsys.readouterr().err
+    assert main(["claims", "--scale", "smok"]) == 2 and "smoke" in capsys.readouterr().err
