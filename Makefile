@@ -37,8 +37,8 @@ unexport PIP_FIND_LINKS UV_FIND_LINKS
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2), $(1) $(call quote,$(2)))
 list_option = $(if $(2), $(1) $(foreach word,$(2),$(call quote,$(word))))
-RUN_OPTIONS = $(call option,--scale,$(SCALE))$(call option,--data,$(DATA))$(call option,--seeds,$(SEEDS))
 SITE_OPTIONS = $(call option,--scale,$(SCALE))$(call option,--data,$(DATA))
+RUN_OPTIONS = $(SITE_OPTIONS)$(call option,--seeds,$(SEEDS))
 MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))

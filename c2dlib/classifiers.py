@@ -97,7 +97,7 @@ def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tup
             return {"classification": classifier_loss(logits, labels, course.sigmoid_too)}
 
         def batches(start: int):
-            transform = _scaled(course, train_transform(course.augment))
+            transform = _scaled(train_transform(course.augment), course.image_size)
             return stream(train, transform, 0, course.images, start, course.steps, course.augment.workers)
 
         fit(Schedule(course.lr), course.steps, {"classifier": classifier}, batches, losses, folder, site.on,
@@ -110,15 +110,15 @@ def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tup
         return classifier, report
 
 
-def _scaled(course: Course, transform: v2.Transform) -> v2.Transform:
+def _scaled(transform: v2.Transform, image_size: int) -> v2.Transform:
     """A transform of images at the size a student sees them at; like a detector's own resizing without antialiasing."""
-    return v2.Compose([v2.Resize(course.image_size, antialias=False), transform]) if course.image_size else transform
+    return v2.Compose([v2.Resize(image_size, antialias=False), transform]) if image_size else transform
 
 
 @torch.inference_mode()
 def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std, device: str) -> dict:
     """Top-1 and calibration error on the crops of a split, in percent."""
-    logits, labels, plain = [], [], _scaled(course, plain_transform())
+    logits, labels, plain = [], [], _scaled(plain_transform(), course.image_size)
     for image, target in (plain(*split[i]) for i in split.with_boxes()):
         crops, label = crop_batch([image.to(device)], [target], course.size)
         logits.append(classifier((crops - mean) / std).cpu())
@@ -129,12 +129,16 @@ def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std
 
 
 @torch.inference_mode()
-def read_split(teacher: Teacher, split: CocoSplit) -> tuple[Tensor, Tensor]:
-    """A teacher's logits [G, C] of all crops of a split, and their labels [G] 0..C-1."""
-    plain, device = plain_transform(), teacher.mean.device
+def read_split(teacher: Teacher, split: CocoSplit, image_size: int = 0) -> tuple[Tensor, Tensor]:
+    """A teacher's logits [G, C] of all crops of a split, and their labels [G] 0..C-1.
+
+    Args:
+        image_size: the ``teacher_image_size`` it was trained with.
+    """
+    plain, device = _scaled(plain_transform(), image_size), teacher.mean.device
     logits, labels = [], []
-    for image, target in (split[i] for i in split.with_boxes()):
-        crops, label = crop_batch([plain(image).to(device)], [target], teacher.size)
+    for image, target in (plain(*split[i]) for i in split.with_boxes()):
+        crops, label = crop_batch([image.to(device)], [target], teacher.size)
         logits.append(teacher.read(crops).logits.cpu())
         labels.append(label)
     return torch.cat(logits), torch.cat(labels)

@@ -1,6 +1,6 @@
 """TIDE: which kind of error costs how much AP (Bolya et al. 2020; the paper's Figure 3 and its supplement).
 
-Numbers come from hotcoco, 30 to 90 times faster than tidecv; what only tidecv has (per class, and the single
+Numbers come from hotcoco, much faster than tidecv; what only tidecv has (per class, and the single
 errors) from tidecv, without its plots and its global style.
 """
 

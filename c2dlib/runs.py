@@ -155,7 +155,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     targets = None
     if {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
         softmax = ARCHITECTURES[e.student].family != "retinanet"
-        means = mean_probabilities(*read_split(teacher, train), e.temperature, softmax)
+        means = mean_probabilities(*read_split(teacher, train, e.teacher_image_size), e.temperature, softmax)
         targets = class_targets(means, e.temperature, softmax)
     terms = distillers(e, teacher, imitation, targets)
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
