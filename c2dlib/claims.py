@@ -1,4 +1,7 @@
-"""Each claim of the paper as a test on the run records: holds, does not hold, or not enough evidence."""
+"""Each claim of the paper as a test on the run records: holds, does not hold, or not enough evidence.
+
+One list for the verdict at the end of every notebook and for ``claims.md``; no sentence outlives its numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,45 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.errors import run_errors
 from c2dlib.files import write_whole
 from c2dlib.methods import canonical
+from c2dlib.records import RunRecord
 from c2dlib.site import Site
-from c2dlib.tables import ABLATED, CONTROL, TABLES, collect, label, paired, work_list
+from c2dlib.tables import ABLATED, CONTROL, CONTROLLED, SHARES, TABLES, Row, collect, label, paired, work_list
 
 MOST_SEEDS = 20  # records of seeds beyond are not looked for
 COMPACT = ["SSD300-VGG16", "SSD512-VGG16", "FasterRCNN-MV2", "FasterRCNN-QR50"]
 OURS = "KDcls+loc+KDloc"
+SOURCES = {**{name: table.title.split(":")[0] for name, table in TABLES.items()}, "figure3": "Figure 3"}
+WORDS = ("holds", "does not hold", "not enough evidence", "not run")
 Seeds = dict[int, float]  # seed -> a number
+See = Callable[..., Seeds]  # (student, label of a row, metric = mAP) -> that number per seed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence on the rows of one table, and the number, per seed, that is above 0 where it is true."""
+
+    source: str  # a key of SOURCES
+    students: tuple[str, ...]
+    sentence: str
+    effect: Callable[[See], Seeds]
+    ours: bool = False  # a control that the paper does not have
+
+    @property
+    def text(self) -> str:
+        return self.sentence if len(self.students) > 1 else f"{self.students[0]}: {self.sentence}"
 
 
 class Evidence:
-    """What the records of a site say of a row: a number per seed."""
+    """What the records of one table say of a row: a number per seed."""
 
-    def __init__(self, site: Site, folder: CocoFolder):
-        self.site, self.rows, self.records = site, {}, {}
-        for table in TABLES:
-            rows = work_list(table, site, folder, MOST_SEEDS)
-            self.records |= collect(rows, site)
-            self.rows |= {(table, row.student, _same(label(row.method, row.settings))): row for row in rows}
+    def __init__(self, rows: list[Row], records: dict[str, RunRecord], site: Site):
+        self.rows = {(row.student, _same(label(row.method, row.settings))): row for row in rows}
+        self.records, self.site = records, site
 
-    def __call__(self, table: str, student: str, row: str, metric: str = "mAP") -> Seeds:
+    def __call__(self, student: str, row: str, metric: str = "mAP") -> Seeds:
         """A metric of a row, by its label, in the seeds that are done; ``Cls at 50`` and the like ask TIDE."""
-        found = {}
-        for e in self.rows[table, student, _same(row)].experiments:
+        found, there = {}, self.rows.get((student, _same(row)))
+        for e in there.experiments if there else ():
             record = self.records.get(e.hash())
             if record is None or record.status != "done":
                 continue
@@ -48,18 +67,14 @@ class Evidence:
                 continue
         return {seed: value for seed, value in found.items() if value is not None}
 
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the paper, and the number, per seed, that is above 0 where it is true."""
-
-    source: str
-    sentence: str
-    effect: Callable[[Evidence], Seeds]
+    def paper(self, student: str, row: str, metric: str = "mAP") -> Seeds:
+        """The paper's number in the place of a seed's, so that the same difference can be taken of it."""
+        there = self.rows.get((student, _same(row)))
+        return {0: there.paper[metric]} if there and metric in there.paper else {}
 
 
 def _same(name: str) -> str:
-    """A label with one name per method."""
+    """A label with one name per method: Table 1's KDcls+loc+KDloc is Table 2's ours."""
     method, *settings = name.split(", ")
     try:
         return ", ".join([canonical(method), *settings])
@@ -71,78 +86,132 @@ def _minus(a: Seeds, b: Seeds) -> Seeds:
     return {seed: a[seed] - b[seed] for seed in a if seed in b}
 
 
-def _best(*rows: Seeds) -> Seeds:
-    return {seed: max(row[seed] for row in rows) for seed in rows[0] if all(seed in row for row in rows)}
+def _every(fold: Callable, *rows: Seeds) -> Seeds:
+    """``fold`` of the rows' numbers, in the seeds that all of them have."""
+    return {seed: fold([row[seed] for row in rows]) for seed in rows[0] if all(seed in row for row in rows)}
 
 
-def _mean(*rows: Seeds) -> Seeds:
-    return {seed: statistics.fmean(row[seed] for row in rows) for seed in rows[0] if all(seed in row for row in rows)}
+def _gain(student: str, row: str, metric: str = "mAP", over: str = "baseline") -> Callable[[See], Seeds]:
+    return lambda see: _minus(see(student, row, metric), see(student, over, metric))
 
 
-def _gain(table: str, student: str, row: str, metric: str = "mAP", other: str = "baseline") -> Callable[[Evidence], Seeds]:
-    return lambda see: _minus(see(table, student, row, metric), see(table, student, other, metric))
-
-
-def _more(one: Callable, other: Callable) -> Callable[[Evidence], Seeds]:
+def _more(one: Callable, other: Callable) -> Callable[[See], Seeds]:
     return lambda see: _minus(one(see), other(see))
 
 
 def claims() -> list[Claim]:
-    """All of them, in the paper's order; those marked *ours* are the controls it does not have."""
+    """All of them, in the paper's order, with the controls it does not have."""
+    return [*_of_losses(), *_of_rivals(), *_of_ablations(), *_of_overlap(), *_of_controls(), *_of_sizes(), *_of_errors()]
+
+
+def _of_losses() -> list[Claim]:
     every = []
     for s in COMPACT:
-        gain = lambda row, metric="mAP", other="baseline", s=s: _gain("table1", s, row, metric, other)
+        every += [Claim("table1", (s,), sentence, effect, ours) for sentence, effect, ours in (
+            ("KD_cls lifts mAP", _gain(s, "KDcls"), False),
+            ("KD_cls lifts mAP more than labels in the teacher's place", _gain(s, "KDcls", over=CONTROL), True),
+            ("KD_cls lifts AP50 more than AP75", _more(_gain(s, "KDcls", "AP50"), _gain(s, "KDcls", "AP75")), False),
+            ("loc lifts mAP", _gain(s, "loc"), False),
+            ("loc + KD_loc lift mAP", _gain(s, "loc+KDloc"), False),
+            ("loc + KD_loc lift AP75 more than AP50", _more(_gain(s, "loc+KDloc", "AP75"), _gain(s, "loc+KDloc", "AP50")), False),
+            ("all three lift mAP", _gain(s, OURS), False),
+            ("all three are better than KD_cls and than loc + KD_loc alone", lambda see, s=s: _minus(
+                see(s, OURS), _every(max, see(s, "KDcls"), see(s, "loc+KDloc"))), False))]
+    gains = lambda see, pair: _every(statistics.fmean, *(_gain(s, "loc")(see) for s in pair))
+    return [*every,
+            Claim("table1", ("FasterRCNN-QR50", "FasterRCNN-MV2"), "The weaker backbone gains more: QR50 against MobileNetV2, all three",
+                  _more(_gain("FasterRCNN-QR50", OURS), _gain("FasterRCNN-MV2", OURS))),
+            Claim("table1", tuple(COMPACT), "The SSDs gain more from loc than the Faster R-CNNs",
+                  lambda see: _minus(gains(see, COMPACT[:2]), gains(see, COMPACT[2:])))]
+
+
+def _of_rivals() -> list[Claim]:
+    every = []
+    for s in ("FasterRCNN-R50", "RetinaNet-R50", "FasterRCNN-MV2", "FasterRCNN-QR50", "SSD512-VGG16"):
+        ours_wins = s in ("FasterRCNN-QR50", "SSD512-VGG16")
+        better, worse = ("ours", "FKD") if ours_wins else ("FKD", "ours")
         every += [
-            Claim("Table 1", f"{s}: KD_cls lifts mAP", gain("KDcls")),
-            Claim("ours", f"{s}: KD_cls lifts mAP more than labels in the teacher's place", gain("KDcls", other=CONTROL)),
-            Claim("Table 1", f"{s}: KD_cls lifts AP50 more than AP75", _more(gain("KDcls", "AP50"), gain("KDcls", "AP75"))),
-            Claim("Table 1", f"{s}: loc lifts mAP", gain("loc")),
-            Claim("Table 1", f"{s}: loc + KD_loc lift mAP", gain("loc+KDloc")),
-            Claim("Table 1", f"{s}: loc + KD_loc lift AP75 more than AP50",
-                  _more(gain("loc+KDloc", "AP75"), gain("loc+KDloc", "AP50"))),
-            Claim("Table 1", f"{s}: all three lift mAP", gain(OURS)),
-            Claim("Table 1", f"{s}: all three are better than KD_cls and than loc + KD_loc alone", lambda see, s=s: _minus(
-                see("table1", s, OURS), _best(see("table1", s, "KDcls"), see("table1", s, "loc+KDloc"))))]
-    every += [
-        Claim("Table 1", "The weaker backbone gains more: QR50 against MobileNetV2, all three",
-              _more(_gain("table1", "FasterRCNN-QR50", OURS), _gain("table1", "FasterRCNN-MV2", OURS))),
-        Claim("Table 1", "The SSDs gain more from loc than the Faster R-CNNs", lambda see: _minus(*(
-            _mean(*(_gain("table1", s, "loc")(see) for s in pair)) for pair in (COMPACT[:2], COMPACT[2:])))),
-    ]
-    for s in ("FasterRCNN-QR50", "SSD512-VGG16"):
-        every.append(Claim("Table 2", f"{s}: ours is better than FKD", _gain("table2", s, "ours", other="FKD")))
-    r50 = "FasterRCNN-R50"
-    every += [
-        Claim("Table 2", f"{r50}: FKD is better than ours", _gain("table2", r50, "FKD", other="ours")),
-        Claim("Table 2", f"{r50}: ours + FKD are better than FKD", _gain("table2", r50, "ours+FKD", other="FKD")),
-        Claim("Table 2", "RetinaNet-R50: ours + FKD are better than FKD", _gain("table2", "RetinaNet-R50", "ours+FKD", other="FKD")),
-    ]
-    for s in ("FasterRCNN-R50", "RetinaNet-R50"):
-        every += [Claim("Table 2", f"{s}: ours is better than the baseline", _gain("table2", s, "ours")),
-                  Claim("ours", f"{s}: ours is better than labels in the teacher's place", _gain("table2", s, "ours", other=CONTROL))]
-    for table, one, other, sentence in (
-            ("table3a", "KDcls, λ_kc 0.4, T 2", "KDcls, λ_kc 0.1, T 2", "λ_kc = 0.4 is better than 0.1"),
-            ("table3a", "KDcls, λ_kc 0.4, T 2", "KDcls, λ_kc 0.4, T 1", "T = 2 is better than 1"),
-            ("table3b", "KDcls, ResNet50, 112", "KDcls, ResNet18, 112", "ResNet50 teaches better than ResNet18"),
-            ("table3b", "KDcls, ResNet50, 112", "KDcls, ResNeXt101-32x8d, 112",
-             "ResNeXt101, the more accurate, teaches worse than ResNet50"),
-            ("table4", "loc, a, s 112, p 4, obj", "loc, a, s 14, p 4, obj", "loc: crops of 112 are better than of 14"),
-            ("table4", "loc, b, s 112, p 8, obj", "loc, b, s 112, p 2, obj", "loc: 8 x 8 cells are better than 2 x 2"),
-            ("table4", "loc+KDloc, c, s 112, p 8, obj+l0", "loc, c, s 112, p 8, obj", "adding l0 to the crops helps"),
-            ("table4", "loc+KDloc, c, s 112, p 8, obj+l0", "loc+KDloc, c, s 112, p 8, obj+l0+l1", "adding l1 as well hurts")):
-        every.append(Claim(f"Table {table[5:]}", f"{ABLATED}: {sentence}", _gain(table, ABLATED, one, other=other)))
-    at = lambda row, metric: _gain("table5", ABLATED, row, metric)
-    every += [
-        Claim("Table 5", f"{ABLATED}: KD_cls gains more at IoU 0.50 than at 0.90", _more(at("KDcls", "AP50"), at("KDcls", "AP90"))),
-        Claim("Table 5", f"{ABLATED}: loc + KD_loc gain more at IoU 0.90 than at 0.50",
-              _more(at("loc+KDloc", "AP90"), at("loc+KDloc", "AP50")))]
+            Claim("table2", (s,), "FKD lifts mAP", _gain(s, "FKD")),
+            Claim("table2", (s,), "ours lifts mAP", _gain(s, "ours")),
+            Claim("table2", (s,), "ours lifts mAP more than labels in the teacher's place", _gain(s, "ours", over=CONTROL), True),
+            Claim("table2", (s,), f"{better} is better than {worse}", _gain(s, better, over=worse))]
+        if not ours_wins:
+            every.append(Claim("table2", (s,), "ours + FKD are better than FKD", _gain(s, "ours+FKD", over="FKD")))
+    return every
+
+
+def _of_ablations() -> list[Claim]:
+    best = {"table3a": "KDcls, λ_kc 0.4, T 2", "table3b": "KDcls, ResNet50, 112"}
+    return [Claim(table, (ABLATED,), sentence, _gain(ABLATED, row or best[table], over=over), over == CONTROL)
+            for table, sentence, row, over in (
+        ("table3a", "λ_kc = 0.4 with T = 2 lifts mAP", "", "baseline"),
+        ("table3a", "λ_kc = 0.4 with T = 2 lifts mAP more than labels in the teacher's place", "", CONTROL),
+        ("table3a", "λ_kc = 0.4 is better than 0.1", "", "KDcls, λ_kc 0.1, T 2"),
+        ("table3a", "T = 2 is better than 1", "", "KDcls, λ_kc 0.4, T 1"),
+        ("table3a", "T = 2 is better than 3", "", "KDcls, λ_kc 0.4, T 3"),
+        ("table3b", "ResNet50 as teacher lifts mAP", "", "baseline"),
+        ("table3b", "ResNet50 as teacher lifts mAP more than labels in its place", "", CONTROL),
+        ("table3b", "ResNet50 teaches better than ResNet18", "", "KDcls, ResNet18, 112"),
+        ("table3b", "ResNet50 teaches better than ResNeXt101, which is more accurate in the paper", "", "KDcls, ResNeXt101-32x8d, 112"),
+        ("table3b", "ResNet50 teaches better from 112 px than from 56", "", "KDcls, ResNet50, 56"),
+        ("table3b", "ResNet50 teaches better from 112 px than from 224", "", "KDcls, ResNet50, 224"),
+        ("table4", "loc lifts mAP (s 112, p 4)", "loc, a, s 112, p 4, obj", "baseline"),
+        ("table4", "loc: crops of 112 px are better than of 14", "loc, a, s 112, p 4, obj", "loc, a, s 14, p 4, obj"),
+        ("table4", "loc: 8 x 8 cells are better than 2 x 2", "loc, b, s 112, p 8, obj", "loc, b, s 112, p 2, obj"),
+        ("table4", "loc: 8 x 8 cells are better than 16 x 16", "loc, b, s 112, p 8, obj", "loc, b, s 112, p 16, obj"),
+        ("table4", "adding l0 to the crops helps", "loc+KDloc, c, s 112, p 8, obj+l0", "loc, c, s 112, p 8, obj"),
+        ("table4", "crops and l0 are better than l0 alone", "loc+KDloc, c, s 112, p 8, obj+l0", "KDloc, c, s 112, p 8, l0"),
+        ("table4", "adding l1 as well hurts", "loc+KDloc, c, s 112, p 8, obj+l0", "loc+KDloc, c, s 112, p 8, obj+l0+l1"))]
+
+
+def _of_overlap() -> list[Claim]:
+    at = lambda row, metric: _gain(ABLATED, row, metric)
+    return [Claim("table5", (ABLATED,), sentence, effect) for sentence, effect in (
+        ("KD_cls lifts AP50", at("KDcls", "AP50")),
+        ("KD_cls gains more at IoU 0.50 than at 0.90", _more(at("KDcls", "AP50"), at("KDcls", "AP90"))),
+        ("loc + KD_loc lift AP75", at("loc+KDloc", "AP75")),
+        ("loc + KD_loc lift AP90", at("loc+KDloc", "AP90")),
+        ("loc + KD_loc gain more at IoU 0.90 than at 0.50", _more(at("loc+KDloc", "AP90"), at("loc+KDloc", "AP50"))))]
+
+
+def _of_controls() -> list[Claim]:
+    return [Claim("controls", (s,), sentence, _gain(s, row, metric, over), True) for s in CONTROLLED
+            for sentence, row, over, metric in (
+        ("KD_cls lifts mAP", "KDcls", "baseline", "mAP"),
+        ("KD_cls lifts mAP more than labels", "KDcls", CONTROL, "mAP"),
+        ("KD_cls lifts mAP more than evenly smoothed labels", "KDcls", "KDcls-smooth", "mAP"),
+        ("KD_cls lifts mAP more than the teacher's class means: the instance matters", "KDcls", "KDcls-mean", "mAP"),
+        ("class means lift mAP more than evenly smoothed labels: alike classes matter", "KDcls-mean", "KDcls-smooth", "mAP"),
+        ("evenly smoothed labels lift mAP more than labels: softness matters", "KDcls-smooth", CONTROL, "mAP"),
+        ("loc lifts mAP more than an L1 box loss of the same gradient: the image matters", "loc", "loc-L1", "mAP"),
+        ("loc lifts AP75 more than an L1 box loss of the same gradient", "loc", "loc-L1", "AP75"),
+        ("loc + KD_loc lift mAP more than L1 box losses of the same gradient", "loc+KDloc", "loc-L1+KDloc-L1", "mAP"),
+        ("loc + KD_loc lift AP75 more than L1 box losses of the same gradient", "loc+KDloc", "loc-L1+KDloc-L1", "AP75"))]
+
+
+def _of_sizes() -> list[Claim]:
+    gain = lambda row, share, over="baseline": _gain(ABLATED, f"{row}, share {share:g}", over=f"{over}, share {share:g}")
+    every = []
+    for share in SHARES:
+        of = f"with {share:.3g} of the images" if share < 1 else "with all images"
+        every += [Claim("sizes", (ABLATED,), f"{what} {of}", gain(row, share, over), True) for what, row, over in (
+            ("KD_cls lifts mAP", "KDcls", "baseline"), ("KD_cls lifts mAP more than labels", "KDcls", CONTROL),
+            ("all three lift mAP", OURS, "baseline"))]
+    return [*every, Claim("sizes", (ABLATED,), f"KD_cls gains more with {SHARES[0]:.3g} of the images than with all",
+                          _more(gain("KDcls", SHARES[0]), gain("KDcls", 1.0)), True)]
+
+
+def _of_errors() -> list[Claim]:
+    """On Table 1's runs. What is cut is the baseline's cost, so the difference is taken the other way round."""
+    every = []
     for s in COMPACT:
-        less = lambda row, metric, s=s: _gain("table1", s, "baseline", metric, other=row)
-        every += [
-            Claim("Figure 3", f"{s}: KD_cls cuts classification error at IoU 0.50", less("KDcls", "Cls at 50")),
-            Claim("Figure 3", f"{s}: loc + KD_loc cut localisation error at IoU 0.75", less("loc+KDloc", "Loc at 75")),
-            Claim("Figure 3", f"{s}: loc + KD_loc cut localisation error more at IoU 0.90 than at 0.60",
-                  _more(less("loc+KDloc", "Loc at 90"), less("loc+KDloc", "Loc at 60")))]
+        less = lambda row, metric, s=s: _gain(s, "baseline", metric, over=row)
+        every += [Claim("figure3", (s,), sentence, effect) for sentence, effect in (
+            ("KD_cls cuts classification error at IoU 0.50", less("KDcls", "Cls at 50")),
+            ("KD_cls cuts classification error more at IoU 0.50 than at 0.75", _more(less("KDcls", "Cls at 50"), less("KDcls", "Cls at 75"))),
+            ("loc + KD_loc cut localisation error at IoU 0.75", less("loc+KDloc", "Loc at 75")),
+            ("loc + KD_loc cut localisation error at IoU 0.90", less("loc+KDloc", "Loc at 90")),
+            ("loc + KD_loc cut localisation error more at IoU 0.90 than at 0.60", _more(less("loc+KDloc", "Loc at 90"), less("loc+KDloc", "Loc at 60"))))]
     return every
 
 
@@ -156,33 +225,89 @@ def judge(effect: Seeds) -> dict:
     word = "not run" if not effect else "not enough evidence"
     if low is not None and (low > 0 or high < 0):
         word = "holds" if low > 0 else "does not hold"
-    return {"verdict": word, "effect": found.get("gain"), "low": low, "high": high, "seeds": len(effect)}
+    return {"effect": found.get("gain"), "low": low, "high": high, "seeds": len(effect), "verdict": word}
+
+
+def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], site: Site) -> pd.DataFrame:
+    """The claims on one table or figure that its rows can answer.
+
+    Args:
+        source: a key of SOURCES; Figure 3 speaks of Table 1's rows.
+
+    Returns:
+        A line per claim: ``claim``, ``ours`` (a control of ours), ``paper`` (the same difference of its numbers), ``effect`` in
+        points with its interval ``low``, ``high``, ``seeds``, ``verdict``.
+    """
+    see, students = Evidence(rows, records, site), {row.student for row in rows}
+    lines = []
+    for claim in claims():
+        if claim.source == source and students.issuperset(claim.students):
+            paper = None if claim.ours else claim.effect(see.paper).get(0)
+            lines.append({"claim": claim.text, "ours": claim.ours, "paper": paper} | judge(claim.effect(see)))
+    return pd.DataFrame(lines, columns=["claim", "ours", "paper", "effect", "low", "high", "seeds", "verdict"])
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """A ``verdict`` in a sentence or two."""
+    counts, single = frame.verdict.value_counts(), int((frame.seeds == 1).sum())
+    said = f"Of {len(frame)} claims " + ", ".join(f"{counts.get(word, 0)} {word}" for word in WORDS[:2])
+    alone = f", {single} of them for want of a second seed" if single else ""
+    said += f"; {counts.get(WORDS[2], 0)} without enough evidence{alone}; {counts.get(WORDS[3], 0)} not run."
+    unlike = int((frame.paper.astype(float) * frame.effect.astype(float) < 0).sum())
+    return said + (f" {unlike} point against the paper, surely or not." if unlike else "")
+
+
+def not_tested(rows: list[Row], site: Site, seeds: int) -> list[str]:
+    """What these runs cannot say."""
+    missing = ", ".join(sorted({f"{row.method} ({row.student})" for row in rows if not row.experiments}))
+    small = "The paper's numbers: a small scale shows a direction at best, smoke shows nothing but chance."
+    said = {f"No code yet, so not run: {missing}.": missing, small: site.scale != "coco",
+            f"Chance: SEEDS={seeds} gives no interval or a very wide one.": seeds < 3,
+            "All at once: of many 95 % intervals about one in twenty excludes 0 by chance alone.": True}
+    return [sentence for sentence, holds in said.items() if holds]
 
 
 def verdicts(site: Site, folder: CocoFolder) -> pd.DataFrame:
-    """A line per claim: source, claim, verdict, effect in points with its interval, seeds."""
-    evidence = Evidence(site, folder)
-    return pd.DataFrame([{"source": c.source, "claim": c.sentence} | judge(c.effect(evidence)) for c in claims()])
+    """``verdict`` of every table and figure, by the records there are, with its ``source`` in front."""
+    frames = []
+    for source, name in SOURCES.items():
+        rows = work_list("table1" if source == "figure3" else source, site, folder, MOST_SEEDS)
+        frames.append(verdict(source, rows, collect(rows, site), site).assign(source=name))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame[["source", *frame.columns.drop("source")]]
 
 
-def write_claims(site: Site, folder: CocoFolder) -> str:
-    """Write ``claims.md`` and ``claims.csv`` beside the tables; return the former's text."""
-    frame = verdicts(site, folder)
-    write_whole(site.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
-    counts = frame.verdict.value_counts()
-    lines = [f"# The paper's claims on {site.data_name}, scale {site.scale}", "",
-             ", ".join(f"**{counts.get(word, 0)}** {word}" for word in ("holds", "does not hold", "not enough evidence",
-                                                                      "not run")) + f", of {len(frame)}.", "",
-             "| source | claim | verdict | effect, points [95 % CI] | seeds |", "|---|---|---|---:|---:|"]
+def markdown(frame: pd.DataFrame) -> str:
+    """A ``verdict`` as Markdown."""
+    lines = ["| claim | paper | ours, points [95 % CI] | seeds | verdict |", "|---|---:|---:|---:|---|"]
     for row in frame.itertuples():
         interval = "" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
         effect = "–" if pd.isna(row.effect) else f"{row.effect:+.1f}{interval}"
-        lines.append(f"| {row.source} | {row.claim} | {row.verdict} | {effect} | {row.seeds} |")
-    lines += ["", ("The effect is a difference of AP points, above 0 where the claim is true: mean over seeds that all its rows "
-              "have, paired by seed, with a 95 % t interval. *holds*: all of the interval is above 0; *does not hold*: all of it "
-              "is below; else there is *not enough evidence*. The intervals are not corrected for their number: of "
-              f"{len(frame)} about {len(frame) / 20:.0f} would exclude 0 by chance alone. *ours*: a control the paper does not "
-              "have. A small scale tests the direction of an effect, never the paper's number."), ""]
+        paper = "–" if pd.isna(row.paper) else f"{row.paper:+.1f}"
+        bold = f"**{row.verdict}**" if row.verdict in WORDS[:2] else row.verdict
+        lines.append(f"| {f'*{row.claim}*' if row.ours else row.claim} | {paper} | {effect} | {row.seeds} | {bold} |")
+    return "\n".join(lines)
+
+
+def write_claims(site: Site, folder: CocoFolder) -> str:
+    """Write ``claims.md`` and ``claims.csv`` beside the tables; return the former's text.
+
+    What a person has to say of them stands in ``reading.md`` beside them, where there is one, and is linked.
+    """
+    frame = verdicts(site, folder)
+    write_whole(site.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
+    count = lambda some: ", ".join(f"**{(some.verdict == word).sum()}** {word}" for word in WORDS) + f", of {len(some)}"
+    lines = [f"# The paper's claims on {site.data_name}, scale {site.scale}", "",
+             f"- The paper's: {count(frame[~frame.ours])}.", f"- *Controls of ours*: {count(frame[frame.ours])}.", ""]
+    if (site.results / "reading.md").exists():
+        lines += ["What was tried where a claim does not hold, and what was seen: [reading.md](reading.md).", ""]
+    lines += [("An effect is a difference of AP points, above 0 where the claim is true: mean over the seeds that all its rows "
+               "have, paired by seed, with a 95 % t interval. *holds*: all of the interval is above 0; *does not hold*: all of it "
+               "is below; else there is *not enough evidence*. *paper*: the same difference of the paper's numbers. The intervals "
+               f"are not corrected for their number: of {len(frame)} about {len(frame) / 20:.0f} would exclude 0 by chance alone. "
+               "A small scale tests the direction of an effect, never the paper's number."), ""]
+    for name, mine in frame.groupby("source", sort=False):
+        lines += [f"## {name}", "", markdown(mine), ""]
     text = "\n".join(lines)
     write_whole(site.results / "claims.md", text)
     return text

@@ -289,28 +289,6 @@ def _cell(line: pd.Series) -> str:
     return f"{line.dAP:.1f} ({line.change:+.1f}{interval})"
 
 
-def figure3_claims(lines: pd.DataFrame) -> pd.DataFrame:
-    """The paper's claims on errors, per student, on ``differences``: KD_cls cuts Cls, loc + KD_loc cuts Loc.
-
-    Returns:
-        One line per student, claim and IoU: ``change`` in AP points with its interval, and ``holds``: yes (the whole
-        interval below 0), no (above 0), open (0 inside, or no interval), not run.
-    """
-    claims = [("KDcls", "Cls", 50), ("KDcls", "Cls", 75), ("loc+KDloc", "Loc", 50), ("loc+KDloc", "Loc", 75),
-              ("loc+KDloc", "Loc", 90)]
-    table = lines.set_index(["student", "method", "type", "IoU"])
-    rows = []
-    for student in lines.student.unique():
-        for method, kind, iou in claims:
-            there = (student, method, kind, iou) in table.index
-            line = table.loc[student, method, kind, iou] if there else pd.Series(dtype=float)
-            change, low, high = (line.get(name, float("nan")) for name in ("change", "change_low", "change_high"))
-            holds = "not run" if not there else "yes" if high < 0 else "no" if low > 0 else "open"
-            rows.append({"student": student, "claim": f"{method} cuts {kind} at IoU {iou / 100:.2f}", "change": change,
-                         "low": low, "high": high, "holds": holds})
-    return pd.DataFrame(rows)
-
-
 def write_figure3(by_iou: pd.DataFrame, site: Site) -> str:
     """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return the latter's text."""
     lines = differences(by_iou)

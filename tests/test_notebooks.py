@@ -10,7 +10,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from c2dlib import notebooks, tables, verdicts
+from c2dlib import notebooks, tables
 from c2dlib.errors import TYPES
 from c2dlib.records import RunRecord
 from c2dlib.runs import run
@@ -138,49 +138,6 @@ def test_failing_cell_leaves_a_copy_to_read_and_the_last_whole_one(tmp_path, mon
     assert sorted(p.name for p in site.results.iterdir()) == ["small.failed.ipynb", "small.ipynb"]
     assert str(tmp_path) not in json.dumps(json.loads(whole.read_text())["metadata"])  # no machine paths
     assert whole.stat().st_mode & 0o444 == 0o444
-
-
-def written(metrics: dict) -> RunRecord:
-    return RunRecord(**dict.fromkeys(RunRecord.__dataclass_fields__) | {"status": "done", "metrics": metrics})
-
-
-def test_verdict_says_direction_interval_and_agreement_with_the_paper(site):
-    """SSD300 in the paper: KDcls +0.7 mAP, AP50 +1.4 and AP75 +0.9; loc +1.5 mAP."""
-    rows = tables.work_list("table1", site, opened(site.data), 3, ["SSD300-VGG16"])
-    ours = {"baseline": (30, 50, 30), "KDcls": (32, 52, 33), "loc": (29, 50, 30),
-            tables.CONTROL: (32, 50, 30)}
-    records = {}
-    for row in (row for row in rows if row.method in ours):
-        for e in row.experiments:
-            mean, at50, at75 = ours[row.method]
-            mean += 0.1 * e.seed * (row.method == "KDcls")
-            records[e.hash()] = written({"mAP": mean, "AP50": at50, "AP75": at75})
-    frame = verdicts.verdict("table1", rows, records).set_index(["comparison", "metric"])
-
-    kd_cls = frame.loc["KDcls against baseline", "mAP"]
-    assert kd_cls.paper == pytest.approx(0.7) and kd_cls.gain == pytest.approx(2.1) and kd_cls.seeds == 3
-    half = 4.302653 * 0.1 / 3**0.5  # Student's t for 2 degrees of freedom, sd 0.1
-    assert [kd_cls.gain_low, kd_cls.gain_high] == pytest.approx([2.1 - half, 2.1 + half], abs=1e-5)
-    assert (kd_cls.direction, kd_cls.sure) == ("up, as in the paper", "yes")
-    placing = frame.loc["KDcls against baseline", verdicts.NAMING]
-    assert (placing.paper, placing.gain) == (pytest.approx(0.5), pytest.approx(-1.0))
-    assert placing.direction == "down, unlike the paper"
-    assert frame.loc["loc against baseline", "mAP"].direction == "down, unlike the paper"
-    control = frame.loc["KDcls against KDcls-labels", "mAP"]
-    assert (control.direction, control.sure) == ("up", "no: 0 inside")
-    assert frame.loc["loc+KDloc against baseline", "mAP"].direction == "not run"
-    assert verdicts.summary(frame) == (
-        "Of 7 comparisons 3 have an interval without 0: 1 as in the paper, 2 unlike it, 0 not in the paper. "
-        "Of the others 1 have 0 inside, 0 have one seed only, 3 were not run.")
-
-
-def test_verdict_of_one_seed_has_no_interval(site):
-    rows = tables.work_list("table2", site, opened(site.data), 1, ["RetinaNet-R50"])
-    records = {row.experiments[0].hash(): written({"mAP": 20.0}) for row in rows if row.experiments}
-    frame = verdicts.verdict("table2", rows, records)
-    assert set(frame.direction) == {"none"} and set(frame.sure) == {verdicts.ONE}
-    said = " ".join(verdicts.not_tested(rows, site, 1))
-    assert "FGFI (RetinaNet-R50), GID (RetinaNet-R50)" in said and "chance" in said and "SEEDS=1" in said
 
 
 def test_pages_need_no_server_and_no_network(tmp_path):
