@@ -3,7 +3,17 @@
 import pytest
 from test_tables import record
 
-from c2dlib.claims import SOURCES, Evidence, claims, judge, not_tested, summary, verdict, verdicts, write_claims
+from c2dlib.claims import (
+    SOURCES,
+    Evidence,
+    claims,
+    judge,
+    not_tested,
+    summary,
+    verdict,
+    verdicts,
+    write_claims,
+)
 from c2dlib.records import write_record
 from c2dlib.site import open_site
 from c2dlib.tables import METRICS, collect, labels, table, work_list

@@ -12,7 +12,6 @@ import pytest
 
 from c2dlib import notebooks, tables
 from c2dlib.errors import TYPES
-from c2dlib.records import RunRecord
 from c2dlib.runs import run
 from c2dlib.site import Site, open_site, opened
 
