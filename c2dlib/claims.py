@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from c2dlib.data.coco import CocoFolder
-from c2dlib.errors import run_errors
+from c2dlib.errors import BOXES, run_errors
 from c2dlib.files import write_whole
 from c2dlib.methods import canonical
 from c2dlib.records import RunRecord
@@ -51,7 +51,7 @@ class Evidence:
         self.records, self.site = records, site
 
     def __call__(self, student: str, row: str, metric: str = "mAP") -> Seeds:
-        """A metric of a row, by its label, in the seeds that are done; ``Cls at 50`` and the like ask TIDE."""
+        """A metric of a row, by its label, in the seeds that are done; ``Cls at 50`` and the like ask its errors."""
         found, there = {}, self.rows.get((student, _same(row)))
         for e in there.experiments if there else ():
             record = self.records.get(e.hash())
@@ -65,7 +65,7 @@ class Evidence:
                 found[e.seed] = float(run_errors(e, self.site).by_iou.loc[int(iou), kind])
             except FileNotFoundError:  # trained elsewhere, and its errors were not written down
                 continue
-        return {seed: value for seed, value in found.items() if value is not None}
+        return {seed: value for seed, value in found.items() if not pd.isna(value)}
 
     def paper(self, student: str, row: str, metric: str = "mAP") -> Seeds:
         """The paper's number in the place of a seed's, so that the same difference can be taken of it."""
@@ -212,6 +212,8 @@ def _of_errors() -> list[Claim]:
             ("loc + KD_loc cut localisation error at IoU 0.75", less("loc+KDloc", "Loc at 75")),
             ("loc + KD_loc cut localisation error at IoU 0.90", less("loc+KDloc", "Loc at 90")),
             ("loc + KD_loc cut localisation error more at IoU 0.90 than at 0.60", _more(less("loc+KDloc", "Loc at 90"), less("loc+KDloc", "Loc at 60"))))]
+        every += [Claim("figure3", (s,), f"{words} AP{iou} of the boxes alone", _gain(s, row, f"{BOXES} at {iou}"), True)
+                  for words, row in (("loc lifts", "loc"), ("loc + KD_loc lift", "loc+KDloc"), ("KD_cls lifts", "KDcls")) for iou in (75, 90)]
     return every
 
 

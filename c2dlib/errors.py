@@ -10,9 +10,11 @@ import json
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 from hotcoco import COCO, COCOeval
+from torchvision.ops import batched_nms, box_convert
 
-from c2dlib.evaluation import IOUS, check_detections
+from c2dlib.evaluation import IOUS, check_detections, coco_metrics
 from c2dlib.experiment import Experiment
 from c2dlib.files import write_whole
 from c2dlib.records import RecordError
@@ -22,6 +24,7 @@ from c2dlib.tables import paired
 
 TYPES = ["Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"]
 SPECIAL = ["FalsePos", "FalseNeg"]
+BOXES = "AP_boxes"  # of ``box_ap``, beside the types of an error
 MEANING = {"Cls": "right place, wrong class", "Loc": "right class, box too far off", "Both": "wrong class and box off",
            "Dupe": "a second box on a found object", "Bkg": "no object there", "Miss": "an object nothing covers"}
 BACKGROUND = 0.1  # below this IoU with every object a box is background (TIDE's t_b)
@@ -56,6 +59,24 @@ def tide(annotations: dict, detections: list[dict], ious: list[int] = IOUS) -> p
         lines.append({"IoU": iou, "AP": 100 * found["ap_base"]} | {t: 100 * costs[t] for t in TYPES + SPECIAL}
                      | {f"n_{t}": found["counts"][t] for t in TYPES})
     return pd.DataFrame(lines).set_index("IoU")
+
+
+def box_ap(annotations: dict, detections: list[dict]) -> pd.Series:
+    """How well the boxes alone lie: AP in percent at each IoU of ``IOUS`` with every class counted as one.
+
+    Of detections that overlap by more than half, of whatever class, the surest stays, for an anchor gives one per class.
+
+    Raises:
+        ValueError: as ``tide``.
+    """
+    check_detections(annotations, detections)
+    boxes = torch.tensor([row["bbox"] for row in detections], dtype=torch.float64).reshape(-1, 4)
+    images, scores = (torch.tensor([row[key] for row in detections]) for key in ("image_id", "score"))
+    kept = batched_nms(box_convert(boxes, "xywh", "xyxy"), scores.double(), images, 0.5)
+    truth = {**annotations, "categories": [{"id": 1, "name": "object"}],
+             "annotations": [{**a, "category_id": 1} for a in annotations["annotations"]]}
+    found = coco_metrics(truth, [{**detections[i], "category_id": 1} for i in kept.tolist()])
+    return pd.Series({iou: found[f"AP{iou}"] for iou in IOUS}, name=BOXES, dtype=float)
 
 
 def _tidecv(annotations: dict, detections: list[dict], iou: int):
@@ -187,7 +208,7 @@ def telling_images(baseline: pd.Series, distilled: pd.Series, each: int = 2) -> 
 class RunErrors:
     """What TIDE says of one run on its evaluation split."""
 
-    by_iou: pd.DataFrame  # of ``tide``
+    by_iou: pd.DataFrame  # of ``tide``, and ``box_ap`` (NaN in files older than it)
     by_class: pd.DataFrame  # of ``tide_per_class`` at IoU 0.50
 
 
@@ -202,7 +223,7 @@ def run_errors(e: Experiment, site: Site) -> RunErrors:
     if record and (kept := _read(path, record.checkpoint_sha256)):
         return kept
     found, annotations = run_detections(e, site), opened(site.data).splits[e.eval_split].annotations
-    errors = RunErrors(tide(annotations, found), tide_per_class(annotations, found))
+    errors = RunErrors(tide(annotations, found).join(box_ap(annotations, found)), tide_per_class(annotations, found))
     if abs(errors.by_iou.AP[50] - (record.metrics["AP50"] or 0)) > 1e-6:
         raise RecordError(f"{e.name}: its detections give AP50 {errors.by_iou.AP[50]:.4f}, its record says "
                           f"{record.metrics['AP50']:.4f}; delete the record to run again")
@@ -308,6 +329,7 @@ def _read(path, checkpoint: str) -> RunErrors | None:
         body = json.loads(path.read_text())
         if body["checkpoint_sha256"] != checkpoint:
             return None
-        return RunErrors(*(pd.DataFrame(**body[name]) for name in RunErrors.__annotations__))
+        by_iou, by_class = (pd.DataFrame(**body[name]) for name in RunErrors.__annotations__)
+        return RunErrors(by_iou if BOXES in by_iou else by_iou.assign(**{BOXES: float("nan")}), by_class)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -347,6 +347,32 @@ def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc"
     return figure
 
 
+def change_over_iou(lines: pd.DataFrame, what: str) -> Figure:
+    """Change against the baseline at each IoU, with its 95 % interval over seeds as a band, a panel per student.
+
+    Args:
+        lines: ``errors.differences`` of one type.
+        what: the label of the axis.
+    """
+    students = lines.student.unique().tolist()
+    figure, grid = _figure(1, max(len(students), 1), (max(2.9 * len(students) + 0.6, 5), 3.2), sharey=True)
+    for ax, student in zip(grid[0], students, strict=False):
+        _quiet(ax)
+        ax.axhline(0, color="black", linewidth=0.8)
+        for method, mine in lines[(lines.student == student) & (lines.method != "baseline")].groupby("method", sort=False):
+            color, dashes = STYLES.get(canonical(method), (GREY, "-."))
+            change = mine.set_index("IoU").reindex(columns=["change", "change_low", "change_high"]).astype(float)
+            ax.plot(change.index, change.change, color=color, linestyle=dashes, linewidth=1.5, label=method)
+            ax.fill_between(change.index, change.change_low, change.change_high, color=color, alpha=0.12, linewidth=0)
+        if lines[lines.student == student].dAP.isna().all():
+            ax.text(0.5, 0.6, "not measured", transform=ax.transAxes, ha="center", fontsize=8, color="#595959")
+        ax.set_title(student, fontsize=9)
+        ax.set_xlabel("IoU threshold, %", fontsize=8)
+    grid[0][0].set_ylabel(what, fontsize=8)
+    _key(figure, grid[0][0])
+    return figure
+
+
 def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Figure:
     """All six error types at one IoU (the supplement's figure): a bar per method, a dot per seed.
 

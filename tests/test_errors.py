@@ -8,7 +8,7 @@ import pytest
 from test_evaluation import annotations, found
 
 from c2dlib import errors
-from c2dlib.errors import TYPES, differences, examples, gather, run_errors, tide, tide_per_class
+from c2dlib.errors import TYPES, box_ap, differences, examples, gather, run_errors, tide, tide_per_class
 from c2dlib.files import write_whole
 from c2dlib.runs import cell, find_record, run, run_folder
 from c2dlib.site import open_site
@@ -98,6 +98,16 @@ def test_nothing_found_and_nothing_wrong():
     assert not any(examples(TWO, RIGHT).values())
 
 
+def test_boxes_alone_know_no_classes():
+    wrong = [{**row, "category_id": 3 - row["category_id"]} for row in RIGHT]
+    assert tide(TWO, wrong, [50]).AP[50] == 0
+    assert box_ap(TWO, wrong).tolist() == pytest.approx([100] * 10)
+    assert box_ap(TWO, [*RIGHT, *wrong]).tolist() == pytest.approx([100] * 10)  # an anchor's second class is no second box
+    shifted = [{**row, "bbox": [row["bbox"][0] + 5, *row["bbox"][1:]]} for row in RIGHT]  # IoU 35 / 45
+    assert box_ap(TWO, shifted).tolist() == pytest.approx([100] * 6 + [0] * 4)
+    assert (box_ap(TWO, []) == 0).all()
+
+
 def test_a_class_without_ground_truth_costs_nothing():
     """tidecv's own mean would count it as AP 0 (a third of the AP here)."""
     three = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2, 3))
@@ -106,7 +116,7 @@ def test_a_class_without_ground_truth_costs_nothing():
     assert tide_per_class(three, detections).index.tolist() == ["1", "2"]
 
 
-@pytest.mark.parametrize("function", [tide, tide_per_class, examples])
+@pytest.mark.parametrize("function", [tide, tide_per_class, examples, box_ap])
 @pytest.mark.parametrize("bad, words", [
     (found(99, [1, 1, 5, 5]), r"not in the annotations: \[99\]"), (found(1, [1, 1, 5, float("inf")]), "image 1 .* not finite"),
     (found(1, [1, 1, 5, 5], float("nan")), "image 1 .* not finite")])
@@ -149,6 +159,10 @@ def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
     write_whole(kept, json.dumps(body | {"checkpoint_sha256": "of another training"}))
     pd.testing.assert_frame_equal(run_errors(e, site).by_iou, first.by_iou)
     assert json.loads(kept.read_text()) == body
+    del (older := json.loads(kept.read_text()))["by_iou"]["columns"][-1]  # written before box_ap was
+    older["by_iou"]["data"] = [row[:-1] for row in older["by_iou"]["data"]]
+    write_whole(kept, json.dumps(older))
+    assert run_errors(e, site).by_iou.AP_boxes.isna().all() and first.by_iou.AP_boxes.notna().all()
 
 
 def test_detections_of_another_training_are_not_believed(place):

@@ -164,6 +164,19 @@ def test_errors_over_iou_draws_the_mean_and_every_seed():
     assert above.get_ylim()[0] == below.get_ylim()[0] == 0 and above.get_ylim()[1] >= 13
 
 
+def test_change_over_iou_has_a_line_and_a_band_per_method():
+    lines = pd.DataFrame([{"student": "A", "method": m, "IoU": iou, "type": "AP_boxes", "dAP": 30.0, "seeds": 2}
+                          | ({} if m == "baseline" else {"change": 1.5, "change_low": 1.0, "change_high": 2.0})
+                          for m in ("baseline", "ours") for iou in (50, 75)])
+    ax, = drawn(plots.change_over_iou(lines, "AP of the boxes")).axes
+    assert {line.get_label(): list(line.get_ydata()) for line in ax.lines if not line.get_label().startswith("_")} == {
+        "ours": [1.5, 1.5]}
+    (band,) = ax.collections
+    assert sorted({y for _, y in band.get_paths()[0].vertices.tolist()}) == [1.0, 2.0] and not texts(ax)
+    ax, = drawn(plots.change_over_iou(lines.assign(dAP=float("nan"), change=float("nan")), "AP")).axes
+    assert texts(ax) == ["not measured"]
+
+
 def test_error_bars_of_a_perfect_detector_are_flat_and_whole():
     ax, = drawn(plots.error_bars(by_iou())).axes
     assert [bar.get_height() for bar in ax.patches][::6] == [12.5, 10.5]
