@@ -142,7 +142,10 @@ def reproduce_piece(options) -> int:
         experiment(options.scale, given.get("student", tables.ABLATED), given.get("method", "baseline"), **overrides)
     site, folder = open_site(options.scale, options.data, device=options.device)
     print(f"{name}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/", flush=True)
-    executed = notebooks.execute(name, site, given | _common(options, overrides, site))
+    given |= _common(options, overrides, site)
+    if "jobs" not in inside:  # it trains one classifier at most
+        del given["jobs"]
+    executed = notebooks.execute(name, site, given)
     if (text := site.results / f"{options.table}.md").exists():
         print("\n" + text.read_text())
     print(f"written: {executed}")

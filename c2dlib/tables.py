@@ -189,6 +189,7 @@ def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
     baseline: dict[tuple, float] = {}  # (student, share of the images, seed) -> mAP
+    wanted = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     lines = []
     for row in rows:
         done = {e.seed: records[e.hash()] for e in row.experiments
@@ -203,7 +204,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         else:
             line |= paired([(r.metrics["mAP"], baseline[*twin, seed]) for seed, r in done.items()
                             if (*twin, seed) in baseline])
-        line |= {m: _mean(done, m) for m in [*METRICS[1:], *(m for m in row.paper if m not in METRICS)]}
+        line |= {m: _mean(done, m) for m in wanted}
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
                  "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),

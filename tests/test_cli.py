@@ -2,12 +2,17 @@
 
 import csv
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
+import papermill
 import pytest
 
 from c2dlib import notebooks, parallel
 from c2dlib.__main__ import main
+from c2dlib.records import ROOT
+from c2dlib.tables import TABLES
 
 SETTINGS = [
     "steps=2",
@@ -65,6 +70,21 @@ def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, argument
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
     assert "Traceback" not in said and not list(here.iterdir())
+
+
+def test_every_command_of_make_reproduce_is_taken(here, monkeypatch, capsys):
+    """None of the pieces is asked for what its notebook cannot be told, whatever SEEDS and JOBS are."""
+    printed = subprocess.run(["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=3", "JOBS=2"], cwd=ROOT, check=True,
+                             capture_output=True, text=True).stdout
+    asked = [shlex.split(line.split("-m c2dlib ")[1]) for line in printed.splitlines() if "-m c2dlib reproduce" in line]
+    assert {words[1] for words in asked} == {*TABLES, *notebooks.PIECES}
+    given = {}
+    monkeypatch.setattr(papermill, "execute_notebook", lambda source, target, told, **_: given.update({Path(source).stem: told}))
+    monkeypatch.setattr(notebooks, "_keep", lambda *_: None)
+    for words in asked:
+        assert words[1] in TABLES or main(words) == 0, capsys.readouterr().err
+    assert set(given) == set(notebooks.PIECES.values())
+    assert given["figure3_errors"]["seeds"] == given["your_data"]["seeds"] == 3
 
 
 @pytest.mark.parametrize(
