@@ -354,8 +354,9 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
     if counts["train"] < 200 or counts[folder.eval_split] < 200:
         said.append(f"**{counts['train']} training and {counts[folder.eval_split]} evaluation images are far too few "
                     "to compare methods: these numbers mean nothing.**")
-    said.append("`KDcls-labels` is KD_cls with one-hot labels in the teacher's place: what of a gain is the teacher's "
-                "knowledge is the difference to this row.")
+    if any(r.method == CONTROL for r in records.values()):
+        said.append("`KDcls-labels` is KD_cls with one-hot labels in the teacher's place: what of a gain is the teacher's "
+                    "knowledge is the difference to this row.")
     for report in {r.teacher["hash"]: r.teacher for r in records.values() if "top1" in r.teacher}.values():
         said.append(f"{report['title']}: top-1 {report['top1']:.1f} %, calibration error {report['ECE']:.1f} % on the "
                     f"crops of `{report['split']}` (paper: 80.3 % top-1).")
