@@ -95,7 +95,8 @@ def explore(runs: list[Experiment], site: Site):
     category = widgets.Dropdown(options=[("every class", ""), *((n, n) for n in shown.names.values())], description="class")
     iou = widgets.IntSlider(50, 50, 95, 5, description="IoU, %", continuous_update=False)
     page = widgets.BoundedIntText(1, 1, 1, description="page")
-    bars, images = widgets.Image(format="png"), widgets.Image(format="png")
+    as_it_is = {"object_fit": "contain", "align_self": "flex-start", "max_width": "100%"}  # else stretched to the cell
+    bars, images = (widgets.Image(format="png", layout=as_it_is) for _ in range(2))
 
     def turn(_=None) -> None:
         images.value = _png(shown.figure(run.value, kind.value, iou.value, category.value, page.value - 1))
@@ -113,7 +114,7 @@ def explore(runs: list[Experiment], site: Site):
         control.observe(choose, "value")
     page.observe(turn, "value")
     choose()
-    return widgets.VBox([widgets.HBox([run, category]), kind, widgets.HBox([iou, page]), bars, images])
+    return widgets.VBox([widgets.HBox([run, category]), kind, widgets.HBox([iou, page]), images, bars])
 
 
 def _png(figure: Figure) -> bytes:

@@ -406,6 +406,8 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
 
     ``by_class`` is the second frame of ``errors.gather``; numbers are means over seeds, in AP points at IoU 0.50.
     """
+    by_class = by_class.assign(method=by_class.method.map(canonical))
+    method, other = canonical(method), canonical(other)
     students = [s for s, mine in by_class.groupby("student", sort=False) if {method, other} <= set(mine.method)]
     classes = by_class["class"].unique().tolist()
     size = (max(2.7 * len(students) + 1.6, 5), 1.4 + 0.24 * len(classes))
@@ -425,6 +427,9 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
         ax.set_title(student, fontsize=9)
     if students:
         figure.colorbar(shown, ax=grid[0], shrink=0.8).set_label(f"{method} - {other}, AP points", fontsize=8)
+    else:
+        grid[0][0].set_axis_off()
+        grid[0][0].text(0.5, 0.5, f"no student has runs of both {method} and {other}", ha="center", fontsize=9)
     return figure
 
 

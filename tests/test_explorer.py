@@ -64,7 +64,7 @@ def test_headless_it_is_a_figure(place, trained, monkeypatch):
 def test_widgets_follow_one_another(place, trained, monkeypatch):
     monkeypatch.delenv(explorer.HEADLESS, raising=False)
     box = explore([trained], place[0])
-    (run_, category), kind, (iou, page), bars, images = (
+    (run_, category), kind, (iou, page), images, bars = (
         box.children[0].children, box.children[1], box.children[2].children, *box.children[3:])
     assert bytes(bars.value[:4]) == bytes(images.value[:4]) == PNG and run_.value == trained.name
     iou.value, kind.value = 95, "Miss"

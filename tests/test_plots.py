@@ -193,7 +193,10 @@ def test_errors_per_class_shows_the_change():
     ax = drawn(plots.errors_per_class(frame, "ours")).axes[0]
     assert ax.get_images()[0].get_array()[:, TYPES.index("Loc")].tolist() == [-3, 0] and texts(ax) == ["-3"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y"]
-    drawn(plots.errors_per_class(frame[frame.method == "ours"], "ours"))  # no baseline: nothing to compare
+    whole = frame.replace({"method": {"ours": "KDcls+loc+KDloc"}})  # the paper's name of the same
+    assert texts(drawn(plots.errors_per_class(whole, "ours")).axes[0]) == ["-3"]
+    alone = drawn(plots.errors_per_class(frame[frame.method == "ours"], "ours"))
+    assert texts(alone.axes[0]) == ["no student has runs of both KDcls+loc+KDloc and baseline"]
 
 
 def test_best_of_shows_each_place_once():
