@@ -316,7 +316,7 @@ def ap_over_iou(frame: pd.DataFrame) -> Figure:
         ax.set_xlabel("IoU threshold, %", fontsize=8)
     grid[0][0].set_ylabel("gain in AP over the baseline, points", fontsize=8)
     keys, names = grid[0][0].get_legend_handles_labels()
-    keys += [plt.Line2D([], [], color=GREY, linestyle=dashes) for dashes in ("--", "-")]
+    keys += [plt.Line2D([], [], color="black", linestyle=dashes) for dashes in ("--", "-")]
     figure.legend(keys, [*names, "paper", "ours"], loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
