@@ -17,7 +17,19 @@ from c2dlib.files import write_whole
 from c2dlib.methods import canonical
 from c2dlib.records import RunRecord
 from c2dlib.site import Site
-from c2dlib.tables import ABLATED, CONTROL, CONTROLLED, SHARES, TABLES, Row, collect, label, paired, work_list
+from c2dlib.tables import (
+    ABLATED,
+    CONTROL,
+    CONTROLLED,
+    SCHEDULES,
+    SHARES,
+    TABLES,
+    Row,
+    collect,
+    label,
+    paired,
+    work_list,
+)
 
 MOST_SEEDS = 20  # records of seeds beyond are not looked for
 COMPACT = ["SSD300-VGG16", "SSD512-VGG16", "FasterRCNN-MV2", "FasterRCNN-QR50"]
@@ -101,7 +113,8 @@ def _more(one: Callable, other: Callable) -> Callable[[See], Seeds]:
 
 def claims() -> list[Claim]:
     """All of them, in the paper's order, with the controls it does not have."""
-    return [*_of_losses(), *_of_rivals(), *_of_ablations(), *_of_overlap(), *_of_controls(), *_of_sizes(), *_of_errors()]
+    return [*_of_losses(), *_of_rivals(), *_of_ablations(), *_of_overlap(), *_of_controls(), *_of_sizes(), *_of_schedules(),
+            *_of_errors()]
 
 
 def _of_losses() -> list[Claim]:
@@ -203,6 +216,19 @@ def _of_sizes() -> list[Claim]:
             ("all three lift mAP", OURS, "baseline"))]
     return [*every, Claim("sizes", (ABLATED,), f"KD_cls gains more with {SHARES[0]:.3g} of the images than with all",
                           _more(gain("KDcls", SHARES[0]), gain("KDcls", 1.0)), True)]
+
+
+def _of_schedules() -> list[Claim]:
+    every = []
+    for times in SCHEDULES[1:]:
+        gain = lambda row, over="baseline", metric="mAP", times=times: _gain(
+            ABLATED, f"{row}, schedule x {times}", metric, f"{over}, schedule x {times}")
+        every += [Claim("schedules", (ABLATED,), f"{what} after {times} times the steps", effect, True) for what, effect in (
+            ("KD_cls lifts mAP", gain("KDcls")), ("KD_cls lifts mAP more than labels", gain("KDcls", CONTROL)),
+            ("loc + KD_loc lift mAP", gain("loc+KDloc")), ("loc + KD_loc lift AP75", gain("loc+KDloc", metric="AP75")),
+            ("loc + KD_loc lift AP75 of the boxes alone", gain("loc+KDloc", metric=f"{BOXES} at 75")),
+            ("all three lift mAP", gain(OURS)), ("all three are better than KD_cls alone", gain(OURS, "KDcls")))]
+    return every
 
 
 def _of_errors() -> list[Claim]:

@@ -24,7 +24,9 @@ from c2dlib.site import Site
 
 PAPER = ROOT / "results" / "paper"
 ABLATED = "SSD300-VGG16"  # the student of tables that name none (section 4.3)
-SHORT = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p ", "train_share": "share "}  # names within a label
+SHORT = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p ", "train_share": "share ",
+         "schedule": "schedule x "}  # names within a label
+REGIMES = ("train_share", "schedule")  # what a table varies that needs a baseline of its own
 CONTROL = "KDcls-labels"  # the same loss with labels in the teacher's place: below the paper's rows of each student
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
 TOP1 = "teacher_top1"  # of the classification teacher, in percent
@@ -65,10 +67,16 @@ def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
     return line["method"], {"train_share": line["train_share"]} if line["train_share"] < 1 else {}
 
 
+def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:
+    longer = {"steps": round(e.steps * line["schedule"])} if e.steps else {"epochs": e.epochs * line["schedule"]}
+    return line["method"], longer if line["schedule"] != 1 else {}
+
+
 CONTROLLED = {  # a softmax head, and a sigmoid head with a large gain by KD_cls: its word only
     ABLATED: ["baseline", "KDcls", *TARGETS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"],
     "RetinaNet-R50": ["baseline", "KDcls", *TARGETS]}
 SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
+SCHEDULES = [1, 3]  # times a scale's own steps
 
 TABLES = {
     "table1": Table("Table 1: five loss settings on compact students"),
@@ -83,6 +91,9 @@ TABLES = {
     "sizes": Table("Training images: what does distillation buy?", ("train_share",), _train_share, lambda: [
         {"student": ABLATED, "method": method, "train_share": share}
         for share in SHARES for method in ("baseline", "KDcls", "KDcls+loc+KDloc", CONTROL)]),
+    "schedules": Table("Longer schedule: what is left of the gains?", ("schedule",), _schedule, lambda: [
+        {"student": ABLATED, "method": method, "schedule": times}
+        for times in SCHEDULES for method in ("baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", CONTROL)]),
 }
 
 
@@ -188,7 +199,7 @@ def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
 
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
-    baseline: dict[tuple, float] = {}  # (student, share of the images, seed) -> mAP
+    baseline: dict[tuple, float] = {}  # (student, regime, seed) -> mAP
     wanted = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     lines = []
     for row in rows:
@@ -198,7 +209,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
                 "paper_mAP": row.paper.get("mAP", math.nan), "mAP": _mean(done, "mAP"),
                 "mAP_sd": _sd([r.metrics["mAP"] for r in done.values()]),
                 "seeds": len(done), "status": _status(row, records, len(done))}
-        twin = row.student, row.settings.get("train_share")
+        twin = row.student, *map(row.settings.get, REGIMES)
         if row.method == "baseline":
             baseline |= {(*twin, seed): record.metrics["mAP"] for seed, record in done.items()}
         else:
@@ -297,7 +308,7 @@ def varied(frame: pd.DataFrame) -> list[str]:
 
 def label(method: str, settings: dict) -> str:
     """What a row tried, in words: its method, and what its table varies."""
-    if method in ("baseline", CONTROL) and "train_share" not in settings:
+    if method in ("baseline", CONTROL) and not set(REGIMES) & set(settings):
         return method
     return ", ".join([method, *(SHORT.get(name, "") + (v if isinstance(v, str) else f"{v:g}")
                                 for name, v in settings.items() if pd.notna(v))])

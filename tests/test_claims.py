@@ -46,7 +46,7 @@ def test_every_claim_can_be_asked_and_nothing_is_run_yet(place):
     assert set(frame.verdict) == {"not run"} and (frame.seeds == 0).all() and frame.effect.isna().all()
     assert len(frame) == len(claims()) > 100 and not frame.duplicated(["source", "claim"]).any()
     assert set(frame.source) == {"Table 1", "Table 2", "Table 3a", "Table 3b", "Table 4", "Table 5", "Figure 3", "Controls",
-                                 "Training images"}
+                                 "Training images", "Longer schedule"}
 
 
 def test_every_row_that_a_claim_speaks_of_exists(place):

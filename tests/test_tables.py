@@ -18,6 +18,7 @@ from c2dlib.site import open_site
 from c2dlib.tables import (
     Printer,
     Row,
+    check,
     collect,
     experiments,
     labels,
@@ -175,6 +176,20 @@ def test_controls_and_sizes_are_tables_of_our_own(mini):
     frame = table(sizes, records)
     assert frame.gain[:8].tolist() == pytest.approx([math.nan, 2, 1, 1.5, math.nan, 1, 2, 3], nan_ok=True)
     assert labels(frame)[1] == "KDcls, share 0.125" and labels(frame)[0] == "baseline, share 0.125"
+
+
+def test_a_longer_schedule_has_a_baseline_of_its_own(mini):
+    rows = work_list("schedules", *mini)
+    assert [r.settings["schedule"] for r in rows] == [1] * 5 + [3] * 5
+    assert [r.experiments[0].steps for r in rows] == [3500] * 5 + [10500] * 5
+    assert rows[0].experiments == work_list("table1", *mini, students=[SSD])[0].experiments
+    values = [10, 12, 11, 13, 10, 20, 21, 22, 23, 19]
+    frame = table(rows, {r.experiments[0].hash(): record(r.experiments[0], v) for r, v in zip(rows, values, strict=True)})
+    assert frame.gain.tolist() == pytest.approx([math.nan, 2, 1, 3, 0, math.nan, 1, 2, 3, -1], nan_ok=True)
+    assert labels(frame)[5] == "baseline, schedule x 3"
+    with pytest.raises(ValueError, match="SET cannot change steps: schedules varies it"):
+        work_list("schedules", *mini, overrides={"steps": 4})
+    assert check("schedules", "coco")[-1].changes == {"epochs": 360.0}
 
 
 def test_tables_share_runs_and_can_be_narrowed(place):
