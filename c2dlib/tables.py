@@ -366,9 +366,10 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
     if any(r.method == CONTROL for r in records.values()):
         said.append("`KDcls-labels` is KD_cls with one-hot labels in the teacher's place: what of a gain is the teacher's "
                     "knowledge is the difference to this row.")
-    for report in {r.teacher["hash"]: r.teacher for r in records.values() if "top1" in r.teacher}.values():
-        said.append(f"{report['title']}: top-1 {report['top1']:.1f} %, calibration error {report['ECE']:.1f} % on the "
-                    f"crops of `{report['split']}` (paper: 80.3 % top-1).")
+    for r in {r.teacher["hash"]: r for r in records.values() if "top1" in r.teacher}.values():
+        share = f" on {r.experiment['train_share']:.3g} of the images" if "train_share" in r.experiment else ""
+        said.append(f"{r.teacher['title']}{share}: top-1 {r.teacher['top1']:.1f} %, calibration error {r.teacher['ECE']:.1f} % on "
+                    f"the crops of `{r.teacher['split']}` (paper: 80.3 % top-1).")
     for report in {r.teacher["detector_hash"]: r.teacher for r in records.values()
                    if "detector" in r.teacher}.values():
         taught = [r.metrics["mAP"] for r in records.values() if r.status == "done" and r.method == "baseline"
