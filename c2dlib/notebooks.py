@@ -73,12 +73,13 @@ def _keep(temporary: str, target: Path) -> None:
 
 
 def html(site: Site) -> Path:
-    """Render every executed notebook of a site into ``html/``, with an index page; no server and no network needed.
+    """Render every executed notebook of a site, and its claims, into ``html/``, with an index; no server, no network needed.
 
     Raises:
         FileNotFoundError: if no notebook was executed there yet.
     """
     from nbconvert import HTMLExporter
+    from nbconvert.filters import markdown2html
 
     executed = sorted(p for p in site.results.glob("*.ipynb") if not p.name.startswith("."))
     if not executed:
@@ -92,19 +93,27 @@ def html(site: Site) -> Path:
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
         lines.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
-    name = f"{site.data_name}, scale {site.scale}"
-    write_whole(folder / "index.html", INDEX.format(name=escape(name), items="\n".join(lines)))
+    name = escape(f"{site.data_name}, scale {site.scale}")
+    for path in (path for stem in ("reading", "claims") if (path := site.results / f"{stem}.md").exists()):
+        text = path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
+        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
+        lines.insert(0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>')
+    write_whole(folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(lines))))
     return folder / "index.html"
 
 
-INDEX = """<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>c2dlib: {name}</title>
-<style>body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 46em; margin: 2em auto; padding: 0 1em }}
-li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }}</style></head>
-<body><h1>Distilling Image Classifiers in Object Detectors, reproduced</h1>
+<style>body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
+li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }} table {{ border-collapse: collapse; font-size: 85% }}
+td, th {{ padding: .15em .6em; border-bottom: 1px solid #ddd }} img {{ max-width: 100% }} .anchor-link {{ display: none }}</style></head>
+<body>
+{body}
+</body></html>
+"""
+INDEX = """<h1>Distilling Image Classifiers in Object Detectors, reproduced</h1>
 <p>Executed notebooks on {name}. The tables they wrote are beside this folder.</p>
 <ul>
 {items}
-</ul></body></html>
-"""
+</ul>"""

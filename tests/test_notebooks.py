@@ -149,7 +149,10 @@ def test_pages_need_no_server_and_no_network(tmp_path):
     cells = [nbformat.v4.new_markdown_cell("# Is 1 < 2?"), nbformat.v4.new_code_cell("1 < 2", outputs=[
         nbformat.v4.new_output("execute_result", {"text/plain": "True, really"}, execution_count=1)])]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), site.results / "small.ipynb")
+    (site.results / "claims.md").write_text("# Claims\n\n[why](reading.md)\n\n| a | b |\n|---|---|\n| **holds** | 1 |\n")
     index = notebooks.html(site)
+    claims = (index.parent / "claims.html").read_text()
+    assert "<strong>holds</strong></td>" in claims and 'href="reading.html"' in claims and 'href="claims.html"' in index.read_text()
     page = (index.parent / "small.html").read_text()
     assert index.name == "index.html" and '<a href="small.html">Is 1 &lt; 2?</a>' in index.read_text()
     assert "True, really" in page
