@@ -36,7 +36,7 @@ OURS = "KDcls+loc+KDloc"
 SOURCES = {**{name: table.title.split(":")[0] for name, table in TABLES.items()}, "figure3": "Figure 3"}
 WORDS = ("holds", "does not hold", "not enough evidence", "not run")
 Seeds = dict[int, float]  # seed -> a number
-See = Callable[..., Seeds]  # (student, label of a row, metric = mAP) -> that number per seed
+See = Callable[..., dict[tuple[int, str], float]]  # (student, label of a row, metric = mAP) -> that number per seed and origin
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,27 @@ class Evidence:
         self.rows = {(row.student, _same(label(row.method, row.settings))): row for row in rows}
         self.records, self.site = records, site
 
-    def __call__(self, student: str, row: str, metric: str = "mAP") -> Seeds:
-        """A metric of a row, by its label, in the seeds that are done; ``Cls at 50`` and the like ask its errors."""
+    def __call__(self, student: str, row: str, metric: str = "mAP") -> dict[tuple[int, str], float]:
+        """A metric of a row, by its label, in the runs that are done; ``Cls at 50`` and the like ask their errors."""
         found, there = {}, self.rows.get((student, _same(row)))
         for e in there.experiments if there else ():
             record = self.records.get(e.hash())
             if record is None or record.status != "done":
                 continue
             if " at " not in metric:
-                found[e.seed] = record.metrics[metric]
+                found[e.seed, record.origin] = record.metrics[metric]
                 continue
             kind, iou = metric.split(" at ")
             try:
-                found[e.seed] = float(run_errors(e, self.site).by_iou.loc[int(iou), kind])
+                found[e.seed, record.origin] = float(run_errors(e, self.site).by_iou.loc[int(iou), kind])
             except FileNotFoundError:  # trained elsewhere, and its errors were not written down
                 continue
-        return {seed: value for seed, value in found.items() if not pd.isna(value)}
+        return {run: value for run, value in found.items() if not pd.isna(value)}
 
-    def paper(self, student: str, row: str, metric: str = "mAP") -> Seeds:
+    def paper(self, student: str, row: str, metric: str = "mAP") -> dict[tuple[int, str], float]:
         """The paper's number in the place of a seed's, so that the same difference can be taken of it."""
         there = self.rows.get((student, _same(row)))
-        return {0: there.paper[metric]} if there and metric in there.paper else {}
+        return {(0, ""): there.paper[metric]} if there and metric in there.paper else {}
 
 
 def _same(name: str) -> str:
@@ -93,8 +93,8 @@ def _same(name: str) -> str:
         return name
 
 
-def _minus(a: Seeds, b: Seeds) -> Seeds:
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
+def _minus(a: dict, b: dict) -> dict:
+    return {key: a[key] - b[key] for key in a if key in b}
 
 
 def _mean(*rows: Seeds) -> Seeds:
@@ -103,7 +103,8 @@ def _mean(*rows: Seeds) -> Seeds:
 
 
 def _gain(student: str, row: str, metric: str = "mAP", over: str = "baseline") -> Callable[[See], Seeds]:
-    return lambda see: _minus(see(student, row, metric), see(student, over, metric))
+    """The difference of two rows, in the seeds that both have from the same origin."""
+    return lambda see: {seed: value for (seed, _), value in _minus(see(student, row, metric), see(student, over, metric)).items()}
 
 
 def _more(one: Callable, other: Callable) -> Callable[[See], Seeds]:
@@ -333,7 +334,7 @@ def write_claims(site: Site, folder: CocoFolder) -> str:
     if (site.results / "reading.md").exists():
         lines += ["What was tried where a claim does not hold, and what was seen: [reading.md](reading.md).", ""]
     lines += [("An effect is a difference of AP points, above 0 where the claim is true: mean over the seeds that all its rows "
-               "have, paired by seed, with a 95 % t interval. *holds*: all of the interval is above 0; *does not hold*: all of it "
+               "have from the same initial weights, paired by seed, with a 95 % t interval. *holds*: all of the interval is above 0; *does not hold*: all of it "
                "is below; else there is *not enough evidence*. *paper*: the same difference of the paper's numbers. The intervals "
                f"are not corrected for their number: of {len(frame)} about {len(frame) / 20:.0f} would exclude 0 by chance alone. "
                "A small scale tests the direction of an effect, never the paper's number."), ""]

@@ -250,8 +250,8 @@ def gather(rows: list, site: Site) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows: of ``tables.work_list``.
 
     Returns:
-        ``tide`` of every run, and ``tide_per_class``, with the columns student, method and seed, then IoU or class,
-        before the numbers. Runs that are not finished, or whose detections are elsewhere, are left out.
+        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and origin, then IoU or
+        class, before the numbers. Runs that are not finished, or whose detections are elsewhere, are left out.
     """
     by_iou, by_class = [], []
     for row in rows:
@@ -260,16 +260,16 @@ def gather(rows: list, site: Site) -> tuple[pd.DataFrame, pd.DataFrame]:
                 errors = run_errors(e, site)
             except FileNotFoundError:
                 continue
-            whose = {"student": row.student, "method": row.method, "seed": e.seed}
+            whose = {"student": row.student, "method": row.method, "seed": e.seed, "origin": find_record(e, site).origin}
             by_iou.append(errors.by_iou.rename_axis("IoU").reset_index().assign(**whose))
             by_class.append(errors.by_class.rename_axis("class").reset_index().assign(**whose))
-    first = ["student", "method", "seed"]
+    first = ["student", "method", "seed", "origin"]
     return tuple(pd.concat(frames)[[*first, *frames[0].columns.drop(first)]].reset_index(drop=True) if frames
                  else pd.DataFrame(columns=first) for frames in (by_iou, by_class))
 
 
 def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
-    """dAP of each method against its student's baseline: means, and the difference paired by seed.
+    """dAP of each method against its student's baseline: means, and the difference paired by seed and origin.
 
     Args:
         by_iou: of ``gather``.
@@ -278,14 +278,14 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
         One line per student, method, IoU and type: ``dAP``, and except for the baseline ``change`` with ``change_low``
         and ``change_high``, its 95 % t interval from two seeds on. Below 0: fewer points lost to that error.
     """
-    lines, base = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "IoU"])
+    lines, base = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "origin", "IoU"])
     for (student, method, iou), mine in by_iou.groupby(["student", "method", "IoU"], sort=False):
         for kind in types:
             line = {"student": student, "method": method, "IoU": iou, "type": kind, "dAP": mine[kind].mean(),
                     "seeds": len(mine)}
             if method != "baseline":
-                pairs = [(value, base[kind].get((student, seed, iou))) for seed, value in
-                         zip(mine.seed, mine[kind], strict=True)]
+                pairs = [(value, base[kind].get((student, seed, origin, iou))) for seed, origin, value in
+                         zip(mine.seed, mine.origin, mine[kind], strict=True)]
                 line |= {key.replace("gain", "change"): value for key, value in paired(pairs).items()}
             lines.append(line)
     return pd.DataFrame(lines)

@@ -55,6 +55,12 @@ class RunRecord:
     def name(self) -> str:
         return f"{self.student}.{self.method}.s{self.seed}.{self.hash}"
 
+    @property
+    def origin(self) -> str:
+        """Of the student's initial weights. Pre-training rounds differently on another CPU, and its seeds share one: only runs of
+        one origin are compared. '' for records from before it was written down, all of one machine per data set."""
+        return self.data.get("initial_weights", "")
+
 
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write ``<student>.<method>.s<seed>.<hash>.json`` with a hash of its own content."""

@@ -180,8 +180,15 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     write_whole(folder / "student.safetensors", weights)
     write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
     return _record(e, site, folder, metrics=metrics, parameters=parameter_count(student.model), log=log,
-                   teacher=taught_by, checkpoint=sha256(weights),
+                   teacher=taught_by, checkpoint=sha256(weights), initial=_fingerprint(initial),
                    seconds=seconds + time.monotonic() - began)
+
+
+def _fingerprint(initial: str | dict) -> str:
+    """Of initial weights: the first digits of their hash, or what they are called."""
+    if isinstance(initial, dict):
+        return sha256(save_safetensors({k: v.cpu().contiguous() for k, v in initial.items()}))[:12]
+    return sha256(Path(initial).read_bytes())[:12] if initial.endswith(".safetensors") else initial
 
 
 def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
@@ -194,7 +201,8 @@ def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
 
 
 def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", reason: str = "", metrics=None,
-            parameters: int = 0, log=(), teacher=None, checkpoint: str = "", seconds: float = 0.0) -> RunRecord:
+            parameters: int = 0, log=(), teacher=None, checkpoint: str = "", initial: str = "",
+            seconds: float = 0.0) -> RunRecord:
     data = opened(site.data)
     terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds")]
     shown = log[:: max(1, len(log) // 20)]
@@ -206,7 +214,7 @@ def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", re
         wall_seconds=round(seconds, 1), teacher=teacher or {},
         curve={"step": [row["step"] for row in shown]} | {t: [round(row[t], 4) for row in shown] for t in terms},
         data={"name": e.data, "annotation_hash": data.annotation_hash, "images": data.image_counts,
-              "classes": len(data.categories)},
+              "classes": len(data.categories)} | ({"initial_weights": initial} if initial else {}),
         checkpoint_sha256=checkpoint, command=command(),
         device=torch.cuda.get_device_name() if site.on == "cuda" else f"{site.on}, {torch.get_num_threads()} thread(s)",
         **circumstances())

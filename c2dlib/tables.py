@@ -197,7 +197,7 @@ def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
 
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
-    baseline: dict[tuple, float] = {}  # (student, regime, seed) -> mAP
+    baseline: dict[tuple, float] = {}  # (student, regime, seed, origin) -> mAP
     wanted = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     lines = []
     for row in rows:
@@ -209,10 +209,10 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
                 "seeds": len(done), "status": _status(row, records, len(done))}
         twin = row.student, *map(row.settings.get, REGIMES)
         if row.method == "baseline":
-            baseline |= {(*twin, seed): record.metrics["mAP"] for seed, record in done.items()}
+            baseline |= {(*twin, seed, record.origin): record.metrics["mAP"] for seed, record in done.items()}
         else:
-            line |= paired([(r.metrics["mAP"], baseline[*twin, seed]) for seed, r in done.items()
-                            if (*twin, seed) in baseline])
+            line |= paired([(r.metrics["mAP"], baseline[*twin, seed, r.origin]) for seed, r in done.items()
+                            if (*twin, seed, r.origin) in baseline])
         line |= {m: _mean(done, m) for m in wanted}
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
@@ -377,6 +377,13 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
         weak = taught and report["detector_mAP"] <= max(taught)
         said.append(f"FKD's teacher {report['detector']}: {report['detector_mAP']:.1f} mAP."
                     + (" **It is no stronger than a student it teaches: FKD's rows there test nothing.**" if weak else ""))
+    done = [r for r in records.values() if r.status == "done"]
+    bases = {(r.student, r.origin) for r in done if r.method == "baseline"}
+    for student in dict.fromkeys(r.student for r in done):
+        alone = dict.fromkeys(r.method for r in done if r.student == student and (student, r.origin) not in bases)
+        if alone and any(whose == student for whose, _ in bases):
+            said.append(f"**{student}, {', '.join(alone)}: from another pre-training than the baseline here, of another machine. No "
+                        "gain is told; do not compare their mAP with the other rows'.**")
     if some:
         said.append(f"Device: {some.device}; commits: "
                     + ", ".join(sorted({r.commit[:10] + (' (dirty)' if r.dirty else '') for r in records.values()}))

@@ -92,9 +92,19 @@ def test_differences_are_paired_by_seed_and_go_the_right_way(place):
     assert told.verdict[f"{ssd}: loc lifts mAP"] == "not run"
 
 
+def test_runs_of_different_origin_are_no_pair(place):
+    rows = {row.method: row for row in work_list("table1", *place, 2, ["SSD300-VGG16"], ["baseline", "KDcls"])}
+    for method, origins in (("baseline", "ab"), ("KDcls", "aa")):
+        for e, origin in zip(rows[method].experiments, origins, strict=True):
+            made = record(e, metrics=dict.fromkeys([*METRICS, "AP90"], 5.0 + e.seed), data={"initial_weights": origin})
+            write_record(made, place[0].results / "records")
+    told = verdicts(*place).query("source == 'Table 1'").set_index("claim")
+    assert told.loc["SSD300-VGG16: KD_cls lifts mAP", ["effect", "seeds"]].tolist() == [0, 1]
+
+
 def test_on_errors_less_is_better(place, monkeypatch):
     cost = {"baseline": 30.0, "KDcls": 27.0, "loc+KDloc": 31.0}
-    monkeypatch.setattr(Evidence, "__call__", lambda self, student, row, metric="mAP": {0: cost.get(row, 0.0)})
+    monkeypatch.setattr(Evidence, "__call__", lambda self, student, row, metric="mAP": {(0, ""): cost.get(row, 0.0)})
     told = verdicts(*place).query("source == 'Figure 3'").set_index("claim").effect
     assert told["SSD300-VGG16: KD_cls cuts classification error at IoU 0.50"] == 3
     assert told["SSD300-VGG16: loc + KD_loc cut localisation error at IoU 0.75"] == -1

@@ -181,13 +181,15 @@ def test_detections_of_another_training_are_not_believed(place):
 
 def test_differences_are_paired_by_seed():
     base, other = [30.0, 34.0, 32.0], [29.0, 31.0, 32.0]
-    frame = pd.DataFrame([{"student": "S", "method": m, "seed": seed, "IoU": 50, **dict.fromkeys(TYPES, 0.0), "Cls": v}
+    frame = pd.DataFrame([{"student": "S", "method": m, "seed": seed, "origin": "a", "IoU": 50, **dict.fromkeys(TYPES, 0.0), "Cls": v}
                           for m, values in (("baseline", base), ("KDcls", other)) for seed, v in enumerate(values)])
     lines = differences(frame, ["Cls"]).set_index("method")
     assert lines.dAP.tolist() == pytest.approx([32, 92 / 3]) and pd.isna(lines.change["baseline"])
     mine = lines.loc["KDcls"]  # differences -1, -3, 0: mean -4/3, sd 1.527525, t(2) = 4.302653
     assert mine.change == pytest.approx(-4 / 3)
     assert mine.change_high - mine.change == pytest.approx(4.302653 * 1.527525 / 3**0.5, abs=1e-4)
+    frame.loc[frame.index[-1], "origin"] = "b"  # pre-trained on another machine than its baseline
+    assert differences(frame, ["Cls"]).set_index("method").change["KDcls"] == pytest.approx(-2)
 
 
 def test_images_are_chosen_by_rule():

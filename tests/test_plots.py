@@ -150,7 +150,7 @@ def test_curves_tell_rows_of_one_method_apart():
 def by_iou(cost=12.0) -> pd.DataFrame:
     """Two methods, two seeds, two thresholds; the distilled loses 2 points less to Cls."""
     return pd.DataFrame([
-        {"student": "A", "method": method, "seed": seed, "IoU": iou, **dict.fromkeys(TYPES, 0.0),
+        {"student": "A", "method": method, "seed": seed, "origin": "a", "IoU": iou, **dict.fromkeys(TYPES, 0.0),
          "Cls": max(cost + seed - 2 * (method == "ours"), 0) if cost else 0.0}
         for method in ("baseline", "ours") for seed in (0, 1) for iou in (50, 75)])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load, load_file
+from safetensors.torch import load, load_file, save
 from torchvision.models.detection.ssd import SSD
 
 from c2dlib import classifiers, runs
@@ -68,6 +68,8 @@ def test_a_run_leaves_a_record_and_its_student_and_is_not_repeated(place, monkey
     found = json.loads(gzip.decompress((folder / "detections.json.gz").read_bytes()))
     test = data.splits["test"]
     assert coco_metrics(test.annotations, found, data.area_cuts) == record.metrics
+    weights = initial_weights(e, site)  # from the cache
+    assert record.origin == hashlib.sha256(save(weights)).hexdigest()[:12]
     monkeypatch.setattr(runs, "fit", no_training)
     assert run(e, site) == record
 

@@ -178,6 +178,17 @@ def test_controls_and_sizes_are_tables_of_our_own(mini):
     assert labels(frame)[1] == "KDcls, share 0.125" and labels(frame)[0] == "baseline, share 0.125"
 
 
+def test_gains_are_told_only_from_the_same_initial_weights(place):
+    rows = work_list("table1", *place, students=[SSD])
+    origins = dict(zip((row.method for row in rows), ("a", "a", "b", "a"), strict=False))
+    made = [record(row.experiments[0], 10 + i, data={"initial_weights": origins[row.method]}) for i, row in enumerate(rows[:4])]
+    frame = table(rows, records := {r.hash: r for r in made})
+    assert frame.gain[:4].tolist() == pytest.approx([math.nan, 1, math.nan, 3], nan_ok=True) and frame.mAP[2] == 12
+    warnings = [note for note in notes(*place, records) if "another pre-training" in note]
+    assert len(warnings) == 1 and warnings[0].startswith(f"**{SSD}, loc: ")
+    assert not any("another pre-training" in note for note in notes(*place, {r.hash: r for r in made[:2]}))
+
+
 def test_a_longer_schedule_has_a_baseline_of_its_own(mini):
     rows = work_list("schedules", *mini)
     assert [r.settings["schedule"] for r in rows] == [1] * 5 + [3] * 5
