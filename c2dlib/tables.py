@@ -421,4 +421,6 @@ def _short(csv: Path) -> str:
         lines.append(f"| {row.student} | {method} | {_show(row.paper_mAP)} | {_with_sd(row)} | {_gain(row)} |")
     seeds = frame.seeds.max()
     said = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed: no row says more than a coin may"
+    if (frame.mAP.notna() & frame.gain.isna() & (frame.method != "baseline")).any():
+        said += "; where no gain stands, a row is of another machine's pre-training than its baseline, and not to be compared with it"
     return "\n".join([*lines, "", said, ""])
