@@ -232,7 +232,8 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
     """What ``load_initial_weights`` is given: for ``badges`` and ``crops`` a backbone trained to classify crops.
 
     ``badges``: of *other* badges, as the paper's students come from other pictures than COCO's. ``crops``: of the
-    training split itself, for real pictures and backbones of which no public weights exist.
+    training split itself, for real pictures and backbones of which no public weights exist. A backbone that stands in
+    ``results/<data>-<scale>/backbones/`` is not trained again: on another CPU it would be another one.
     """
     if e.backbone_weights not in PRETRAINING:
         return e.backbone_weights
@@ -263,5 +264,7 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
         f"pre-training {kind}", identity, build, splits,
         e.replace(flip=True, photometric=False, zoom_out=1.0, iou_crop=False), e.pretrain_lr, e.pretrain_steps,
         e.pretrain_batch, e.pretrain_size, 0.05, False, mean, std)
-    classifier, _ = trained(course, site.runs / "cache" / f"pretrain-{kind}-{course.key}", site, progress)
+    name, classifier = f"pretrain-{kind}-{course.key}", build()
+    if not _load(course, site.results / "backbones" / name, classifier):  # committed: one draw for every machine
+        classifier, _ = trained(course, site.runs / "cache" / name, site, progress)
     return {k: v.detach() for k, v in classifier[0].state_dict().items()}

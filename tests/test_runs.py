@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,6 +248,20 @@ def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
     other = site_in(tmp_path)
     made = initial_weights(tiny(other, vertical_flip=True), other[0])
     assert all(torch.equal(v, found[k]) for k, v in made.items())
+
+
+def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch):
+    there = site_in(tmp_path)
+    site, e = there[0], tiny(there)
+    first = initial_weights(e, site)
+    (cached,) = (p for p in (site.runs / "cache").iterdir() if p.is_dir())
+    kept = site.results / "backbones" / cached.name
+    shutil.move(cached, kept)
+    monkeypatch.setattr(classifiers, "fit", no_training)
+    assert all(torch.equal(first[k], v) for k, v in initial_weights(e, site).items())
+    (kept / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(AssertionError, match="nothing should be trained"):  # so it would be
+        initial_weights(e, site)
 
 
 def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch):
