@@ -265,6 +265,9 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
         e.replace(flip=True, photometric=False, zoom_out=1.0, iou_crop=False), e.pretrain_lr, e.pretrain_steps,
         e.pretrain_batch, e.pretrain_size, 0.05, False, mean, std)
     name, classifier = f"pretrain-{kind}-{course.key}", build()
-    if not _load(course, site.results / "backbones" / name, classifier):  # committed: one draw for every machine
+    committed = site.results / "backbones" / name  # one draw for every machine
+    if not _load(course, committed, classifier):
+        if committed.exists():
+            print(f"{committed}: damaged, not used; training it anew gives another one on another CPU", file=sys.stderr)
         classifier, _ = trained(course, site.runs / "cache" / name, site, progress)
     return {k: v.detach() for k, v in classifier[0].state_dict().items()}

@@ -312,7 +312,8 @@ def _cell(line: pd.Series) -> str:
 
 def write_figure3(by_iou: pd.DataFrame, site: Site) -> str:
     """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return the latter's text."""
-    lines = differences(by_iou)
+    measured = by_iou[BOXES].notna().any()
+    lines = differences(by_iou, [*TYPES, BOXES] if measured else TYPES)
     write_whole(site.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
     text = "\n".join([
         "# Figure 3: classification and localisation errors over IoU", "", markdown(lines),

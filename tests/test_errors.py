@@ -11,7 +11,7 @@ from c2dlib import errors
 from c2dlib.errors import TYPES, box_ap, differences, examples, gather, run_errors, tide, tide_per_class
 from c2dlib.files import write_whole
 from c2dlib.runs import cell, find_record, run, run_folder
-from c2dlib.site import open_site
+from c2dlib.site import Site, open_site
 from c2dlib.tables import work_list
 
 TWO = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2))
@@ -205,6 +205,16 @@ def test_images_are_chosen_by_rule():
     assert chosen.index.tolist() == [1, 2, 3, 5, 4, 7]
     assert chosen.sort.tolist() == ["gained"] * 2 + ["middle"] * 2 + ["lost"] * 2
     assert errors.telling_images(before[:3], after[:3], each=5).index.tolist() == [1, 2, 3]
+
+
+def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
+    site = Site("smoke", tmp_path, tmp_path / "results", tmp_path / "runs")
+    frame = pd.DataFrame([{"student": "S", "method": m, "seed": 0, "origin": "a", "IoU": iou, **dict.fromkeys(TYPES, 1.0), "AP_boxes": v}
+                          for m, v in (("baseline", 80.0), ("loc", 84.5)) for iou in range(50, 100, 5)])
+    text = errors.write_figure3(frame, site)
+    assert "| S | loc | 1 | 84.5 (+4.5) |" in text and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
+    text = errors.write_figure3(frame.assign(AP_boxes=float("nan")), site)
+    assert "boxes" not in text and "AP_boxes" not in (tmp_path / "results" / "figure3.csv").read_text()
 
 
 def test_figure_3_in_words_has_cost_and_change_with_interval():

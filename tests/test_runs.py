@@ -250,7 +250,7 @@ def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
     assert all(torch.equal(v, found[k]) for k, v in made.items())
 
 
-def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch):
+def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch, capsys):
     there = site_in(tmp_path)
     site, e = there[0], tiny(there)
     first = initial_weights(e, site)
@@ -262,6 +262,7 @@ def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch):
     (kept / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="nothing should be trained"):  # so it would be
         initial_weights(e, site)
+    assert f"{kept}: damaged, not used" in capsys.readouterr().err
 
 
 def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch):
