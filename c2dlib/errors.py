@@ -319,7 +319,9 @@ def write_figure3(by_iou: pd.DataFrame, site: Site) -> str:
         "# Figure 3: classification and localisation errors over IoU", "", markdown(lines),
         ("dAP in AP points (TIDE): what repairing only these errors would gain; in brackets the change against the "
         "student's baseline, paired by seed, with its 95 % interval. All types and thresholds: `figure3.csv`; per run: "
-        "`errors/`."), ""])
+        "`errors/`."), "",
+        *(["## The boxes alone", "", markdown(lines, (50, 75, 80, 90), (BOXES,)), "AP with every class counted as one.", ""]
+          if measured else [])])
     write_whole(site.results / "figure3.md", text)
     return text
 

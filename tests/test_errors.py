@@ -212,7 +212,7 @@ def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
     frame = pd.DataFrame([{"student": "S", "method": m, "seed": 0, "origin": "a", "IoU": iou, **dict.fromkeys(TYPES, 1.0), "AP_boxes": v}
                           for m, v in (("baseline", 80.0), ("loc", 84.5)) for iou in range(50, 100, 5)])
     text = errors.write_figure3(frame, site)
-    assert "| S | loc | 1 | 84.5 (+4.5) |" in text and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
+    assert "| S | loc | 1 | 84.5 (+4.5) | 84.5 (+4.5) |" in text and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
     text = errors.write_figure3(frame.assign(AP_boxes=float("nan")), site)
     assert "boxes" not in text and "AP_boxes" not in (tmp_path / "results" / "figure3.csv").read_text()
 
