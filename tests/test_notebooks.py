@@ -11,7 +11,7 @@ import papermill
 import pytest
 
 from c2dlib import notebooks, tables
-from c2dlib.errors import TYPES
+from c2dlib.errors import BOXES, TYPES
 from c2dlib.runs import run
 from c2dlib.site import Site, open_site, opened
 
@@ -105,7 +105,7 @@ def test_figures_run_headless(name, figures, site):
         assert list(site.runs.rglob("*.onnx"))
     if name == "figure3_errors":
         frame = pd.read_csv(site.results / "figure3.csv")
-        assert set(frame.method) == {"baseline", "KDcls+loc+KDloc"} and set(frame.type) == set(TYPES)
+        assert set(frame.method) == {"baseline", "KDcls+loc+KDloc"} and set(frame.type) == {*TYPES, BOXES}
         assert sorted(set(frame.IoU)) == list(range(50, 100, 5))
         assert len(list((site.results / "errors").glob("*.json"))) >= 2
 
