@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -110,6 +111,27 @@ def require_finite(terms: dict[str, Tensor], step: int) -> None:
         if not torch.isfinite(value).all():
             raise NonFiniteLoss(f"step {step}: {name} is {float(value.detach())}; training stopped, the "
                                 f"last good checkpoint is kept. A lower lr or a clip often helps.")
+
+
+class PeakMemory:
+    """The most memory used since it was made, in MB: of tensors on a GPU, of the whole process on Linux; 0 elsewhere."""
+
+    def __init__(self, device: str):
+        self.cuda = device == "cuda"
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+    def __call__(self) -> float:
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 1e6
+        try:
+            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        except OSError:
+            return 0.0
+        return int(line.split()[1]) * 1024 / 1e6
 
 
 def accelerate(device: str, precision: str) -> Accelerator:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from c2dlib.methods import asks_teacher, canonical, parts, place_term
+from c2dlib.methods import UNDEFINED, asks_teacher, canonical, parts, place_term, rival
 from c2dlib.models.students import ARCHITECTURES
 
 RECIPE = 1  # raised when the code changes what a run of the same settings computes: old records no longer count
@@ -102,12 +102,20 @@ class Experiment:
     teacher_image_size: int = setting("Short side images are scaled to before its training crops are cut, as a student's "
                                       "input is; 0: as they are.", 0, used_by="teacher", added=True)
 
+    lambda_kd: float = setting("Factor on the weights of KD (Chen et al.).", 1.0, used_by="KD", added=True)
+    lambda_fgfi: float = setting("Factor on FGFI's weight.", 1.0, used_by="FGFI", added=True)
+    lambda_gid: float = setting("Factor on GID's four weights.", 1.0, used_by="GID", added=True)
     lambda_fkd: float = setting("Factor on FKD's four published weights.", 1.0, used_by="FKD", added=True)
-    detector_teacher_steps: int = setting("Steps of FKD's teacher; 0: count epochs.", 0, used_by="FKD")
-    detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="FKD")
-    detector_teacher_lr: float = setting("Its learning rate; 0: the student's.", 0.0, used_by="FKD", added=True)
-    detector_teacher_width: float = setting("Width of FKD's teacher.", 1.0, used_by="FKD")
-    detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="FKD")
+    lambda_defeat: float = setting("Factor on DeFeat's two weights.", 1.0, used_by="DeFeat", added=True)
+    lambda_fitnets: float = setting("Factor on the weight of the FitNets hint.", 1.0, used_by="FitNets", added=True)
+    lambda_at: float = setting("Factor on attention transfer's weight.", 1.0, used_by="AT", added=True)
+    lambda_pkd: float = setting("Factor on PKD's weight.", 1.0, used_by="PKD", added=True)
+    lambda_cwd: float = setting("Factor on CWD's weight.", 1.0, used_by="CWD", added=True)
+    detector_teacher_steps: int = setting("Steps of the detector that these imitate; 0: count epochs.", 0, used_by="detector")
+    detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="detector")
+    detector_teacher_lr: float = setting("Its learning rate; 0: the student's.", 0.0, used_by="detector", added=True)
+    detector_teacher_width: float = setting("Its width.", 1.0, used_by="detector")
+    detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="detector")
 
     pretrain_scenes: int = setting("Scenes of other badges the backbone is pre-trained on.", 2000,
                                    used_by="pretrain")
@@ -128,6 +136,11 @@ class Experiment:
                 raise ValueError(f"{f.name}={value!r} must be {wanted.__name__}: {f.metadata['doc']}")
         known(self.student, ARCHITECTURES, "student")
         object.__setattr__(self, "method", canonical(self.method))
+        family, imitates = ARCHITECTURES[self.student].family, rival(self.method)
+        if imitates in UNDEFINED.get(family, []):
+            raise ValueError(f"{imitates} is not defined for {self.student}: it needs a feature pyramid with anchors")
+        if imitates and not ARCHITECTURES[self.student].teacher:
+            raise ValueError(f"{self.student} is a teacher itself: there is no detector for it to imitate")
         for name, choices in {"norm": ["frozen", "batch"], "optimizer": ["sgd", "adamw"],
                               "schedule": ["step", "cosine"], "precision": ["no", "bf16", "fp16"],
                               "eval_split": ["val", "test"]}.items():
@@ -149,7 +162,7 @@ class Experiment:
         used |= {"loc"} if any(map(place_term, mine)) else set()
         used |= {"KDloc"} if "KDloc" in map(place_term, mine) else set()
         used |= {"teacher"} if asks_teacher(self.method) else set()
-        used |= {"FKD"} if "FKD" in mine else set()
+        used |= {"detector", rival(self.method)} if rival(self.method) else set()
         used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
         return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                                      if f.metadata["used_by"] in used and f.name != "workers"

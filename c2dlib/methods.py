@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from c2dlib.crops import crop_regions
+from c2dlib.imitation.attention_transfer import AttentionTransfer
+from c2dlib.imitation.chen_kd import ChenKD
+from c2dlib.imitation.common import FromDetector
+from c2dlib.imitation.cwd import CWD
+from c2dlib.imitation.defeat import DeFeat
+from c2dlib.imitation.fgfi import FGFI
+from c2dlib.imitation.fitnets import FitNets
+from c2dlib.imitation.fkd import FKD
+from c2dlib.imitation.gid import GID
+from c2dlib.imitation.pkd import PKD
 from c2dlib.losses import box_gradient, kd_cls, matched_l1, pooled_l1
 from c2dlib.models.teacher import Teacher
 from c2dlib.types import GroundTruth, TrainOutput
 
 TARGETS = ["KDcls-labels", "KDcls-smooth", "KDcls-mean"]  # controls: something else in the teacher's place
 WITHOUT_IMAGE = {"loc-L1": "loc", "KDloc-L1": "KDloc"}  # controls: an L1 box loss with the gradient of that term
-PARTS = ["KDcls", *TARGETS, "loc", "KDloc", *WITHOUT_IMAGE, "FKD"]  # what a method name is made of, in this order
+RIVALS = {"KD": ChenKD, "FGFI": FGFI, "GID": GID, "FKD": FKD, "DeFeat": DeFeat, "FitNets": FitNets, "AT": AttentionTransfer,
+          "PKD": PKD, "CWD": CWD}  # from a detector to a detector
+UNDEFINED = {"ssd": ["KD", "FGFI", "GID", "DeFeat"], "fcos": ["KD", "FGFI", "GID"]}  # they need a pyramid, or anchors
+PARTS = ["KDcls", *TARGETS, "loc", "KDloc", *WITHOUT_IMAGE, *RIVALS]  # what a method name is made of, in this order
 ALIASES = {"ours": "KDcls+loc+KDloc"}
-METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", "FKD", "ours+FKD", *TARGETS, *WITHOUT_IMAGE]
-NOT_IMPLEMENTED = ["KD", "FGFI", "GID"]  # rows of the paper's Table 2 without code yet: `not run`
+METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", *RIVALS, *(f"ours+{name}" for name in RIVALS),
+           *TARGETS, *WITHOUT_IMAGE]
 CERTAIN = 1e4  # a logit that makes labels a distribution of zeros and ones, at any temperature
 
 
@@ -32,7 +45,14 @@ def parts(method: str) -> list[str]:
     if unknown := [n for n in names if n not in PARTS]:
         raise ValueError(f"unknown method {'+'.join(unknown)!r}; valid: {', '.join(METHODS)}, or any sum of "
                          f"{', '.join(PARTS)}")
+    if len(rivals := [n for n in names if n in RIVALS]) > 1:
+        raise ValueError(f"method {method!r} imitates a detector in {len(rivals)} ways; choose one of {', '.join(rivals)}")
     return [p for p in PARTS if p in names]
+
+
+def rival(method: str) -> str:
+    """The part of a method that imitates a detector, or none: ``ours+FKD`` -> ``FKD``, ``ours`` -> ``""``."""
+    return next((p for p in parts(method) if p in RIVALS), "")
 
 
 def canonical(method: str) -> str:
@@ -49,7 +69,7 @@ class ClassifierToDetector:
 
     Args:
         teacher: None where no term asks one (loc, KDcls-labels).
-        terms: any of PARTS but FKD.
+        terms: any of PARTS but RIVALS.
         sampling_size: side s of the crops that loc and KD_loc compare.
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
@@ -157,10 +177,10 @@ def class_targets(means: Tensor, temperature: float, softmax: bool) -> dict[str,
         ("KDcls-smooth", smooth.clamp(1e-6, 1 - 1e-6)), ("KDcls-mean", means.clamp(1e-6, 1 - 1e-6)))}
 
 
-def distillers(e, teacher: Teacher | None, imitation: nn.Module | None,
+def distillers(e, teacher: Teacher | None, imitation: FromDetector | None,
                targets: dict[str, Tensor] | None = None) -> list:
     """The distillers of an Experiment's method; the engine adds their terms to the task losses."""
-    terms = [p for p in parts(e.method) if p != "FKD"]
+    terms = [p for p in parts(e.method) if p not in RIVALS]
     built = [] if not terms else [ClassifierToDetector(
         teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
         lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.experiment import PRETRAINING, Experiment
-from c2dlib.methods import asks_teacher, parts
+from c2dlib.methods import asks_teacher, rival
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import RunRecord, command
 from c2dlib.runs import detector_teacher, find_record, finished, run
@@ -54,7 +54,7 @@ def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) 
         if asks_teacher(e.method):
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
-        if "FKD" in parts(e.method):
+        if rival(e.method):
             keys.append(add(detector_teacher(e), with_weights=True))
         job = Job("run", e, tuple(keys), with_weights)
         return jobs.setdefault(job.key, job).key

@@ -50,6 +50,7 @@ class RunRecord:
     dirty: bool
     versions: dict
     device: str
+    memory_mb: float = 0.0  # peak while training: of tensors (GPU), of the whole process (CPU); 0: not known
 
     @property
     def name(self) -> str:

@@ -18,12 +18,12 @@ from c2dlib.classifiers import classifier_teacher, initial_weights, mean_probabi
 from c2dlib.data.coco import CocoFolder
 from c2dlib.data.stream import stream
 from c2dlib.data.transforms import train_transform
-from c2dlib.engine import NonFiniteLoss, fit
+from c2dlib.engine import NonFiniteLoss, PeakMemory, fit
 from c2dlib.evaluation import coco_metrics, detect
 from c2dlib.experiment import Experiment, experiment
 from c2dlib.files import sha256, write_whole
-from c2dlib.imitation.fkd import FKD
-from c2dlib.methods import asks_teacher, class_targets, distillers, parts
+from c2dlib.imitation.common import FromDetector, Necks
+from c2dlib.methods import RIVALS, asks_teacher, class_targets, distillers, parts, rival
 from c2dlib.models.students import ARCHITECTURES, build_student, parameter_count
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.site import Progress, Site, opened, waiting_lock
@@ -37,7 +37,7 @@ def cell(site: Site, folder: CocoFolder, student: str, method: str = "baseline",
 
 
 def detector_teacher(e: Experiment) -> Experiment:
-    """The run whose detector teaches ``e`` in FKD's rows: a stronger one of the same family, trained once."""
+    """The run whose detector ``e`` imitates, whatever the method: a stronger one of the same family, trained once."""
     weights = "imagenet" if e.backbone_weights.endswith(".safetensors") else e.backbone_weights
     return e.replace(student=ARCHITECTURES[e.student].teacher, method="baseline", seed=0,
                      width=e.detector_teacher_width, fpn_channels=e.detector_teacher_fpn,
@@ -144,17 +144,17 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     torch.manual_seed(e.seed)
     student = build_student(e, len(data.categories), initial)
     trained, imitation = {"student": student.model}, None
-    if "FKD" in parts(e.method):
+    if name := rival(e.method):
         senior = detector_teacher(e)
         strength = run(senior, site, progress, with_weights=True).metrics.get("mAP")
         teaching = trained_student(senior, site).to(site.on)
-        imitation = FKD(teaching, *_channels(student, teaching), student.one_stage, e.lambda_fkd)
-        imitation.to(site.on)
-        trained["imitation"] = imitation
+        necks = Necks(*_channels(student, teaching), student.one_stage, e.anchor_scale)
+        imitation = FromDetector(teaching, RIVALS[name](necks, getattr(e, f"lambda_{name.lower()}")))
+        trained["imitation"] = imitation.method.to(site.on)
         taught_by |= {"detector": senior.student, "detector_hash": senior.hash(), "detector_mAP": strength}
     targets = None
     if {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
-        softmax = ARCHITECTURES[e.student].family != "retinanet"
+        softmax = ARCHITECTURES[e.student].family not in ("retinanet", "fcos")
         means = mean_probabilities(*read_split(teacher, train, e.teacher_image_size), e.temperature, softmax)
         targets = class_targets(means, e.temperature, softmax)
     terms = distillers(e, teacher, imitation, targets)
@@ -170,7 +170,9 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     def batches(start: int):
         return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers)
 
+    peak = PeakMemory(site.on)
     log = fit(e, steps, trained, batches, losses, folder, site.on, say)
+    memory = peak()
     starts = [0] + [row["step"] for row in log]
     seconds = sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
     began, split = time.monotonic(), data.splits[e.eval_split]
@@ -181,7 +183,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
     return _record(e, site, folder, metrics=metrics, parameters=parameter_count(student.model), log=log,
                    teacher=taught_by, checkpoint=sha256(weights), initial=_fingerprint(initial),
-                   seconds=seconds + time.monotonic() - began)
+                   seconds=seconds + time.monotonic() - began, memory=memory)
 
 
 def _fingerprint(initial: str | dict) -> str:
@@ -202,7 +204,7 @@ def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
 
 def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", reason: str = "", metrics=None,
             parameters: int = 0, log=(), teacher=None, checkpoint: str = "", initial: str = "",
-            seconds: float = 0.0) -> RunRecord:
+            seconds: float = 0.0, memory: float = 0.0) -> RunRecord:
     data = opened(site.data)
     terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds")]
     shown = log[:: max(1, len(log) // 20)]
@@ -217,4 +219,4 @@ def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", re
               "classes": len(data.categories)} | ({"initial_weights": initial} if initial else {}),
         checkpoint_sha256=checkpoint, command=command(),
         device=torch.cuda.get_device_name() if site.on == "cuda" else f"{site.on}, {torch.get_num_threads()} thread(s)",
-        **circumstances())
+        memory_mb=round(memory), **circumstances())

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from c2dlib.data.coco import CocoFolder
 from c2dlib.experiment import Experiment, experiment, known
 from c2dlib.files import write_whole
-from c2dlib.methods import NOT_IMPLEMENTED, TARGETS, canonical
+from c2dlib.methods import RIVALS, TARGETS, UNDEFINED, canonical
 from c2dlib.models.students import ARCHITECTURES
 from c2dlib.records import ROOT, RunRecord
 from c2dlib.runs import cell, find_record
@@ -72,6 +72,17 @@ def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:
     return line["method"], longer if line["schedule"] != 1 else {}
 
 
+def _every_rival() -> list[dict]:
+    """Each detector-to-detector method alone and under ours, with the paper's number where Table 2 has one."""
+    paper = pd.read_csv(PAPER / "table2.csv").set_index(["student", "method"]).to_dict("index")
+    lines = []
+    for student in ("FasterRCNN-R50", "RetinaNet-R50", "SSD512-VGG16"):
+        names = [n for n in RIVALS if n not in UNDEFINED.get(ARCHITECTURES[student].family, [])]
+        lines += [(student, m) for m in ("baseline", "ours", *names, *(f"ours+{n}" for n in names))]
+    lines += [(student, m) for student in ("FCOS-R50", "MaskRCNN-R50") for m in ("baseline", "KDcls", "ours")]
+    return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
+
+
 CONTROLS = ["baseline", "KDcls", *TARGETS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
 SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
 SCHEDULES = [1, 3]  # times a scale's own steps
@@ -79,6 +90,7 @@ SCHEDULES = [1, 3]  # times a scale's own steps
 TABLES = {
     "table1": Table("Table 1: five loss settings on compact students"),
     "table2": Table("Table 2: against and on top of detector-to-detector distillation"),
+    "table2x": Table("Table 2, extended: every detector-to-detector method, ours on top of each, two more students", own=_every_rival),
     "table3a": Table("Table 3a: weight and temperature of KD_cls", ("lambda_kc", "T"), _weight_and_temperature),
     "table3b": Table("Table 3b: architecture and input size of the teacher", ("teacher", "input_size"), _teacher),
     "table4": Table("Table 4: sampling size, pooling size and layers of loc and KD_loc",
@@ -102,7 +114,7 @@ class Row:
     student: str
     method: str  # as the paper writes it
     paper: dict  # metric -> the paper's number; {} for rows the paper does not have
-    experiments: tuple[Experiment, ...]  # empty: no code for it yet
+    experiments: tuple[Experiment, ...]
     settings: dict = field(default_factory=dict)  # what its table varies, in the paper's units
 
 
@@ -143,11 +155,11 @@ def _lines(table: str, scale: str, data: str) -> list[Line]:
 def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = None,
           methods: list[str] | None = None, overrides: dict | None = None, data: str = "badges") -> list[Line]:
     """The rows that are asked for, if that makes sense; see ``work_list`` for what it raises."""
-    lines, name = _lines(known(table, TABLES, "table"), scale, data), lambda m: m if m in NOT_IMPLEMENTED else canonical(m)
+    lines = _lines(known(table, TABLES, "table"), scale, data)
     for student in students or []:
         known(student, list(dict.fromkeys(line.student for line in lines)), f"student of {table}")
     lines = [line for line in lines if line.student in (students or [line.student])]
-    wanted, there = [name(method) for method in methods or []], sorted({name(line.method) for line in lines})
+    wanted, there = [canonical(method) for method in methods or []], sorted({canonical(line.method) for line in lines})
     for method, meant in zip(methods or [], wanted, strict=True):
         if meant not in there:
             raise ValueError(f"{table} has no row {method!r} for these students; it has {', '.join(there)}")
@@ -158,7 +170,7 @@ def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = N
     if varied := {key for line in lines for key in line.changes} & set(overrides or {}):
         raise ValueError(f"SET cannot change {', '.join(sorted(varied))}: {table} varies it from row to row")
     experiment(scale, lines[0].student, **(overrides or {}))
-    return [line for line in lines if not wanted or name(line.method) in wanted]
+    return [line for line in lines if not wanted or canonical(line.method) in wanted]
 
 
 def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
@@ -175,9 +187,8 @@ def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, studen
     """
     rows = []
     for line in check(table, site.scale, seeds, students, methods, overrides, site.data_name):
-        runs = () if line.method in NOT_IMPLEMENTED else tuple(
-            cell(site, folder, line.student, line.method, seed, **line.changes, **(overrides or {}))
-            for seed in range(seeds))
+        runs = tuple(cell(site, folder, line.student, line.method, seed, **line.changes, **(overrides or {}))
+                     for seed in range(seeds))
         rows.append(Row(line.student, line.method, line.paper, runs, line.settings))
     return rows
 
@@ -198,6 +209,7 @@ def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
     baseline: dict[tuple, float] = {}  # (student, regime, seed, origin) -> mAP
+    plain: dict[tuple, float] = {}  # (student, regime, device) -> seconds per step
     wanted = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     lines = []
     for row in rows:
@@ -210,6 +222,8 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         twin = row.student, *map(row.settings.get, REGIMES)
         if row.method == "baseline":
             baseline |= {(*twin, seed, record.origin): record.metrics["mAP"] for seed, record in done.items()}
+            for device in {r.device for r in done.values()}:
+                plain[*twin, device] = _median([r.seconds_per_step for r in done.values() if r.device == device])
         else:
             line |= paired([(r.metrics["mAP"], baseline[*twin, seed, r.origin]) for seed, r in done.items()
                             if (*twin, seed, r.origin) in baseline])
@@ -217,6 +231,9 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
                  "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),
+                 "relative_seconds": _median([r.seconds_per_step / plain[*twin, r.device] for r in done.values()
+                                              if plain.get((*twin, r.device))]),
+                 "memory_mb": max((r.memory_mb for r in done.values() if r.memory_mb), default=None),
                  "wall_seconds": _median([r.wall_seconds for r in done.values()]),
                  "records": " ".join(r.name for r in done.values())}
         lines.append(line)
@@ -241,8 +258,6 @@ def paired(pairs: list[tuple[float, float]]) -> dict:
 
 
 def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
-    if not row.experiments:
-        return "not run"
     bad = [records[e.hash()] for e in row.experiments if e.hash() in records and records[e.hash()].status != "done"]
     if bad:
         return f"{bad[0].status}: {bad[0].reason}"
@@ -321,8 +336,7 @@ def names(rows: list[Row]) -> dict[str, str]:
     """Experiment hash -> the ``label`` of its row, with one name per method."""
     named = {}
     for row in rows:
-        method = row.method if row.method in NOT_IMPLEMENTED else canonical(row.method)
-        named |= {e.hash(): label(method, row.settings) for e in row.experiments}
+        named |= {e.hash(): label(canonical(row.method), row.settings) for e in row.experiments}
     return named
 
 
@@ -330,9 +344,10 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     """The table as Markdown; a row without a number says why in words."""
     by_iou = [m for m in IOUS if f"paper_{m}" in frame] if "paper_AP55" in frame else []
     top1 = [TOP1] if TOP1 in frame else []
+    memory = ["memory, MB"] if frame.memory_mb.notna().any() else []
     head = ["student", "method", *varied(frame), "paper mAP", "our mAP", "gain over our baseline [95 % CI]",
             *(f"{m} paper / ours" for m in by_iou or top1), *([] if by_iou else ["AP50", "AP75"]), "seeds",
-            "parameters", "s / step", "wall s"]
+            "parameters", "s / step (x plain)", *memory, "wall s"]
     words = 2 + len(varied(frame))
     lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * words + "---:|" * (len(head) - words)]
     for _, row in frame.iterrows():
@@ -344,7 +359,8 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
             *(f"{_show(row[f'paper_{m}'])} / {_show(row[m])}" for m in by_iou or top1),
             *([] if by_iou else [_show(row.AP50), _show(row.AP75)]),
             str(row.seeds) if row.status in ("done", "not run") else row.status, count,
-            _show(row.seconds_per_step, 3), _show(row.wall_seconds, 0)]) + " |")
+            _show(row.seconds_per_step, 3) + ("" if pd.isna(row.relative_seconds) else f" ({row.relative_seconds:.2f}x)"),
+            *(_show(row.memory_mb, 0) for _ in memory), _show(row.wall_seconds, 0)]) + " |")
     return "\n".join([*lines, "", *[f"- {note}" for note in notes], ""])
 
 
@@ -375,8 +391,8 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
         taught = [r.metrics["mAP"] for r in records.values() if r.status == "done" and r.method == "baseline"
                   and ARCHITECTURES[r.student].teacher == report["detector"]]
         weak = taught and report["detector_mAP"] <= max(taught)
-        said.append(f"FKD's teacher {report['detector']}: {report['detector_mAP']:.1f} mAP."
-                    + (" **It is no stronger than a student it teaches: FKD's rows there test nothing.**" if weak else ""))
+        said.append(f"The detector that is imitated, {report['detector']}: {report['detector_mAP']:.1f} mAP."
+                    + (" **It is no stronger than a student it teaches: those rows test nothing.**" if weak else ""))
     done = [r for r in records.values() if r.status == "done"]
     bases = {(r.student, r.origin) for r in done if r.method == "baseline"}
     for student in dict.fromkeys(r.student for r in done):

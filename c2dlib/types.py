@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,22 @@ class MatchedPositives:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What one head says of its M boxes, those of all images one after the other, and what they should have been.
+
+    The RPN's and RetinaNet's boxes are the anchors, A to an image; Faster R-CNN's second head has its sampled proposals.
+    """
+
+    boxes: list[Tensor]  # per image [A, 4]
+    logits: Tensor  # [M, K]; column 0 is background (softmax) or unused (RetinaNet); the RPN has one, objectness
+    deltas: Tensor  # [M, 4] of the true class, where there are four numbers per class
+    labels: Tensor  # [M] 0: background, -1: neither
+    targets: Tensor  # [M, 4] what the deltas should be; of positives only
+    coder: object  # torchvision's: deltas and anchors -> boxes
+    matcher: object  # torchvision's: IoU [G, A] -> row of the object each anchor gets
+
+
+@dataclass(frozen=True)
 class TrainOutput:
     """One training step of a detector, before any backward pass."""
 
@@ -34,6 +51,7 @@ class TrainOutput:
     features: dict[str, Tensor]  # the neck's maps, for the imitation baselines
     task_losses: dict[str, Tensor]
     positives: MatchedPositives
+    heads: Callable[[], dict[str, Head]] = dict  # "rpn" and "rcnn", or "dense"; SSD and FCOS have none to imitate
 
     def pixels(self) -> Tensor:
         """The images in 0..255 units, [B, 3, H, W]: the units of loc's and KD_loc's weights (section 4)."""

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from c2dlib.experiment import SCALES, Experiment, experiment, parse_override, scale_data, scale_settings
-from c2dlib.methods import METHODS
+from c2dlib.methods import METHODS, UNDEFINED, rival
 from c2dlib.models.students import ARCHITECTURES, STUDENTS
 
 SSD = "SSD300-VGG16"
@@ -89,8 +89,20 @@ def test_one_name_and_one_hash_per_method():
     assert with_fkd.method == "KDcls+loc+KDloc+FKD"
     assert with_fkd.hash() == experiment("smoke", SSD, "FKD+loc+KDloc+KDcls").hash()
     hashes = {experiment("smoke", student, method, seed).hash()
-              for student in STUDENTS for method in METHODS for seed in (0, 1)}
-    assert len(hashes) == 6 * (len(METHODS) - 1) * 2  # ours is KDcls+loc+KDloc
+              for student in STUDENTS for method in METHODS for seed in (0, 1)
+              if rival(method) not in UNDEFINED.get(ARCHITECTURES[student].family, [])}
+    undefined = 2 * (2 * 4 + 3)  # alone and under ours: four methods on each SSD, three on FCOS
+    assert len(hashes) == (8 * (len(METHODS) - 1) - undefined) * 2  # ours is KDcls+loc+KDloc
+
+
+def test_a_detector_is_imitated_in_one_way_where_that_is_defined():
+    for student, method in ((SSD, "FGFI"), (SSD, "ours+DeFeat"), ("FCOS-R50", "GID")):
+        with pytest.raises(ValueError, match=f"{rival(method)} is not defined for {student}"):
+            experiment("smoke", student, method)
+    with pytest.raises(ValueError, match="imitates a detector in 2 ways; choose one of FKD, PKD"):
+        experiment("smoke", SSD, "FKD+ours+PKD")
+    with pytest.raises(ValueError, match="FasterRCNN-R101 is a teacher itself"):
+        experiment("smoke", "FasterRCNN-R101", "FKD")
 
 
 EVERY = ["baseline", "KDcls", "KDcls-labels", "loc", "loc+KDloc", "ours", "FKD", "ours+FKD"]
@@ -112,6 +124,7 @@ WITH_TEACHER = ["KDcls", "loc+KDloc", "ours", "ours+FKD"]
     ({"detector_teacher_width": 0.77}, ["FKD", "ours+FKD"]),
     ({"lambda_fkd": 0.77}, ["FKD", "ours+FKD"]),
     ({"lambda_fkd": 1.0}, []),
+    ({"lambda_pkd": 0.5}, []),
     ({"detector_teacher_lr": 0.77}, ["FKD", "ours+FKD"]),
     ({"pretrain_steps": 77}, EVERY),
     ({"backbone_weights": "none"}, EVERY),
@@ -160,7 +173,7 @@ def test_every_scale_builds_every_student(path):
     for layer in (text, text.get("own_data", {})):
         assert set(layer.get("families", {})) <= {a.family for a in ARCHITECTURES.values()}
         assert set(layer.get("students", {})) <= set(ARCHITECTURES)
-    assert len(STUDENTS) == 6
+    assert len(STUDENTS) == 8
     for student in ARCHITECTURES:
         e = experiment(path.stem, student, "baseline")  # raises for an unknown key
         for key, value in text.get("students", {}).get(student, {}).items():

@@ -7,7 +7,13 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn, ssd300_vgg16
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    fcos_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    retinanet_resnet50_fpn,
+    ssd300_vgg16,
+)
 
 from c2dlib.experiment import experiment
 from c2dlib.models.backbones import WeightsError, build_body, load_initial_weights
@@ -43,6 +49,9 @@ class TestStep:
     def test_task_losses_equal_torchvisions(self, name):
         step, (images, targets) = smoke(name), scenes()
         images[0] = torch.rand(3, 80, 64)  # resized and padded
+        if name.startswith("Mask"):
+            for image, target in zip(images, targets, strict=True):
+                target["masks"] = torch.randint(0, 2, (len(target["boxes"]), *image.shape[1:]), dtype=torch.uint8)
         state = {k: v.clone() for k, v in step.state_dict().items()}
         torch.manual_seed(7)
         expected = step.model(images, targets)
@@ -62,7 +71,7 @@ class TestStep:
         for row, gt, label in zip(matched.image_index, matched.gt_index, matched.labels, strict=True):
             assert label == targets[row]["labels"][gt] - 1
         assert matched.class_logits.shape == (count, 5) and matched.pred_boxes.shape == (count, 4)
-        assert (matched.background_logits is None) == name.startswith("RetinaNet")
+        assert (matched.background_logits is None) == name.startswith(("RetinaNet", "FCOS"))
         torch.testing.assert_close(out.pixels(), torch.stack(images) * 255, rtol=0, atol=1e-3)
         for value in (matched.pred_boxes.sum(), matched.class_logits.sum()):
             step.zero_grad()
@@ -161,7 +170,7 @@ def test_ssd300_is_torchvisions():
 
 @pytest.mark.parametrize("name, build", [
     ("SSD300-VGG16", ssd300_vgg16), ("FasterRCNN-R50", fasterrcnn_resnet50_fpn),
-    ("RetinaNet-R50", retinanet_resnet50_fpn)])
+    ("RetinaNet-R50", retinanet_resnet50_fpn), ("FCOS-R50", fcos_resnet50_fpn), ("MaskRCNN-R50", maskrcnn_resnet50_fpn)])
 def test_checkpoints_load_in_plain_torchvision(name, build):
     with torch.device("meta"):
         theirs = build(**BARE)

@@ -223,7 +223,7 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     def kept_from(make):
         return lambda *arguments: (teachers.append(make(*arguments)), teachers[-1])[1]
 
-    for name in ("classifier_teacher", "FKD"):
+    for name in ("classifier_teacher", "FromDetector"):
         monkeypatch.setattr(runs, name, kept_from(getattr(runs, name)))
     record = run(e, site)
     (teacher, report), fkd = teachers

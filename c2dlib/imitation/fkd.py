@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2dlib.types import TrainOutput
+from c2dlib.imitation.common import Necks, Seen
 
 EPS = 1e-12  # inside every square root: the norm's gradient stays finite where S = T
 TERMS = ("feature", "channel", "spatial", "nonlocal")
@@ -99,56 +99,23 @@ class Level(nn.Module):
 
 
 class FKD(nn.Module):
-    """FKD (Zhang & Ma, ICLR 2021): attention-guided and non-local imitation of a detector teacher's neck.
+    """Attention-guided and non-local imitation: four terms per level, summed over levels.
 
-    Four terms per level, summed over levels (all but "pool", which is P5 subsampled); channels are those of
-    the levels used, in order. The feature mask is spatial (two-stage) or spatial x channel (one-stage). The
-    teacher must take the student's image mean and std, since it sees the student's normalised batch.
+    The feature mask is spatial (two-stage) or spatial x channel (one-stage). Both non-local blocks are trained, only the
+    teacher's features are constant.
 
     ``factor`` multiplies the published weights, which suit COCO's full-width necks: the norms are sums, so maps of
     another size, width or scale need another factor.
-
-    Train ``parameters()`` with the student; the student's checkpoint never holds them. Both non-local blocks
-    are trained, only the teacher's features are constant. ``to`` moves the teacher too.
     """
 
-    def __init__(self, teacher: nn.Module, student_channels: list[int], teacher_channels: list[int],
-                 one_stage: bool, factor: float = 1.0):
+    def __init__(self, necks: Necks, factor: float = 1.0):
         super().__init__()
-        if len(student_channels) != len(teacher_channels):
-            raise ValueError(f"{len(student_channels)} student and {len(teacher_channels)} teacher levels")
-        # Past nn.Module's registration: a submodule would give the optimizer and checkpoints the teacher's
-        # weights, and train() would switch its BatchNorm to updating.
-        object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
-        weights, tau = ONE_STAGE if one_stage else TWO_STAGE
+        weights, tau = ONE_STAGE if necks.one_stage else TWO_STAGE
         self.weights = [factor * w for w in weights]
-        self.levels = nn.ModuleList(
-            Level(i, *c, tau, one_stage) for i, c in enumerate(zip(student_channels, teacher_channels)))
+        self.levels = nn.ModuleList(Level(i, *channels, tau, necks.one_stage) for i, channels in enumerate(
+            zip(necks.student, necks.teacher, strict=True)))
 
-    def _apply(self, fn, recurse: bool = True):
-        self.teacher._apply(fn, recurse)
-        return super()._apply(fn, recurse)
-
-    def pairs(self, out: TrainOutput) -> list[tuple[Tensor, Tensor]]:
-        """(student, teacher) maps per level in fp32; ValueError where the two pyramids do not correspond."""
-        with torch.no_grad():
-            theirs = self.teacher.backbone(out.images)
-        ours, theirs = ({k: v.float() for k, v in m.items() if k != "pool"} for m in (out.features, theirs))
-        for a, b, who in ((ours, theirs, "teacher"), (theirs, ours, "student")):
-            if missing := a.keys() - b.keys():
-                raise ValueError(f"FKD: the {who}'s neck has no level {', '.join(sorted(missing))}; "
-                                 "use a teacher with the student's levels")
-        if len(ours) != len(self.levels):
-            raise ValueError(f"FKD: made for {len(self.levels)} levels, got {len(ours)}: {', '.join(ours)}")
-        for key, s in ours.items():
-            if s.shape[2:] != theirs[key].shape[2:]:
-                raise ValueError(f"FKD: level {key} is {tuple(s.shape[2:])} (H, W) in the student but "
-                                 f"{tuple(theirs[key].shape[2:])} in the teacher; their strides must agree")
-        return [(s, theirs[key]) for key, s in ours.items()]
-
-    def forward(self, out: TrainOutput) -> dict[str, Tensor]:
-        """One step's weighted scalars, "fkd_" + each of TERMS; computed in fp32 also under autocast."""
-        pairs = self.pairs(out)
-        with torch.autocast(out.images.device.type, enabled=False):
-            norms = sum(level(s, t) for level, (s, t) in zip(self.levels, pairs))
-        return {f"fkd_{name}": w * norm for name, w, norm in zip(TERMS, self.weights, norms)}
+    def forward(self, seen: Seen) -> dict[str, Tensor]:
+        """One step's weighted scalars, "fkd_" + each of TERMS."""
+        norms = sum(level(*maps) for level, maps in zip(self.levels, seen.maps(), strict=True))
+        return {f"fkd_{name}": w * norm for name, w, norm in zip(TERMS, self.weights, norms, strict=True)}

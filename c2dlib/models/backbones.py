@@ -118,8 +118,8 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
     body.load_state_dict(state, strict=False)  # strict but for BatchNorm's counters, checked above
 
 
-def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, retinanet: bool) -> nn.Module:
-    """A feature pyramid on the stages of stride 4 to 32 (Faster R-CNN), or 8 to 32 and P6, P7 (RetinaNet).
+def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, from_p3: bool) -> nn.Module:
+    """A feature pyramid on the stages of stride 4 to 32 (Faster R-CNN), or 8 to 32 and P6, P7 (RetinaNet, FCOS).
 
     Args:
         frozen_stages: how many of the first stages keep their initial weights (the stem counts as one).
@@ -136,7 +136,7 @@ def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, 
         widths = [body.get_submodule(name)[-1].conv3.out_channels for name in names]
     for stage in stages[:frozen_stages]:
         stage.requires_grad_(False)
-    first = 1 if retinanet else 0
-    extra = LastLevelP6P7(channels, channels) if retinanet else LastLevelMaxPool()
+    first = 1 if from_p3 else 0
+    extra = LastLevelP6P7(channels, channels) if from_p3 else LastLevelMaxPool()
     layers = {name: str(i) for i, name in enumerate(names[first:])}
     return BackboneWithFPN(body, layers, widths[first:], channels, extra)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -21,7 +23,7 @@ def match_anchors(matcher, anchors: list[Tensor], targets: list[dict]) -> list[T
 
 
 def gather_positives(matches: list[Tensor], targets: list[dict], anchors: list[Tensor], cls_logits: Tensor,
-                     box_deltas: Tensor, box_coder, softmax: bool) -> MatchedPositives:
+                     box_deltas: Tensor, decode: Callable[[Tensor, Tensor], Tensor], softmax: bool) -> MatchedPositives:
     """The anchors matched to an object, of all images.
 
     Args:
@@ -29,6 +31,7 @@ def gather_positives(matches: list[Tensor], targets: list[dict], anchors: list[T
         anchors: per image [A, 4].
         cls_logits: [B, A, C + 1]; column 0 is background (softmax) or unused (sigmoid).
         box_deltas: [B, A, 4].
+        decode: box_deltas and anchors [P, 4] -> boxes.
     """
     rows, picked, gt_rows, labels = [], [], [], []
     for row, (match, target) in enumerate(zip(matches, targets, strict=True)):
@@ -47,7 +50,7 @@ def gather_positives(matches: list[Tensor], targets: list[dict], anchors: list[T
         labels=torch.cat(labels),
         class_logits=logits[:, 1:],
         background_logits=logits[:, 0] if softmax else None,
-        pred_boxes=box_coder.decode_single(box_deltas[image_index, anchor_index], matched_anchors),
+        pred_boxes=decode(box_deltas[image_index, anchor_index], matched_anchors),
     )
 
 

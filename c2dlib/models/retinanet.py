@@ -8,7 +8,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from c2dlib.models.common import gather_positives, match_anchors, mean_and_std
-from c2dlib.types import TrainOutput
+from c2dlib.types import Head, TrainOutput
 
 
 def build_retinanet(backbone: nn.Module, num_classes: int, size: int, max_size: int,
@@ -43,6 +43,19 @@ class RetinaNetStep(nn.Module):
         matches = match_anchors(model.proposal_matcher, anchors, targets)
         losses = model.head.compute_loss(targets, head, anchors, matches)
         positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
-                                     model.box_coder, softmax=False)
+                                     model.box_coder.decode_single, softmax=False)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives)
+                           losses, positives, lambda: {"dense": self._head(head, anchors, matches, targets)})
+
+    def _head(self, head: dict, anchors: list[Tensor], matches: list[Tensor], targets: list[dict]) -> Head:
+        labels, truth = [], []
+        for anchor, match, target in zip(anchors, matches, targets, strict=True):
+            found = match.clamp(min=0)
+            none = len(target["boxes"]) == 0
+            truth.append(anchor if none else target["boxes"][found])
+            label = torch.zeros_like(match) if none else target["labels"][found]
+            label = torch.where(match >= 0, label, 0)
+            labels.append(torch.where(match == self.model.proposal_matcher.BETWEEN_THRESHOLDS, -1, label))
+        coder = self.model.box_coder
+        return Head(anchors, head["cls_logits"].flatten(0, 1), head["bbox_regression"].flatten(0, 1), torch.cat(labels),
+                    torch.cat(coder.encode(truth, anchors)), coder, self.model.proposal_matcher)

@@ -105,6 +105,6 @@ class SSDStep(nn.Module):
         matches = match_anchors(model.proposal_matcher, anchors, targets)
         losses = model.compute_loss(targets, head, anchors, matches)
         positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
-                                     model.box_coder, softmax=True)
+                                     model.box_coder.decode_single, softmax=True)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
                            losses, positives)
