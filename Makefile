@@ -43,7 +43,7 @@ MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
-OVER_SEEDS := table1 table2 table3a table3b table4 table5 controls sizes schedules figure3 your_data
+OVER_SEEDS := table1 table2 table2x table3a table3b table4 table5 controls sizes schedules figure3 your_data
 ONE_SEED := figure4 method teacher
 
 .PHONY: help setup test lint bench reproduce claims html readme lab notebook lock clean

@@ -86,8 +86,7 @@ def test_the_papers_table_is_the_work_list(place, name):
         assert row.method == "KDcls-labels" and rows[i - 1].student == row.student
         assert i + 1 == len(rows) or rows[i + 1].student != row.student
     for row in rows:
-        expected = [] if row.method in ("KD", "FGFI", "GID") else [0, 1, 2]
-        assert [e.seed for e in row.experiments] == expected
+        assert [e.seed for e in row.experiments] == [0, 1, 2]
         assert all(e.student == row.student for e in row.experiments)
     frame = table(rows, {})
     assert list(frame.columns[:7]) == ["student", "method", "paper_mAP", "mAP", "mAP_sd", "seeds", "status"]
@@ -210,7 +209,7 @@ def test_tables_share_runs_and_can_be_narrowed(place):
         0
     ].experiments
     fgfi = work_list("table2", *place, methods=["FGFI"])
-    assert [(r.student, r.experiments) for r in fgfi] == [("FasterRCNN-R50", ()), ("RetinaNet-R50", ())]
+    assert [(r.student, r.experiments[0].method) for r in fgfi] == [("FasterRCNN-R50", "FGFI"), ("RetinaNet-R50", "FGFI")]
     (row,) = work_list("table1", *place, students=[SSD], methods=["loc"], overrides={"steps": 3})
     assert row.experiments[0].steps == 3
     for wrong in (
@@ -262,6 +261,33 @@ def test_mean_spread_and_gain_over_the_seeds_both_have(place):
     )
     assert frame.records["KDcls"] == f"{SSD}.KDcls.s0.{kd.experiments[0].hash()}"
     assert frame.parameters["loc"] == 1_500_000
+
+
+def test_table2x_has_every_method_alone_and_under_ours(place):
+    rows = work_list("table2x", *place)
+    both = ["KD", "FGFI", "GID", "FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD"]
+    for student, names in (("FasterRCNN-R50", both), ("RetinaNet-R50", both), ("SSD512-VGG16", ["FKD", *both[5:]])):
+        mine = [row.method for row in rows if row.student == student]
+        assert mine == ["baseline", "ours", *names, *(f"ours+{n}" for n in names), "KDcls-labels"]
+    for student in ("FCOS-R50", "MaskRCNN-R50"):
+        assert [row.method for row in rows if row.student == student] == ["baseline", "KDcls", "ours", "KDcls-labels"]
+    paper = {(row.student, row.method): row.paper.get("mAP") for row in rows}
+    assert paper["RetinaNet-R50", "GID"] == 39.1 and paper["RetinaNet-R50", "PKD"] is None
+    shared = {row.experiments for row in work_list("table2", *place)} & {row.experiments for row in rows}
+    assert len(shared) == 8 + 7 + 5  # Table 2's rows of the three students, controls with them
+
+
+def test_cost_is_told_in_time_of_the_plain_student_on_the_same_device_and_in_memory(place):
+    rows = work_list("table2", *place, seeds=2, students=["FasterRCNN-R50"], methods=["baseline", "FKD", "ours"])
+    base, fkd, ours = (row.experiments for row in rows[:3])
+    told = [(base[0], 0.1, "cpu", 0.0), (base[1], 0.01, "gpu", 900.0), (fkd[0], 0.15, "cpu", 1200.0), (fkd[1], 0.03, "gpu", 1300.0),
+            (ours[0], 0.2, "tpu", 0.0)]
+    frame = table(rows, {e.hash(): record(e, seconds_per_step=s, device=d, memory_mb=m) for e, s, d, m in told}).set_index("method")
+    assert frame.relative_seconds.to_dict() == pytest.approx({"baseline": 1.0, "FKD": (1.5 + 3) / 2, "ours": math.nan}, nan_ok=True)
+    assert frame.memory_mb[["baseline", "FKD"]].tolist() == [900, 1300] and pd.isna(frame.memory_mb["ours"])
+    shown = {c["method"]: c for c in cells(markdown(frame.reset_index(), "Title", []))}
+    assert shown["FKD"]["s / step (x plain)"] == "0.090 (2.25x)" and shown["FKD"]["memory, MB"] == "1300"
+    assert shown["ours"]["s / step (x plain)"] == "0.200" and shown["ours"]["memory, MB"] == "–"
 
 
 def test_a_split_without_objects_gives_no_number_and_no_error(place):
