@@ -314,6 +314,30 @@ def _gain(row: pd.Series) -> str:
     return f"{row.gain:+.1f}{interval}"
 
 
+def comparison(frame: pd.DataFrame) -> list[str]:
+    """Table 2 in sentences, one per student: which detector's method gains most and at what cost, and where ours stands.
+
+    Only of rows that have a gain: those of the same initial weights as their baseline.
+    """
+    said = []
+    for student, mine in frame[frame.gain.notna()].groupby("student", sort=False):
+        row = mine.set_index(mine.method.map(canonical))
+        told = lambda name, row=row: f"{row.gain[name]:+.1f}" + (
+            "" if pd.isna(row.relative_seconds[name]) else f", {row.relative_seconds[name]:.1f}x the time")
+        rivals = row.gain[[n for n in RIVALS if n in row.index]].sort_values(ascending=False)
+        parts = [f"of {len(rivals)} methods that imitate a detector {rivals.index[0]} gains most ({told(rivals.index[0])})"
+                 + (f" and {rivals.index[-1]} least ({told(rivals.index[-1])})" if len(rivals) > 1 else "")] if len(rivals) else []
+        if (ours := canonical("ours")) in row.index:
+            beaten = f", above {(rivals < row.gain[ours]).sum()} of them" if len(rivals) else ""
+            parts.append(f"ours gains {told(ours)}{beaten}")
+        added = [row.mAP[canonical(f"ours+{n}")] - row.mAP[n] for n in rivals.index if canonical(f"ours+{n}") in row.index]
+        if added:
+            parts.append(f"on top of {len(added)} of them ours adds {statistics.fmean(added):+.1f} on average, "
+                         f"{sum(a > 0 for a in added)} of {len(added)} times something")
+        said.append(f"**{student}**: {'; '.join(parts)}.")
+    return said
+
+
 def varied(frame: pd.DataFrame) -> list[str]:
     """The columns of a frame that say what its table varies, besides student and method."""
     return list(frame.columns[2 : frame.columns.get_loc("paper_mAP")])

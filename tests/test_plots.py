@@ -253,3 +253,14 @@ def test_follow_and_attention_show_every_crop():
     assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
     panels = drawn(plots.softened({"T = 1": torch.tensor([0.9, 0.1])}, ["x", "y"], 1)).axes
     assert [bar.get_width() for bar in panels[0].patches] == pytest.approx([0.9, 0.1])
+
+
+def test_gain_over_cost_leaves_out_what_has_no_gain_or_no_time():
+    data = frame().assign(relative_seconds=[1.0, 1.2, 1.5, math.nan, 1.0, 1.4])
+    figure = drawn(plots.gain_over_cost(data))
+    (ax,) = figure.axes
+    assert texts(ax) == ["ours"] and ax.get_title() == "A"
+    (interval, point), (zero,) = [line for line in ax.lines if line.get_color() != "black"], ax.lines[-1:]
+    assert point.get_xydata().tolist() == [[1.5, 1.5]] and interval.get_ydata().tolist() == [0.5, 2.5] and zero is not point
+    empty = drawn(plots.gain_over_cost(data.iloc[:1]))
+    assert not empty.axes[0].lines[:-1]

@@ -20,6 +20,7 @@ from c2dlib.tables import (
     Row,
     check,
     collect,
+    comparison,
     experiments,
     labels,
     markdown,
@@ -421,3 +422,15 @@ def test_the_readme_shows_the_committed_tables(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.csv"):
         update_readme(readme)
     assert readme.read_text().startswith("<!-- results/none.csv")
+
+
+def test_the_comparison_in_sentences(place):
+    rows = work_list("table2", *place, students=["FasterRCNN-R50", "FasterRCNN-QR50"])
+    points = {"baseline": 20.0, "KD": 19.0, "FGFI": 22.0, "FKD": 21.0, "ours": 21.5, "ours+FKD": 21.4}
+    done = [record(row.experiments[0], points[row.method], seconds_per_step=0.1 * (1 + (row.method == "FGFI")))
+            for row in rows if row.student == "FasterRCNN-R50" and row.method in points]
+    assert comparison(table(rows, {r.hash: r for r in done})) == [
+        ("**FasterRCNN-R50**: of 3 methods that imitate a detector FGFI gains most (+2.0, 2.0x the time) and KD least "
+        "(-1.0, 1.0x the time); ours gains +1.5, 1.0x the time, above 2 of them; on top of 1 of them ours adds +0.4 on average, "
+        "1 of 1 times something.")]
+    assert comparison(table(rows, {})) == []
