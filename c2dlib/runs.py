@@ -140,6 +140,8 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         teacher.to(site.on)
         taught_by = {k: report[k] for k in ("title", "hash", "top1", "ECE", "split")}
     train = data.splits["train"].first(e.train_share)
+    if ARCHITECTURES[e.student].family == "mask_rcnn":
+        train = train.with_masks()
     initial = initial_weights(e, site, progress)
     torch.manual_seed(e.seed)
     student = build_student(e, len(data.categories), initial)

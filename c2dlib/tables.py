@@ -418,6 +418,8 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
         said.append(f"The detector that is imitated, {report['detector']}: {report['detector_mAP']:.1f} mAP."
                     + (" **It is no stronger than a student it teaches: those rows test nothing.**" if weak else ""))
     done = [r for r in records.values() if r.status == "done"]
+    if any(ARCHITECTURES[r.student].family == "mask_rcnn" and "loss_mask" not in r.curve for r in done):
+        said.append("The data have no masks: of Mask R-CNN the box branch alone was trained, as a Faster R-CNN is.")
     bases = {(r.student, r.origin) for r in done if r.method == "baseline"}
     for student in dict.fromkeys(r.student for r in done):
         alone = dict.fromkeys(r.method for r in done if r.student == student and (student, r.origin) not in bases)

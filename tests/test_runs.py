@@ -23,6 +23,7 @@ from c2dlib.experiment import experiment
 from c2dlib.records import RecordError, read_record
 from c2dlib.runs import cell, detector_teacher, run, run_folder, trained_student
 from c2dlib.site import open_site
+from c2dlib.tables import notes
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = "SSD512-VGG16"
@@ -308,3 +309,33 @@ def test_the_detector_teacher_may_learn_at_its_own_rate():
     e = experiment("smoke", "SSD512-VGG16", "ours+FKD", lr=0.004)
     assert detector_teacher(e).lr == 0.004 and detector_teacher(e.replace(detector_teacher_lr=0.5)).lr == 0.5
     assert detector_teacher(e).student == "SSD512-VGG19" and detector_teacher(e).method == "baseline"
+
+
+def test_mask_rcnn_trains_its_mask_branch_where_there_are_masks(place, tmp_path):
+    """The embedded data have none: the box branch alone. With outlines in the annotation file, both."""
+    site, data = place
+    small = {k: v for k, v in TINY.items() if k != "detector_teacher_steps"}
+    plain = run(cell(site, data, "MaskRCNN-R50", "ours", **small), site)
+    assert plain.status == "done" and {"KDcls", "loc", "KDloc", "loss_classifier"} <= set(plain.curve) and "loss_mask" not in plain.curve
+    assert any("no masks" in note for note in notes(site, data, {plain.hash: plain}))
+    root = shutil.copytree(data.root, tmp_path / "outlined")
+    for path in (root / "annotations").glob("*.json"):
+        body = json.loads(path.read_text())
+        for row in body["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        path.write_text(json.dumps(body))
+    there = open_site("smoke", root, tmp_path / "results", tmp_path / "runs", "cpu")
+    masked = run(cell(*there, "MaskRCNN-R50", **small), there[0])
+    assert masked.status == "done" and "loss_mask" in masked.curve
+    assert not any("no masks" in note for note in notes(*there, {masked.hash: masked}))
+    with torch.no_grad():
+        found = trained_student(cell(*there, "MaskRCNN-R50", **small), there[0])([torch.rand(3, 64, 64)])[0]
+    assert "masks" in found
+
+
+def test_ours_works_without_anchors(place):
+    site, data = place
+    record = run(cell(site, data, "FCOS-R50", "ours", **TINY), site)
+    assert record.status == "done" and {"KDcls", "loc", "KDloc", "bbox_ctrness"} <= set(record.curve)
+    assert record.memory_mb > 100 or not Path("/proc/self/clear_refs").exists()

@@ -107,3 +107,29 @@ def test_augmented_samples_are_what_detectors_take(split):
             torch.testing.assert_close(moved["boxes"], torch.stack([128 - x2, y1, 128 - x1, y2], 1))
             flipped += 1
     assert 0 < flipped < 6
+
+
+def test_masks_go_with_their_images_and_boxes(root):
+    """Each box drawn as its own mask: after any flip the mask's extent is still the box."""
+    folder = load_folder(root)
+    path = root / "annotations/instances_train2017.json"
+    before = path.read_text()
+    data = json.loads(before)
+    for row in data["annotations"]:
+        x, y, w, h = row["bbox"]
+        row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    path.write_text(json.dumps(data))
+    try:
+        split = folder.splits["train"].with_masks()
+    finally:
+        path.write_text(before)
+    e = experiment("smoke", "MaskRCNN-R50", vertical_flip=True)
+    seen = 0
+    for _, targets in stream(split, train_transform(e), 0, 4, 0, 3):
+        for target in targets:
+            for mask, box in zip(target["masks"], target["boxes"], strict=True):
+                y, x = torch.where(mask > 0)
+                extent = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1])
+                assert (extent - box).abs().max() <= 1.0
+                seen += 1
+    assert seen > 20

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -57,7 +58,7 @@ class Report:
 
 class CocoSplit(Dataset):
     """One validated split. Item i is ``(image, target)``: a uint8 RGB ``tv_tensors.Image`` [3, H, W], and
-    ``boxes`` XYXY pixels float32 [N, 4], ``labels`` 1..C int64 [N], ``image_id``; N may be 0.
+    ``boxes`` XYXY pixels float32 [N, 4], ``labels`` 1..C int64 [N], ``image_id``; N may be 0. See ``with_masks``.
 
     Crowds are in ``annotations`` (ignore regions of the evaluation), never in a target. Decoded images stay
     in memory if all of the split fit in ``cache_bytes``. A file that cannot be read raises DataError.
@@ -76,6 +77,7 @@ class CocoSplit(Dataset):
                 self._boxes[row["image_id"]].append(row)
         decoded_bytes = sum(3 * image["width"] * image["height"] for image in annotations["images"])
         self._share = 1.0  # of the images with boxes, see ``first``
+        self._outlines: dict[int, list | dict] | None = None  # annotation id -> segmentation, see ``with_masks``
         self._cache: dict[int, Tensor] | None = {} if decoded_bytes <= cache_bytes else None
 
     @property
@@ -96,6 +98,35 @@ class CocoSplit(Dataset):
         part._share = share
         return part
 
+    def with_masks(self) -> CocoSplit:
+        """This split with ``masks`` uint8 [N, H, W] in its targets; as it is where no box has a segmentation.
+
+        Raises:
+            DataError: where some boxes have one and some have not, or one that cannot be drawn.
+        """
+        file = f"annotations/instances_{self.name}2017.json"
+        found = {row["id"]: row.get("segmentation") for row in json.loads((self.root / file).read_bytes())["annotations"]}
+        wanted = [row["source_id"] for rows in self._boxes.values() for row in rows]
+        missing = [i for i in wanted if not found[i]]
+        if len(missing) == len(wanted):
+            return self
+        if missing:
+            raise DataError(f"{self.root / file}: {len(missing)} of {len(wanted)} boxes have no segmentation, such as annotation id "
+                            f"{', '.join(map(str, missing[:5]))}. Mask R-CNN needs it for all boxes, or for none.")
+        part = copy.copy(self)
+        part._outlines = {i: found[i] for i in wanted}
+        return part
+
+    def _masks(self, rows: list[dict], size: tuple[int, int]) -> tv_tensors.Mask:
+        drawn = np.zeros((len(rows), *size), np.uint8)
+        for i, row in enumerate(rows):
+            try:
+                drawn[i] = _draw(self._outlines[row["source_id"]], size)
+            except Exception as error:  # pycocotools raises bare ones
+                raise DataError(f"{self.name}2017, annotation id {row['source_id']}: segmentation cannot be drawn ({error}); "
+                                "must be COCO polygons or RLE of the image's size") from error
+        return tv_tensors.Mask(torch.from_numpy(drawn))
+
     def __getitem__(self, i: int) -> tuple[tv_tensors.Image, dict]:
         entry = self.annotations["images"][i]
         size = (entry["height"], entry["width"])
@@ -107,6 +138,8 @@ class CocoSplit(Dataset):
             "labels": torch.tensor([self._label[row["category_id"]] for row in rows], dtype=torch.int64),
             "image_id": entry["id"],
         }
+        if self._outlines is not None:
+            target["masks"] = self._masks(rows, size)
         return tv_tensors.Image(self._pixels(entry)), target
 
     def _pixels(self, entry: dict) -> Tensor:
@@ -121,6 +154,16 @@ class CocoSplit(Dataset):
         if self._cache is not None:
             self._cache[entry["id"]] = pixels.clone()
         return pixels
+
+
+def _draw(outline: list | dict, size: tuple[int, int]) -> np.ndarray:
+    """A COCO segmentation, polygons or run lengths, as uint8 [H, W]."""
+    if isinstance(outline, list):
+        if not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline):
+            raise ValueError("a polygon has at least three points, two numbers each")
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outline, *size)))
+    coded = outline if isinstance(outline["counts"], str) else coco_mask.frPyObjects(outline, *size)
+    return coco_mask.decode(coded)
 
 
 @dataclass(frozen=True)
@@ -336,7 +379,7 @@ def _parse_split(root, name, file, data, report, problems, cache_bytes) -> CocoS
             clipped.append(i)
             area = min(area, box[2] * box[3])
         ids = {key: row[key] for key in ("image_id", "category_id")}
-        kept.append({**ids, "bbox": box, "area": area, "iscrowd": int(row.get("iscrowd") or 0)})
+        kept.append({**ids, "bbox": box, "area": area, "iscrowd": int(row.get("iscrowd") or 0), "source_id": i})
     kept.sort(key=lambda row: row["image_id"])
     objects = [row for row in kept if not row["iscrowd"]]
     if name == "train" and rows is not None and sized and not objects:

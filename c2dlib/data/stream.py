@@ -41,7 +41,7 @@ class Positions(Dataset):
         epoch, place = divmod(position, len(self.usable))
         image, target = self.split[self.usable[self.order(epoch)[place]]]
         torch.manual_seed(mix(self.seed, 2, position))
-        return self.transform(image, {"boxes": target["boxes"], "labels": target["labels"]})
+        return self.transform(image, {key: value for key, value in target.items() if key != "image_id"})
 
 
 def stream(split, transform, seed: int, batch_size: int, start: int, steps: int, workers: int = 0) -> DataLoader:
