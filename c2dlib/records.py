@@ -50,6 +50,7 @@ class RunRecord:
     dirty: bool
     versions: dict
     device: str
+    relative_seconds: float = 0.0  # forward and backward of a step in time of the plain student's; 0: not known
     memory_mb: float = 0.0  # peak while training: of tensors (GPU), of the whole process (CPU); 0: not known
 
     @property

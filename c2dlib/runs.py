@@ -18,7 +18,7 @@ from c2dlib.classifiers import classifier_teacher, initial_weights, mean_probabi
 from c2dlib.data.coco import CocoFolder
 from c2dlib.data.stream import stream
 from c2dlib.data.transforms import train_transform
-from c2dlib.engine import NonFiniteLoss, PeakMemory, fit
+from c2dlib.engine import NonFiniteLoss, PeakMemory, fit, relative_cost
 from c2dlib.evaluation import coco_metrics, detect
 from c2dlib.experiment import Experiment, experiment
 from c2dlib.files import sha256, write_whole
@@ -162,10 +162,10 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     terms = distillers(e, teacher, imitation, targets)
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
 
-    def losses(images: list, targets: list) -> dict:
+    def losses(images: list, targets: list, distillers=terms) -> dict:
         out = student(images, targets)
         named = dict(out.task_losses)
-        for distiller in terms:
+        for distiller in distillers:
             named |= distiller(out)
         return named
 
@@ -183,9 +183,19 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()})
     write_whole(folder / "student.safetensors", weights)
     write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
+    relative = _relative_cost(student, losses, batches(0), e, site) if terms else 1.0  # last: it moves batch statistics
     return _record(e, site, folder, metrics=metrics, parameters=parameter_count(student.model), log=log,
                    teacher=taught_by, checkpoint=sha256(weights), initial=_fingerprint(initial),
-                   seconds=seconds + time.monotonic() - began, memory=memory)
+                   seconds=seconds + time.monotonic() - began, relative=relative, memory=memory)
+
+
+def _relative_cost(student, losses, batches, e: Experiment, site: Site) -> float:
+    images, targets = next(iter(batches))
+    images = [image.to(site.on) for image in images]
+    targets = [{k: v.to(site.on) for k, v in target.items()} for target in targets]
+    student.train()
+    plain, full = (lambda: sum(losses(images, targets, []).values())), (lambda: sum(losses(images, targets).values()))
+    return relative_cost(plain, full, site.on, e.precision)
 
 
 def _fingerprint(initial: str | dict) -> str:
@@ -206,7 +216,7 @@ def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
 
 def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", reason: str = "", metrics=None,
             parameters: int = 0, log=(), teacher=None, checkpoint: str = "", initial: str = "",
-            seconds: float = 0.0, memory: float = 0.0) -> RunRecord:
+            seconds: float = 0.0, relative: float = 0.0, memory: float = 0.0) -> RunRecord:
     data = opened(site.data)
     terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds")]
     shown = log[:: max(1, len(log) // 20)]
@@ -221,4 +231,4 @@ def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", re
               "classes": len(data.categories)} | ({"initial_weights": initial} if initial else {}),
         checkpoint_sha256=checkpoint, command=command(),
         device=torch.cuda.get_device_name() if site.on == "cuda" else f"{site.on}, {torch.get_num_threads()} thread(s)",
-        memory_mb=round(memory), **circumstances())
+        relative_seconds=round(relative, 3), memory_mb=round(memory), **circumstances())

@@ -209,7 +209,6 @@ def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A row per row of the paper: its number, ours (mean and sd over seeds), the paired difference, the cost."""
     baseline: dict[tuple, float] = {}  # (student, regime, seed, origin) -> mAP
-    plain: dict[tuple, float] = {}  # (student, regime, device) -> seconds per step
     wanted = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     lines = []
     for row in rows:
@@ -222,8 +221,6 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         twin = row.student, *map(row.settings.get, REGIMES)
         if row.method == "baseline":
             baseline |= {(*twin, seed, record.origin): record.metrics["mAP"] for seed, record in done.items()}
-            for device in {r.device for r in done.values()}:
-                plain[*twin, device] = _median([r.seconds_per_step for r in done.values() if r.device == device])
         else:
             line |= paired([(r.metrics["mAP"], baseline[*twin, seed, r.origin]) for seed, r in done.items()
                             if (*twin, seed, r.origin) in baseline])
@@ -231,8 +228,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         line |= {f"paper_{m}": v for m, v in row.paper.items() if m != "mAP"}
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
                  "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),
-                 "relative_seconds": _median([r.seconds_per_step / plain[*twin, r.device] for r in done.values()
-                                              if plain.get((*twin, r.device))]),
+                 "relative_seconds": _median([r.relative_seconds for r in done.values() if r.relative_seconds]),
                  "memory_mb": max((r.memory_mb for r in done.values() if r.memory_mb), default=None),
                  "wall_seconds": _median([r.wall_seconds for r in done.values()]),
                  "records": " ".join(r.name for r in done.values())}
@@ -426,6 +422,9 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
         if alone and any(whose == student for whose, _ in bases):
             said.append(f"**{student}, {', '.join(alone)}: from another pre-training than the baseline here, of another machine. No "
                         "gain is told; do not compare their mAP with the other rows'.**")
+    if any(r.relative_seconds for r in done):
+        said.append("x plain: forward and backward of a step in time of the plain student's, timed turn by turn in one process. s / step and "
+                    "wall s are of whatever else the machine did. Memory: the peak, of tensors on a GPU, else of the whole process.")
     if some:
         said.append(f"Device: {some.device}; commits: "
                     + ", ".join(sorted({r.commit[:10] + (' (dirty)' if r.dirty else '') for r in records.values()}))

@@ -1,6 +1,7 @@
 """Training: schedule, optimizer, and that an interruption leaves no trace in the weights."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from c2dlib import engine
-from c2dlib.engine import NonFiniteLoss, build_optimizer, fit, learning_rate_factor
+from c2dlib.engine import NonFiniteLoss, build_optimizer, fit, learning_rate_factor, relative_cost
 from c2dlib.files import load_checkpoint
 
 
@@ -195,3 +196,12 @@ def test_a_line_is_learnt(tmp_path):
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="DEVICE=cuda: not available here"):
         engine.accelerate("cuda", "no")
+
+
+def test_relative_cost_by_two_losses_of_known_time():
+    x = torch.ones(1, requires_grad=True)
+
+    def slow(seconds):
+        return lambda: (time.sleep(seconds), x.sum())[1]
+
+    assert 2.5 < relative_cost(slow(0.01), slow(0.03), "cpu", "no", turns=3) < 3.5
