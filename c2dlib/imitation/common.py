@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from c2dlib.models.faster_rcnn import true_class
+from c2dlib.models.common import true_class
 from c2dlib.types import TrainOutput
 
 SIDE = 56  # pixels: objects below twice this side belong to the finest level; times the scale of the anchors

@@ -57,3 +57,8 @@ def gather_positives(matches: list[Tensor], targets: list[dict], anchors: list[T
 def mean_and_std(transform, images: Tensor) -> tuple[Tensor, Tensor]:
     """A torchvision detection transform's normalisation as two tensors [3]."""
     return images.new_tensor(transform.image_mean), images.new_tensor(transform.image_std)
+
+
+def true_class(deltas: Tensor, labels: Tensor) -> Tensor:
+    """Four numbers per class [R, 4 K] -> those of each row's own class [R, 4]."""
+    return deltas.unflatten(1, (-1, 4))[torch.arange(len(labels), device=labels.device), labels]

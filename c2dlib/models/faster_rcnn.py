@@ -11,7 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from c2dlib.models.common import mean_and_std
+from c2dlib.models.common import mean_and_std, true_class
 from c2dlib.types import Head, MatchedPositives, TrainOutput
 
 
@@ -106,8 +106,3 @@ class FasterRCNNStep(nn.Module):
             background_logits=logits[positive, 0],
             pred_boxes=boxes.reshape(-1, 4),
         )
-
-
-def true_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Four numbers per class [R, 4 K] -> those of each row's own class [R, 4]."""
-    return deltas.unflatten(1, (-1, 4))[torch.arange(len(labels), device=labels.device), labels]
