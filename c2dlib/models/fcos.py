@@ -20,12 +20,12 @@ def build_fcos(backbone: nn.Module, num_classes: int, size: int, max_size: int, 
     """A plain torchvision FCOS for ``num_classes`` object classes on levels P3 to P7.
 
     Its "anchors" are one square per cell, as large as the stride times ``anchor_scale``: they only say which level sees
-    which sizes, and in what unit distances are. A slim pyramid's GroupNorms have fewer groups than the published 32.
+    which sizes, and in what unit distances are. The heads' GroupNorms have groups of eight channels, as published.
     """
     anchors = AnchorGenerator(tuple((8 * 2**level * anchor_scale,) for level in range(5)), ((1.0,),) * 5)
     width = backbone.out_channels
     head = FCOSHead(32, 1, num_classes + 1)  # of any width that its norm divides; both parts are replaced
-    norm = partial(nn.GroupNorm, gcd(32, width))
+    norm = partial(nn.GroupNorm, gcd(width, max(1, width // 8)))
     head.classification_head = FCOSClassificationHead(width, 1, num_classes + 1, norm_layer=norm)
     head.regression_head = FCOSRegressionHead(width, 1, norm_layer=norm)
     return FCOS(backbone, num_classes + 1, min_size=size, max_size=max_size, anchor_generator=anchors, head=head,
