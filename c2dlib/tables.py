@@ -229,7 +229,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         line |= {"parameters": max((r.parameters for r in done.values()), default=None),
                  "seconds_per_step": _median([r.seconds_per_step for r in done.values()]),
                  "relative_seconds": _median([r.relative_seconds for r in done.values() if r.relative_seconds]),
-                 "memory_mb": max((r.memory_mb for r in done.values() if r.memory_mb), default=None),
+                 "memory_mb": _median([r.memory_mb for r in done.values() if r.memory_mb]),
                  "wall_seconds": _median([r.wall_seconds for r in done.values()]),
                  "records": " ".join(r.name for r in done.values())}
         lines.append(line)

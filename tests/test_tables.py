@@ -285,9 +285,9 @@ def test_cost_is_told_in_time_of_the_plain_student_and_in_memory(place):
     records = {e.hash(): record(e, seconds_per_step=0.09, relative_seconds=x, memory_mb=m) for e, x, m in told}
     frame = table(rows, records).set_index("method")
     assert frame.relative_seconds.to_dict() == pytest.approx({"baseline": 1.0, "FKD": 1.7, "ours": math.nan}, nan_ok=True)
-    assert frame.memory_mb[["baseline", "FKD"]].tolist() == [900, 1300] and pd.isna(frame.memory_mb["ours"])
+    assert frame.memory_mb[["baseline", "FKD"]].tolist() == [900, 1250] and pd.isna(frame.memory_mb["ours"])
     shown = {c["method"]: c for c in cells(markdown(frame.reset_index(), "Title", []))}
-    assert shown["FKD"]["s / step (x plain)"] == "0.090 (1.70x)" and shown["FKD"]["memory, MB"] == "1300"
+    assert shown["FKD"]["s / step (x plain)"] == "0.090 (1.70x)" and shown["FKD"]["memory, MB"] == "1250"
     assert shown["ours"]["s / step (x plain)"] == "0.090" and shown["ours"]["memory, MB"] == "–"
     assert any("turn by turn" in note for note in notes(*place, records))
 
