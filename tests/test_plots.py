@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from c2dlib import plots
 from c2dlib.errors import TYPES
@@ -260,7 +262,17 @@ def test_gain_over_cost_leaves_out_what_has_no_gain_or_no_time():
     figure = drawn(plots.gain_over_cost(data))
     (ax,) = figure.axes
     assert texts(ax) == ["ours"] and ax.get_title() == "A"
-    (interval, point), (zero,) = [line for line in ax.lines if line.get_color() != "black"], ax.lines[-1:]
-    assert point.get_xydata().tolist() == [[1.5, 1.5]] and interval.get_ydata().tolist() == [0.5, 2.5] and zero is not point
+    point, interval, zero = ax.lines
+    assert point.get_xydata().tolist() == [[1.5, 1.5]] and interval.get_ydata().tolist() == [0.5, 2.5]
+    assert zero.get_ydata() == [0, 0]
     empty = drawn(plots.gain_over_cost(data.iloc[:1]))
     assert not empty.axes[0].lines[:-1]
+
+
+def test_names_beside_the_points_do_not_overlap():
+    rows = [("A", f"ours+{n}", 0.001 * i, math.nan, math.nan, 1.5) for i, n in enumerate(["KD", "FGFI", "GID", "FKD", "PKD", "AT"] * 3)]
+    data = pd.DataFrame(rows, columns=["student", "method", "gain", "gain_low", "gain_high", "relative_seconds"])
+    figure = drawn(plots.gain_over_cost(data))
+    boxes = sorted((Text.get_window_extent(text) for text in figure.axes[0].texts), key=lambda box: box.y0)  # without its line
+    assert len(boxes) == 18 and all(a.y1 <= b.y0 + 0.5 for a, b in pairwise(boxes))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
