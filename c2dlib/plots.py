@@ -294,10 +294,12 @@ def gain_over_cost(frame: pd.DataFrame) -> Figure:
         _quiet(ax)
         ax.axhline(0, color="black", linewidth=0.8)
         ax.margins(x=0.08, y=0.1)
+        ax.locator_params(axis="x", nbins=5)
         _names_beside(ax, mine.method.tolist(), mine.relative_seconds.tolist(), mine.gain.tolist(), colors)
         ax.set_title(student, fontsize=9)
     for ax in axes[len(students):]:
         ax.set_axis_off()
+    figure.get_layout_engine().set(w_pad=0.12)  # the names move with the axes after they were measured
     figure.supxlabel("time of a training step, plain student = 1", fontsize=8)
     figure.supylabel("gain over the baseline, mAP points", fontsize=8)
     return figure
