@@ -183,19 +183,19 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()})
     write_whole(folder / "student.safetensors", weights)
     write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
-    relative = _relative_cost(student, losses, batches(0), e, site) if terms else 1.0  # last: it moves batch statistics
+    relative = _relative_cost(student, losses, batches(0), steps, e, site) if terms else 1.0  # last: it moves batch statistics
     return _record(e, site, folder, metrics=metrics, parameters=parameter_count(student.model), log=log,
                    teacher=taught_by, checkpoint=sha256(weights), initial=_fingerprint(initial),
                    seconds=seconds + time.monotonic() - began, relative=relative, memory=memory)
 
 
-def _relative_cost(student, losses, batches, e: Experiment, site: Site) -> float:
+def _relative_cost(student, losses, batches, steps: int, e: Experiment, site: Site) -> float:
     images, targets = next(iter(batches))
     images = [image.to(site.on) for image in images]
     targets = [{k: v.to(site.on) for k, v in target.items()} for target in targets]
     student.train()
     plain, full = (lambda: sum(losses(images, targets, []).values())), (lambda: sum(losses(images, targets).values()))
-    return relative_cost(plain, full, site.on, e.precision)
+    return relative_cost(plain, full, site.on, e.precision, turns=max(1, min(7, steps // 20)))
 
 
 def _fingerprint(initial: str | dict) -> str:
