@@ -369,10 +369,11 @@ def test_necks_and_heads_must_correspond(detectors):
         RIVALS["GID"](Necks([8, 16], [8, 16], True))
 
 
+@pytest.mark.parametrize("student", ["RetinaNet-R50", "FasterRCNN-R50"])
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
-def test_fp32_under_autocast(name, detectors):
-    e, step, teacher = detectors("RetinaNet-R50")
-    distill = FromDetector(teacher, RIVALS[name](Necks(*_channels(step, teacher), True, e.anchor_scale)))
+def test_fp32_under_autocast(name, student, detectors):
+    e, step, teacher = detectors(student)
+    distill = FromDetector(teacher, RIVALS[name](Necks(*_channels(step, teacher), step.one_stage, e.anchor_scale)))
     images, targets = scenes()
     with torch.autocast("cpu", torch.bfloat16):
         terms = distill(step(images, targets))
