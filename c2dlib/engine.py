@@ -117,10 +117,10 @@ def require_finite(terms: dict[str, Tensor], step: int) -> None:
 
 
 class PeakMemory:
-    """The most memory used since it was made, in MB: of tensors on a GPU, of the whole process on Linux; 0 elsewhere."""
+    """The most memory used since it was made, in MB: of tensors on a GPU, of the whole process on Linux; 0 where it cannot be told."""
 
     def __init__(self, device: str):
-        self.cuda = device == "cuda"
+        self.cuda, self.reset = device == "cuda", False
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
@@ -129,15 +129,13 @@ class PeakMemory:
                 ctypes.CDLL("libc.so.6").malloc_trim(0)  # glibc keeps what an earlier run freed
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+                self.reset = True
 
     def __call__(self) -> float:
         if self.cuda:
             return torch.cuda.max_memory_allocated() / 1e6
-        try:
-            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        except OSError:
-            return 0.0
-        return int(line.split()[1]) * 1024 / 1e6
+        lines = Path("/proc/self/status").read_text().splitlines() if self.reset else []
+        return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 
 def relative_cost(plain: Callable[[], Tensor], full: Callable[[], Tensor], device: str, precision: str, turns: int = 7) -> float:

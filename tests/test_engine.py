@@ -205,3 +205,14 @@ def test_relative_cost_by_two_losses_of_known_time():
         return lambda: (time.sleep(seconds), x.sum())[1]
 
     assert 2.5 < relative_cost(slow(0.01), slow(0.03), "cpu", "no", turns=3) < 3.5
+
+
+def test_peak_memory_is_of_the_time_since_or_not_told(monkeypatch):
+    peak = engine.PeakMemory("cpu")
+    if peak():
+        before, block = peak(), torch.ones(25_000_000)  # 100 MB
+        assert peak() > before + 80
+        del block
+        assert engine.PeakMemory("cpu")() < before + 60
+    monkeypatch.setattr(engine.Path, "write_text", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    assert engine.PeakMemory("cpu")() == 0  # a peak of the whole process's life would say nothing of a run

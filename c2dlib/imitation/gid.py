@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops import MultiScaleRoIAlign, nms
 
 from c2dlib.imitation.common import Necks, Seen
 from c2dlib.models.common import match_anchors
@@ -73,7 +73,7 @@ def general_instances(head: Head, student: Tensor, teacher: Tensor, deltas: Tens
     for mine, score in zip(boxes.split(counts), (theirs - ours).abs().split(counts), strict=True):
         best = score.topk(min(CANDIDATES, len(score))).indices
         best = best[((mine[best, 2:] - mine[best, :2]) > SMALLEST).all(1)]
-        kept = batched_nms(mine[best], score[best], torch.zeros_like(best), OVERLAP)[:KEPT]
+        kept = nms(mine[best], score[best], OVERLAP)[:KEPT]
         found.append(mine[best[kept]])
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -65,7 +67,7 @@ class FasterRCNNStep(nn.Module):
         rcnn = lambda: Head(proposals, logits, true_class(deltas, torch.cat(labels)), torch.cat(labels), torch.cat(regression),
                             heads.box_coder, heads.proposal_matcher)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, lambda: {"rpn": rpn, "rcnn": rcnn()})
+                           losses, positives, cache(lambda: {"rpn": rpn, "rcnn": rcnn()}))
 
     def _rpn(self, batch, features, targets) -> tuple[list[Tensor], dict[str, Tensor], Head]:
         """torchvision's RPN step, with what its head said: proposals per image, two losses, head."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
@@ -45,7 +47,7 @@ class RetinaNetStep(nn.Module):
         positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
                                      model.box_coder.decode_single, softmax=False)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, lambda: {"dense": self._head(head, anchors, matches, targets)})
+                           losses, positives, cache(lambda: {"dense": self._head(head, anchors, matches, targets)}))
 
     def _head(self, head: dict, anchors: list[Tensor], matches: list[Tensor], targets: list[dict]) -> Head:
         labels, truth = [], []
