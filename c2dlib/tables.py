@@ -321,15 +321,18 @@ def comparison(frame: pd.DataFrame) -> list[str]:
         told = lambda name, row=row: f"{row.gain[name]:+.1f}" + (
             "" if pd.isna(row.relative_seconds[name]) else f", {row.relative_seconds[name]:.1f}x the time")
         rivals = row.gain[[n for n in RIVALS if n in row.index]].sort_values(ascending=False)
-        parts = [f"of {len(rivals)} methods that imitate a detector {rivals.index[0]} gains most ({told(rivals.index[0])})"
-                 + (f" and {rivals.index[-1]} least ({told(rivals.index[-1])})" if len(rivals) > 1 else "")] if len(rivals) else []
+        best, least = (rivals.index[0], rivals.index[-1]) if len(rivals) else ("", "")
+        parts = [f"of {len(rivals)} methods that imitate a detector {best} gains most ({told(best)}) and {least} least ({told(least)})"
+                 if best != least else f"{best} gains {told(best)}"] if best else []
         if (ours := canonical("ours")) in row.index:
-            beaten = f", above {(rivals < row.gain[ours]).sum()} of them" if len(rivals) else ""
-            parts.append(f"ours gains {told(ours)}{beaten}")
-        added = [row.mAP[canonical(f"ours+{n}")] - row.mAP[n] for n in rivals.index if canonical(f"ours+{n}") in row.index]
-        if added:
-            parts.append(f"on top of {len(added)} of them ours adds {statistics.fmean(added):+.1f} on average, "
-                         f"{sum(a > 0 for a in added)} of {len(added)} times something")
+            beaten = (rivals < row.gain[ours]).sum()
+            parts.append(f"ours gains {told(ours)}" + (f", above {beaten} of them" if best != least else ""))
+        added = {n: row.mAP[canonical(f"ours+{n}")] - row.mAP[n] for n in rivals.index if canonical(f"ours+{n}") in row.index}
+        if len(added) == 1:
+            parts += [f"on top of {n} ours adds {a:+.1f}" for n, a in added.items()]
+        elif added:
+            parts.append(f"on top of {len(added)} of them ours adds {statistics.fmean(added.values()):+.1f} on average, "
+                         f"{sum(a > 0 for a in added.values())} of {len(added)} times something")
         said.append(f"**{student}**: {'; '.join(parts)}.")
     return said
 
