@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from c2dlib.commands import add_parsers
 from c2dlib.data.coco import DataError
 from c2dlib.experiment import SCALES, known, parse_override
 from c2dlib.models.backbones import WeightsError
@@ -30,18 +31,29 @@ def main(arguments: list[str] | None = None) -> int:
     bench = commands.add_parser("bench", help="cost of the losses and of our step, against a plain step")
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     bench.add_argument("--repeats", type=int, default=3)
+    bench.add_argument("--what", default="ratios", choices=["ratios", "counts", "throughput", "agreement"],
+                       help="ratios of SSD300's step; arithmetic and memory of every student's at the paper's scale; images/s there; "
+                            "20 steps on this device against the CPU's")
+    bench.add_argument("--students", nargs="*", default=[], help="only these (counts, throughput)")
     for name, text in (("claims", "each claim of the paper, judged by the records there are"),
                        ("html", "the executed notebooks as pages that a browser opens")):
         of = commands.add_parser(name, help=text)
         of.add_argument("--scale", default="mini")
         of.add_argument("--data", default="")
     commands.add_parser("readme", help="write the README's tables from results/")
+    add_parsers(commands)
     options = parser.parse_args(arguments)
     try:
+        if "call" in options:
+            return options.call(options)
         if options.command == "bench":
-            from c2dlib.bench import bench as measure
+            from c2dlib import bench as benches
 
-            return measure(options.device, options.repeats)
+            if options.what == "ratios":
+                return benches.bench(options.device, options.repeats)
+            if options.what == "agreement":
+                return benches.agreement(options.device)
+            return getattr(benches, options.what)(options.device, options.students, options.repeats)
         if options.command in ("claims", "html"):
             return _look_back(options)
         if options.command == "readme":

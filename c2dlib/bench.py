@@ -1,20 +1,34 @@
-"""``make bench``: what our step and the paper's losses cost, measured side by side in one run."""
+"""``make bench``: what our step and the paper's losses cost, measured side by side; and what the paper's scale needs."""
 
 from __future__ import annotations
 
+import io
+import json
 import multiprocessing
+import platform
 import resource
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from c2dlib.experiment import Experiment
+from c2dlib.cost import BENCH, SHAPE, count, read_bench, scene, training_step
+from c2dlib.cost import CLASSES as COCO_CLASSES
+from c2dlib.cost import OBJECTS as COCO_OBJECTS
+from c2dlib.data.coco import read_image
+from c2dlib.data.transforms import train_transform
+from c2dlib.engine import PeakMemory, accelerate, fit
+from c2dlib.experiment import Experiment, experiment
+from c2dlib.files import write_whole
 from c2dlib.methods import ClassifierToDetector
-from c2dlib.models.students import build_student
+from c2dlib.models.students import STUDENTS, build_student
 from c2dlib.models.teacher import Teacher, build_classifier
 from c2dlib.types import TrainOutput
 
@@ -124,3 +138,131 @@ def _extra_memory() -> float:
         process.join()
     print(f"  peak memory: plain {peaks['plain']:.2f} GB, distilled {peaks['distilled']:.2f} GB")
     return peaks["distilled"] - peaks["plain"]
+
+
+METHODS = ["baseline", "ours", "FKD"]  # that the paper's scale is counted and timed with
+OVERHEAD = {"SSD300-VGG16": 1.15, "FasterRCNN-R50": 1.25}  # at most, of a step with ours in time of a plain one, on a GPU
+
+
+def counts(device: str, students: list[str], repeats: int) -> int:
+    """Count a training step of every student at the paper's scale; on the CPU, whatever the device. See ``cost.count``."""
+    rows = {(r["student"], r["method"]): r for r in read_bench("counts")}
+    for student in students or STUDENTS:
+        for method in METHODS:
+            row = count(experiment("coco", student, method, backbone_weights="none"))
+            rows[row["student"], row["method"]] = row
+            print(f"{student:<16} {row['method']:<16} {row['gflops']:8.1f} GFLOP {row['activations_mb']:8.1f} MB kept, an image", flush=True)
+            _write("counts", list(rows.values()), "counted")
+    print(f"written: {BENCH / 'counts.json'}")
+    return 0
+
+
+def throughput(device: str, students: list[str], repeats: int) -> int:
+    """Images per second of a training step at the paper's scale on one device, and where the time goes.
+
+    On a GPU with the batch that one of eight has, in fp32 and bf16; on a CPU one image on one thread, in fp32. Turn by turn:
+    the plain step, the whole step, and of the loader a core's decoding and augmenting of an image of COCO's size.
+    """
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}, one thread"
+    torch.set_num_threads(1) if device == "cpu" else None
+    rows = {(r["device"], r["student"], r["method"], r["precision"]): r for r in read_bench("throughput")}
+    over = False
+    for student in students or STUDENTS:
+        for method in METHODS:
+            for precision in ["no", "bf16"] if device == "cuda" else ["no"]:
+                e = experiment("coco", student, method, precision=precision, backbone_weights="none")
+                row = {"device": name, "student": student, "method": e.method, "precision": precision,
+                       **_rates(e, device, max(1, e.batch_size // 8) if device == "cuda" else 1, repeats)}
+                rows[name, student, e.method, precision] = row
+                _write("throughput", list(rows.values()), f"torch {torch.__version__}")
+                limit = OVERHEAD.get(student) if method == "ours" and device == "cuda" else None
+                bad = limit is not None and row["relative"] > limit
+                over |= bad
+                print(f"{student:<16} {e.method:<16} {precision:<5} {row['images_per_second']:8.2f} images/s  {row['relative']:.3f}x a plain step"
+                      f"{f'  limit {limit}' + ('  OVER' if bad else '  ok') if limit else ''}  {row['memory_mb']:.0f} MB  "
+                      f"loader: {row['loaded_per_core_second']:.0f} images/s a core", flush=True)
+    print(f"written: {BENCH / 'throughput.json'}")
+    return int(over)
+
+
+def _rates(e: Experiment, device: str, batch: int, repeats: int) -> dict:
+    student, losses = training_step(e, device)
+    images, targets = scene(batch, device)
+    peak = PeakMemory(device)
+    autocast = accelerate(device, e.precision).autocast
+
+    def step(distilled: bool) -> None:
+        student.zero_grad(set_to_none=True)
+        with autocast():
+            total = sum(losses(images, targets, distilled).values())
+        total.backward()
+
+    seconds = _turns({"plain": lambda: step(False), "whole": lambda: step(True)}, device, repeats)
+    loaded = loader_rate(e)
+    whole, relative = statistics.median(seconds["whole"]), _ratio(seconds["whole"], seconds["plain"])
+    return {"batch": batch, "images_per_second": round(batch / whole, 3), "relative": round(relative, 3),
+            "share_of_distillation": round(max(0.0, 1 - 1 / relative), 3), "loaded_per_core_second": round(loaded, 1),
+            "cores_to_feed_it": round(batch / whole / loaded, 2), "memory_mb": round(peak())}
+
+
+def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, turn by turn, so that a machine whose speed drifts slows all; the first turn warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def loader_rate(e: Experiment, repeats: int = 12) -> float:
+    """Images of COCO's usual size that one core decodes and augments in a second."""
+    from torchvision import tv_tensors
+
+    height, width = SHAPE
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 15, 20, generator=generator)  # smooth, so that it compresses about as a photograph does
+    pixels = torch.nn.functional.interpolate(coarse, SHAPE, mode="bicubic").clamp(0, 1)[0] + 0.05 * torch.randn(3, *SHAPE, generator=generator)
+    picture = io.BytesIO()
+    Image.fromarray((255 * pixels.clamp(0, 1)).byte().permute(1, 2, 0).numpy()).save(picture, "JPEG", quality=90)
+    _, targets = scene(1)
+    transform, threads = train_transform(e), torch.get_num_threads()
+    torch.set_num_threads(1)
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        Path(file.name).write_bytes(picture.getvalue())
+        began = time.perf_counter()
+        for _ in range(repeats):
+            target = {"boxes": tv_tensors.BoundingBoxes(targets[0]["boxes"], format="XYXY", canvas_size=SHAPE), "labels": targets[0]["labels"]}
+            transform(tv_tensors.Image(read_image(Path(file.name), width, height)), target)
+        seconds = time.perf_counter() - began
+    torch.set_num_threads(threads)
+    return repeats / seconds
+
+
+def agreement(device: str, steps: int = 20) -> int:
+    """Train the smallest student ``steps`` steps with all losses on the device and on the CPU, from one seed; compare the losses."""
+    logs = {}
+    for where in ("cpu", device):
+        e = experiment("smoke", "SSD300-VGG16", "ours", backbone_weights="none", steps=steps, width=0.25, teacher_width=1.0)
+        student, losses = training_step(e, where)
+        with tempfile.TemporaryDirectory() as folder:
+            logs[where, len(logs)] = fit(e, steps, {"student": student}, lambda start: (scene(2, seed=i) for i in range(start, steps)),
+                                         losses, Path(folder), where)
+    (_, ours), (_, theirs) = logs.items()
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        for term in a.keys() - {"step", "seconds"}:
+            worst = max(worst, abs(a[term] - b[term]) / max(abs(a[term]), 1e-6))
+        print(f"step {a['step']:>3}: " + "  ".join(f"{term} {a[term]:.5f} / {b[term]:.5f}" for term in a if term not in ("step", "seconds")))
+    print(f"largest relative difference of a term, CPU / {device}: {worst:.1e}   limit 0.05   {'ok' if worst <= 0.05 else 'OVER'}")
+    return int(worst > 0.05)
+
+
+def _write(name: str, rows: list[dict], how: str) -> None:
+    about = {"how": f"{how}; {SHAPE[1]} x {SHAPE[0]} px, {COCO_OBJECTS} objects of {COCO_CLASSES} classes an image",
+             "command": f"make bench ARGS='--what {name}'"}
+    write_whole(BENCH / f"{name}.json", json.dumps({**about, "rows": rows}, indent=1) + "\n")

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from c2dlib import processes
 from c2dlib.data.stream import mix
 from c2dlib.files import load_checkpoint, save_checkpoint
 
@@ -44,25 +46,28 @@ def build_optimizer(e, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
 
 def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], Iterable],
         losses: Callable[[list, list], dict[str, Tensor]], folder: Path, device: str,
-        progress: Callable[[int, int], None] = lambda done, steps: None) -> list[dict]:
+        progress: Callable[[int, int], None] = lambda done, steps: None, shared: bool = False) -> list[dict]:
     """Minimise the sum of named losses; resumes from ``folder`` and leaves its checkpoint there.
 
     Step i depends on the seed, i and the weights alone (batches and random numbers are made anew from them),
     so on CPU an interrupted run ends in the same weights, bit for bit, as one that was not.
 
     Args:
-        e: optimizer, lr, schedule, clip, precision and seed are read from it.
+        e: optimizer, lr, schedule, clip, precision and seed are read from it, and ``accumulate`` where it has that.
         trained: the modules whose parameters are optimised and kept; teachers are not among them.
-        batches: start step -> batches (images, targets).
-        losses: images, targets -> named, weighted terms.
+        batches: start step -> batches (images, targets); with ``accumulate`` k, k of them make a step.
+        losses: images, targets -> named, weighted terms; their mean over the processes is what is minimised.
+        shared: all processes train, each with its share of the batches; the first one saves. A checkpoint can be gone
+            on from by any number of processes.
 
     Returns:
         The log: a row per ``LOG_EVERY`` steps with step, seconds per step and every term.
 
     Raises:
         NonFiniteLoss: naming step and term.
+        OSError: if processes do not see the same checkpoint.
     """
-    accelerator = accelerate(device, e.precision)
+    accelerator, parts = accelerate(device, e.precision), getattr(e, "accumulate", 1)
     for module in trained.values():
         module.to(accelerator.device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(e, trained.values())
@@ -74,6 +79,11 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
         start, log = state["step"], state["log"]
     scaled = accelerator.prepare(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    model, several = _Together(trained, losses), shared and processes.world() > 1
+    if several:
+        if len(set(seen := processes.gathered(start))) > 1:
+            raise OSError(f"{folder}: the processes find checkpoints of steps {seen}; it must be one folder for all of them")
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def save(step: int) -> None:
         modules = {name: module.state_dict() for name, module in trained.items()}
@@ -81,18 +91,28 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
                                        "log": log})
 
     saved, interval, row_time, row_step = time.monotonic(), CHECKPOINT_SECONDS, time.monotonic(), start
-    for step, (images, targets) in enumerate(batches(start), start):
-        torch.manual_seed(mix(e.seed, 3, step))
+    for place, (images, targets) in enumerate(batches(start), start * parts):
+        step, part = divmod(place, parts)
+        whole = part + 1 == parts  # the step's last part
+        torch.manual_seed(mix(e.seed, 3, step, *[processes.rank(), part] * (several or parts > 1)))
+        images = [image.to(accelerator.device, non_blocking=True) for image in images]
+        targets = [{k: v.to(accelerator.device, non_blocking=True) for k, v in target.items()} for target in targets]
+        if part == 0:
+            scaled.zero_grad()
+        with contextlib.nullcontext() if whole or not several else model.no_sync():
+            with accelerator.autocast():
+                terms = model(images, targets)
+            accelerator.backward(sum(terms.values()) / parts)
+        named = {f"loss term {name}": value for name, value in terms.items()}
+        if not several:
+            require_finite(named, step)
+        if not whole:
+            continue
         for group in optimizer.param_groups:
             group["lr"] = e.lr * learning_rate_factor(e, step, steps)
-        images = [image.to(accelerator.device) for image in images]
-        targets = [{k: v.to(accelerator.device) for k, v in target.items()} for target in targets]
-        with accelerator.autocast():
-            terms = losses(images, targets)
-        require_finite({f"loss term {name}": value for name, value in terms.items()}, step)
-        scaled.zero_grad()
-        accelerator.backward(sum(terms.values()))
         norm = accelerator.clip_grad_norm_(parameters, e.clip or math.inf)
+        if several and not norm.isfinite():  # the same number in all processes: they stop together
+            require_finite(named, step, several)
         if accelerator.scaler is None:  # fp16: the scaler skips such a step itself
             require_finite({"gradient norm": norm}, step)
         scaled.step()
@@ -100,8 +120,8 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
-            log.append({"step": step + 1, "seconds": seconds, **{k: float(v.detach()) for k, v in terms.items()}})
-        if step + 1 == steps or time.monotonic() - saved > interval:
+            log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
+        if processes.first() and (step + 1 == steps or time.monotonic() - saved > interval):
             began = time.monotonic()
             save(step + 1)
             saved = time.monotonic()
@@ -109,11 +129,33 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
     return log
 
 
-def require_finite(terms: dict[str, Tensor], step: int) -> None:
-    for name, value in terms.items():
-        if not torch.isfinite(value).all():
-            raise NonFiniteLoss(f"step {step}: {name} is {float(value.detach())}; training stopped, the "
-                                f"last good checkpoint is kept. A lower lr or a clip often helps.")
+class _Together(nn.Module):
+    """Everything that is trained and the loss over it as one module: what data parallel training wraps."""
+
+    def __init__(self, trained: dict[str, nn.Module], losses: Callable):
+        super().__init__()
+        self.trained, self.losses = nn.ModuleDict(trained), losses
+
+    def forward(self, images: list, targets: list) -> dict[str, Tensor]:
+        return self.losses(images, targets)
+
+
+def _mean(terms: dict[str, Tensor], several: bool) -> dict[str, float]:
+    """A step's terms as numbers, their mean over the processes."""
+    own = {k: float(v.detach()) for k, v in terms.items()}
+    rows = processes.gathered(own) if several else [own]
+    return {name: statistics.fmean(row[name] for row in rows) for name in terms}
+
+
+def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -> None:
+    """
+    Raises:
+        NonFiniteLoss: naming the first term that is not a number; with ``several`` in all processes if in one.
+    """
+    bad = next(((name, float(value.detach())) for name, value in terms.items() if not torch.isfinite(value).all()), None)
+    if bad := next(filter(None, processes.gathered(bad)), None) if several else bad:
+        raise NonFiniteLoss(f"step {step}: {bad[0]} is {bad[1]}; training stopped, the last good checkpoint is kept. A lower "
+                            "lr or a clip often helps.")
 
 
 class PeakMemory:

@@ -12,6 +12,7 @@ import torch
 from hotcoco import COCO, COCOeval
 from torch import nn
 
+from c2dlib import processes
 from c2dlib.data.transforms import plain_transform
 
 STATS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", None, None, "mAR", "ARs", "ARm", "ARl"]
@@ -23,23 +24,28 @@ def detect(model: nn.Module, split, device: str, batch_size: int = 16,
            progress: Callable[[int, int], None] = lambda done, of: None) -> list[dict]:
     """A detector's boxes on a split, as COCO results (image_id, category_id, bbox xywh in pixels, score).
 
+    Where several processes share a run each looks at its share of the images, and all get the boxes of all, image by image.
+
     Args:
         model: a plain torchvision detector.
     """
     model.to(device, memory_format=torch.channels_last).eval()
-    plain, results = plain_transform(), []
-    for first in range(0, len(split), batch_size):
-        rows = range(first, min(first + batch_size, len(split)))
+    plain, found_on = plain_transform(), {}
+    mine = range(processes.rank(), len(split), processes.world())
+    for first in range(0, len(mine), batch_size):
+        rows = mine[first : first + batch_size]
         images = [plain(split[i][0]).to(device) for i in rows]
         for i, found in zip(rows, model(images), strict=True):
+            results = found_on[i] = []
             boxes = found["boxes"].double()
             boxes[:, 2:] -= boxes[:, :2]
             for box, label, score in zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(),
                                          strict=True):
                 results.append({"image_id": split.image_ids[i], "category_id": split.categories[label - 1].id,
                                 "bbox": box, "score": score})
-        progress(rows.stop, len(split))
-    return results
+        progress(first + len(rows), len(mine))
+    everyones = {i: rows for share in processes.gathered(found_on) for i, rows in share.items()}
+    return [row for i in sorted(everyones) for row in everyones[i]]
 
 
 def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[float, float] = (32, 96),

@@ -59,7 +59,7 @@ class Experiment:
 
     steps: int = setting("Optimizer steps; 0: count epochs instead.", 0)
     epochs: float = setting("Passes over the training split, where steps is 0.", 12)
-    batch_size: int = setting("Images per step.", 16)
+    batch_size: int = setting("Images per step, of all processes together. With SGD lr follows it, where only this is changed.", 16)
     optimizer: str = setting("sgd or adamw.", "sgd")
     lr: float = setting("Learning rate.", 0.02)
     momentum: float = setting("Of SGD.", 0.9)
@@ -75,7 +75,11 @@ class Experiment:
     photometric: bool = setting("SSD's photometric distortion.", True)
     zoom_out: float = setting("SSD's expand: largest factor; 1: off.", 4.0)
     iou_crop: bool = setting("SSD's minimum-IoU random crop.", True)
-    workers: int = setting("Loader processes; 0: load in the training process.", 0)
+    workers: int = setting("Loader processes; 0: load in the training process.", 0, used_by="machine")
+    compile: bool = setting("torch.compile for the backbone.", False, used_by="machine")
+    accumulate: int = setting("Parts a batch is computed in, one after the other, for less memory; each is averaged on its own.", 1,
+                              added=True)
+    group_by_aspect: bool = setting("Batches of only wide or only high images, so that little is padding.", False, added=True)
 
     lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="cls")
     temperature: float = setting("T of KD_cls.", 2.0, used_by="cls")
@@ -114,6 +118,8 @@ class Experiment:
     detector_teacher_steps: int = setting("Steps of the detector that these imitate; 0: count epochs.", 0, used_by="detector")
     detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="detector")
     detector_teacher_lr: float = setting("Its learning rate; 0: the student's.", 0.0, used_by="detector", added=True)
+    detector_teacher_frozen: int = setting("Its first backbone stages that keep their initial weights; -1: as many as the student's.",
+                                           -1, used_by="detector", added=True)
     detector_teacher_width: float = setting("Its width.", 1.0, used_by="detector")
     detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="detector")
 
@@ -145,7 +151,7 @@ class Experiment:
                               "schedule": ["step", "cosine"], "precision": ["no", "bf16", "fp16"],
                               "eval_split": ["val", "test"]}.items():
             known(getattr(self, name), choices, name)
-        for name in ("image_size", "max_size", "batch_size", "width", "lr", "temperature", "sampling_size",
+        for name in ("image_size", "max_size", "batch_size", "accumulate", "width", "lr", "temperature", "sampling_size",
                      "pool_obj", "pool_maps", "kd_loc_layers", "teacher_size", "teacher_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
@@ -165,7 +171,7 @@ class Experiment:
         used |= {"detector", rival(self.method)} if rival(self.method) else set()
         used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
         return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                                     if f.metadata["used_by"] in used and f.name != "workers"
+                                     if f.metadata["used_by"] in used
                                      and not (f.metadata["added"] and getattr(self, f.name) == f.default)}
 
     def hash(self) -> str:
@@ -234,8 +240,11 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
     Raises:
         ValueError: for an unknown scale, student, method or setting, naming the valid ones.
     """
-    settings = scale_settings(scale, student, overrides.get("data", "badges"))
-    return Experiment().replace(**{**settings, "student": student, "method": method, "seed": seed, **overrides})
+    settings = {**scale_settings(scale, student, overrides.get("data", "badges")), "student": student, "method": method, "seed": seed}
+    usual, asked = Experiment().replace(**settings), Experiment().replace(**{**settings, **overrides})
+    if asked.optimizer == "sgd" and asked.batch_size != usual.batch_size and "lr" not in overrides:  # the linear rule of Goyal et al. 2017
+        asked = asked.replace(lr=usual.lr * asked.batch_size / usual.batch_size)
+    return asked
 
 
 def parse_override(text: str) -> tuple[str, object]:

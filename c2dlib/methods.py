@@ -106,6 +106,12 @@ class ClassifierToDetector:
             terms |= self._localisation(pixels, out, truth)
         return terms
 
+    def divisors(self, out: TrainOutput) -> dict[str, int]:
+        """Term -> how many positives it is a mean over, for ``processes.as_one_batch``."""
+        count = len(out.positives.labels)
+        shown = min(count, self.max_positives or count)
+        return {name: shown if place_term(name) else count for name in self.terms}
+
     def _kd_cls(self, out: TrainOutput, teacher_logits: Tensor) -> Tensor:
         positives = out.positives
         return self.lambda_kc * kd_cls(positives.class_logits, positives.background_logits, teacher_logits,

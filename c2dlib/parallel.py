@@ -18,6 +18,7 @@ from c2dlib.classifiers import classifier_teacher, initial_weights
 from c2dlib.experiment import PRETRAINING, Experiment
 from c2dlib.methods import asks_teacher, rival
 from c2dlib.models.students import ARCHITECTURES
+from c2dlib.processes import claim_gpu
 from c2dlib.records import RunRecord, command
 from c2dlib.runs import detector_teacher, find_record, finished, run
 from c2dlib.site import Site
@@ -67,7 +68,7 @@ def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) 
 def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
             each: Callable[[RunRecord], None] = lambda record: None,
             with_weights: bool = False) -> list[RunRecord | None]:
-    """Run experiments, ``jobs`` at a time (0: one per core on CPU, one on a GPU), one thread each on CPU.
+    """Run experiments, ``jobs`` at a time (0: one per core on CPU, one per GPU), one thread each on CPU.
 
     Args:
         each: called with every record as soon as there is one, finished runs first.
@@ -83,7 +84,7 @@ def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
             each(find_record(e, site))
     wanted = {e.hash() for e in experiments}
     if planned:
-        jobs = min(jobs or (1 if site.on == "cuda" else os.cpu_count() or 1), len(planned))
+        jobs = min(jobs or (torch.cuda.device_count() if site.on == "cuda" else os.cpu_count() or 1), len(planned))
         for job, record in _execute(planned, site, jobs):
             if job.kind == "run" and job.e.hash() in wanted and record:
                 each(record)
@@ -94,7 +95,7 @@ def _execute(planned: list[Job], site: Site, jobs: int):
     """Yield (job, its record or None) as jobs finish, never starting one before what it needs."""
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site.on, command()))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site, command()))
     todo, running, over = list(planned), {}, set()
     known = {j.key for j in planned}
     bar = _Bar(planned, messages)
@@ -128,13 +129,15 @@ def _result(future: Future, job: Job) -> RunRecord | None:
     return future.result()
 
 
-def _begin(messages, parent: int, device: str, made_by: str) -> None:
-    """A worker's first act: one thread on CPU, and no life beyond its parent's."""
+def _begin(messages, parent: int, site: Site, made_by: str) -> None:
+    """A worker's first act: one thread on CPU or a GPU to itself, and no life beyond its parent's."""
     global _messages
     _messages = messages
     os.environ["C2D_COMMAND"] = made_by
-    if device == "cpu":
+    if site.on == "cpu":
         torch.set_num_threads(1)
+    else:
+        claim_gpu(site.runs / "locks")
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -51,6 +51,7 @@ class RunRecord:
     versions: dict
     device: str
     relative_seconds: float = 0.0  # forward and backward of a step in time of the plain student's; 0: not known
+    processes: int = 1  # that shared its batches
     memory_mb: float = 0.0  # peak while training: of tensors (GPU), of the whole process (CPU); 0: not known
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import statistics
@@ -14,8 +15,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
+from c2dlib import processes
 from c2dlib.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
-from c2dlib.data.coco import CocoFolder
+from c2dlib.data.coco import CocoFolder, DataError
 from c2dlib.data.stream import stream
 from c2dlib.data.transforms import train_transform
 from c2dlib.engine import NonFiniteLoss, PeakMemory, fit, relative_cost
@@ -42,7 +44,9 @@ def detector_teacher(e: Experiment) -> Experiment:
     return e.replace(student=ARCHITECTURES[e.student].teacher, method="baseline", seed=0,
                      width=e.detector_teacher_width, fpn_channels=e.detector_teacher_fpn,
                      steps=e.detector_teacher_steps, epochs=e.detector_teacher_epochs, backbone_weights=weights,
-                     lr=e.detector_teacher_lr or e.lr)
+                     lr=e.detector_teacher_lr or e.lr,
+                     frozen_stages=e.frozen_stages if e.detector_teacher_frozen < 0 else e.detector_teacher_frozen,
+                     detector_teacher_frozen=-1)
 
 
 def run_folder(e: Experiment, site: Site) -> Path:
@@ -110,29 +114,42 @@ def run(e: Experiment, site: Site, progress: Progress = lambda *_: None, with_we
     Raises:
         DataError, WeightsError, OSError: nothing is recorded.
     """
-    if record := finished(e, site, with_weights):
+    if record := processes.agreed(finished(e, site, with_weights)):
         return record
     folder = run_folder(e, site)
-    with waiting_lock(folder, e.name):
-        if record := finished(e, site, with_weights):  # by the process that held the lock
+    with waiting_lock(folder, e.name) if processes.first() else contextlib.nullcontext():
+        if record := processes.agreed(finished(e, site, with_weights)):  # by the process that held the lock
             return record
         circumstances()  # before hours of training in which a checkout may change
         try:
             record = _train_and_evaluate(e, site, folder, progress)
         except NonFiniteLoss as error:
-            record = _record(e, site, folder, status="failed", reason=str(error))
+            record = _record(e, site, status="failed", reason=str(error))
         except torch.cuda.OutOfMemoryError:
-            record = _record(e, site, folder, status="OOM",
-                             reason=f"out of memory with {e.batch_size} images of {e.image_size} px a step")
-        write_record(record, site.results / "records")
-        if record.status == "done":
-            for checkpoint in folder.glob("step-*.pt"):
-                checkpoint.unlink()
-        return record
+            record = _record(e, site, status="OOM", reason=_out_of_memory(e))
+            if processes.world() > 1:  # the others cannot know: ending this one ends them
+                write_record(record, site.results / "records")
+                raise
+        if processes.first():
+            write_record(record, site.results / "records")
+            if record.status == "done":
+                for path in (*folder.glob("step-*.pt"), folder / "started.json"):
+                    path.unlink(missing_ok=True)
+        return processes.agreed(record)
+
+
+def _out_of_memory(e: Experiment) -> str:
+    share = f", {e.batch_size // (processes.world() * e.accumulate)} at a time" if processes.world() * e.accumulate > 1 else ""
+    return (f"out of memory with {e.batch_size} images of {e.image_size} px a step{share}; more processes, accumulate=2 or "
+            "precision=bf16 need less each")
 
 
 def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progress) -> RunRecord:
+    if processes.world() > 1 and e.norm == "batch":
+        raise ValueError(f"norm=batch: its statistics would be of a process's share of a batch; train {e.name} in one process")
     data = opened(site.data)
+    if processes.first():
+        require_same_data(e, data, folder)
     say = lambda done, of: progress(e.name, done, of)
     teacher, taught_by = None, {}
     if asks_teacher(e.method):
@@ -162,31 +179,63 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     terms = distillers(e, teacher, imitation, targets)
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
 
-    def losses(images: list, targets: list, distillers=terms) -> dict:
+    def losses(images: list, targets: list, distillers=terms, share=processes.as_one_batch) -> dict:
         out = student(images, targets)
-        named = dict(out.task_losses)
+        named, divisors = dict(out.task_losses), dict(out.divisors)
         for distiller in distillers:
             named |= distiller(out)
-        return named
+            divisors |= distiller.divisors(out)
+        return share(named, divisors, len(images))
 
     def batches(start: int):
-        return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers)
+        return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers, group=e.group_by_aspect,
+                      parts=e.accumulate, rank=processes.rank(), world=processes.world())
 
+    if e.compile:
+        student.model.backbone.compile()
     peak = PeakMemory(site.on)
-    log = fit(e, steps, trained, batches, losses, folder, site.on, say)
-    memory = peak()
+    log = fit(e, steps, trained, batches, losses, folder, site.on, say, shared=True)
+    memory = max(processes.gathered(peak()))
     starts = [0] + [row["step"] for row in log]
     seconds = sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
     began, split = time.monotonic(), data.splits[e.eval_split]
     found = detect(student.model, split, site.on, progress=lambda done, of: progress(f"{e.name} evaluation", done, of))
-    metrics = coco_metrics(split.annotations, found, data.area_cuts, verify=True)
-    weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()})
-    write_whole(folder / "student.safetensors", weights)
-    write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
+    weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()},
+                               describe(e, data))
+    metrics = None
+    if processes.first():
+        metrics = coco_metrics(split.annotations, found, data.area_cuts, verify=True)
+        write_whole(folder / "student.safetensors", weights)
+        write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
+    metrics = processes.agreed(metrics)
     relative = _relative_cost(student, losses, batches(0), steps, e, site) if terms else 1.0  # last: it moves batch statistics
-    return _record(e, site, folder, metrics=metrics, parameters=parameter_count(student.model), log=log,
+    return _record(e, site, metrics=metrics, parameters=parameter_count(student.model), log=log,
                    teacher=taught_by, checkpoint=sha256(weights), initial=_fingerprint(initial),
                    seconds=seconds + time.monotonic() - began, relative=relative, memory=memory)
+
+
+def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
+    """Leave in a run's folder what it was started with, or insist that it is still so where there is a checkpoint to go on from.
+
+    Raises:
+        DataError: if annotations or image files changed since; the checkpoint is left as it is.
+    """
+    mine = {"identity": json.loads(json.dumps(e.identity())), "data_hash": data.annotation_hash, "files_hash": data.files_hash()}
+    plain = lambda kept: {k: v for k, v in kept["identity"].items() if k != "data_hash"}
+    for other in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
+        kept = json.loads(other.read_text())
+        if list(other.parent.glob("step-*.pt")) and plain(kept) == plain(mine) and kept != mine:
+            what = "annotations" if kept["data_hash"] != mine["data_hash"] else "image files"
+            raise DataError(f"{data.root}: its {what} changed since {e.name} was interrupted (hash {kept['data_hash'][:12]}/"
+                            f"{kept['files_hash'][:12]} then, {mine['data_hash'][:12]}/{mine['files_hash'][:12]} now). Put the data "
+                            f"back as they were to go on, or delete {other.parent} to start anew.")
+    write_whole(folder / "started.json", json.dumps(mine, indent=1))
+
+
+def describe(e: Experiment, data: CocoFolder) -> dict[str, str]:
+    """What a checkpoint says of itself in its header: enough to build the detector and to name its classes."""
+    return {"c2dlib": json.dumps({  # one key: the order of several would change from process to process
+        "experiment": e.identity(), "categories": [[c.id, c.name] for c in data.categories], "area_cuts": data.area_cuts})}
 
 
 def _relative_cost(student, losses, batches, steps: int, e: Experiment, site: Site) -> float:
@@ -194,7 +243,8 @@ def _relative_cost(student, losses, batches, steps: int, e: Experiment, site: Si
     images = [image.to(site.on) for image in images]
     targets = [{k: v.to(site.on) for k, v in target.items()} for target in targets]
     student.train()
-    plain, full = (lambda: sum(losses(images, targets, []).values())), (lambda: sum(losses(images, targets).values()))
+    alone = lambda named, *_: named
+    plain, full = (lambda: sum(losses(images, targets, [], alone).values())), (lambda: sum(losses(images, targets, share=alone).values()))
     return relative_cost(plain, full, site.on, e.precision, turns=max(1, min(7, steps // 20)))
 
 
@@ -214,7 +264,7 @@ def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
     return of(student.model), of(senior)
 
 
-def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", reason: str = "", metrics=None,
+def _record(e: Experiment, site: Site, *, status: str = "done", reason: str = "", metrics=None,
             parameters: int = 0, log=(), teacher=None, checkpoint: str = "", initial: str = "",
             seconds: float = 0.0, relative: float = 0.0, memory: float = 0.0) -> RunRecord:
     data = opened(site.data)
@@ -231,4 +281,5 @@ def _record(e: Experiment, site: Site, folder: Path, *, status: str = "done", re
               "classes": len(data.categories)} | ({"initial_weights": initial} if initial else {}),
         checkpoint_sha256=checkpoint, command=command(),
         device=torch.cuda.get_device_name() if site.on == "cuda" else f"{site.on}, {torch.get_num_threads()} thread(s)",
+        processes=processes.world(),
         relative_seconds=round(relative, 3), memory_mb=round(memory), **circumstances())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class TrainOutput:
     task_losses: dict[str, Tensor]
     positives: MatchedPositives
     heads: Callable[[], dict[str, Head]] = dict  # "rpn" and "rcnn", or "dense"; SSD and FCOS have none to imitate
+    divisors: dict[str, Tensor | int] = field(default_factory=dict)  # task loss -> how many it is a mean over, if not images
 
     def pixels(self) -> Tensor:
         """The images in 0..255 units, [B, 3, H, W]: the units of loc's and KD_loc's weights (section 4)."""

@@ -180,6 +180,15 @@ class CocoFolder:
     def eval_split(self) -> str:
         return "test" if "test" in self.splits else "val"
 
+    def files_hash(self) -> str:
+        """sha256 over the names and sizes of the image files: tells that one was replaced, without reading them."""
+        digest = hashlib.sha256()
+        for split in self.splits.values():
+            for image in split.annotations["images"]:
+                path = split.image_folder / image["file_name"]
+                digest.update(f"{split.name} {image['file_name']} {path.stat().st_size if path.exists() else -1}\n".encode())
+        return digest.hexdigest()
+
     @property
     def image_counts(self) -> dict[str, int]:
         return {name: len(split) for name, split in self.splits.items()}

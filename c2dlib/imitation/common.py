@@ -68,6 +68,10 @@ class FromDetector:
         with torch.autocast(out.images.device.type, enabled=False):
             return self.method(seen)
 
+    def divisors(self, out: TrainOutput) -> dict[str, int]:
+        """None: across processes these terms are averaged per image, as their authors' code does."""
+        return {}
+
     def _heads(self, maps: dict[str, Tensor], out: TrainOutput) -> dict[str, tuple[Tensor, Tensor]]:
         student, teacher, levels = out.heads(), self.teacher, list(maps.values())
         if "dense" in student:

@@ -64,10 +64,12 @@ class FasterRCNNStep(nn.Module):
         if heads.has_mask() and all("masks" in t for t in targets):
             losses["loss_mask"] = self._mask_loss(features, batch.image_sizes, proposals, matches, labels, targets)
         positives = self._positives(proposals, matches, labels, logits, deltas)
+        divisors = {"loss_classifier": len(logits), "loss_box_reg": len(logits), "loss_mask": len(positives.labels),
+                    **dict.fromkeys(rpn_losses, self._sampled(rpn.labels.view(len(batch.tensors), -1)))}
         rcnn = lambda: Head(proposals, logits, true_class(deltas, torch.cat(labels)), torch.cat(labels), torch.cat(regression),
                             heads.box_coder, heads.proposal_matcher)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, cache(lambda: {"rpn": rpn, "rcnn": rcnn()}))
+                           losses, positives, cache(lambda: {"rpn": rpn, "rcnn": rcnn()}), divisors)
 
     def _rpn(self, batch, features, targets) -> tuple[list[Tensor], dict[str, Tensor], Head]:
         """torchvision's RPN step, with what its head said: proposals per image, two losses, head."""
@@ -84,6 +86,12 @@ class FasterRCNNStep(nn.Module):
         head = Head(anchors, logits, deltas, torch.cat(labels).long(), torch.cat(regression), rpn.box_coder,
                     rpn.proposal_matcher)
         return proposals, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box_reg}, head
+
+    def _sampled(self, labels: Tensor) -> Tensor:
+        """How many anchors the RPN's losses are of: up to half as many objects as wanted, then background; labels [B, A]."""
+        sampler = self.model.rpn.fg_bg_sampler
+        objects = (labels > 0).sum(1).clamp(max=int(sampler.batch_size_per_image * sampler.positive_fraction))
+        return (objects + (labels == 0).sum(1).minimum(sampler.batch_size_per_image - objects)).sum()
 
     def _mask_loss(self, features, sizes, proposals, matches, labels, targets) -> Tensor:
         """Mask R-CNN's third loss, on the proposals with an object's label."""

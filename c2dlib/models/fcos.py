@@ -52,7 +52,7 @@ class FCOSStep(nn.Module):
         positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
                                      model.box_coder.decode, softmax=False)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives)
+                           losses, positives, divisors=dict.fromkeys(losses, len(positives.labels)))
 
     def _matches(self, targets, head, anchors, counts: list[int]) -> list[Tensor]:
         """Per image [A]: the row of the target each cell is matched to, -1 if none, by torchvision's own rule.

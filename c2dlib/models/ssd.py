@@ -107,4 +107,4 @@ class SSDStep(nn.Module):
         positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
                                      model.box_coder.decode_single, softmax=True)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives)
+                           losses, positives, divisors=dict.fromkeys(losses, len(positives.labels)))

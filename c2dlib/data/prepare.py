@@ -1,0 +1,157 @@
+"""``make data``: is a folder the COCO it is meant to be, what to download if not, and PASCAL VOC as a COCO-format folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+from torchvision.models.detection import SSD300_VGG16_Weights
+from tqdm import tqdm
+
+from c2dlib.data.coco import CocoFolder, DataError, load_folder
+from c2dlib.files import sha256, write_whole
+
+# Of the published files: sha256 of each annotation file, images, annotations (crowds among them); archives with bytes and md5.
+PUBLISHED = {"train": ("610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d", 118_287, 860_001),
+             "val": ("e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f", 5_000, 36_781)}
+ARCHIVES = {"zips/train2017.zip": (19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+            "zips/val2017.zip": (815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
+            "annotations/annotations_trainval2017.zip": (252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c")}
+COCO_NAMES = {n for n in SSD300_VGG16_Weights.COCO_V1.meta["categories"] if n not in ("__background__", "N/A")}
+VOC_NAMES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+             "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+
+
+def downloads() -> str:
+    """What COCO 2017 and VOC consist of and where they are published."""
+    lines = ["COCO 2017, unpacked into one folder (its annotations/, train2017/ and val2017/):"]
+    lines += [f"  http://images.cocodataset.org/{name}   {size / 1e9:.2f} GB, md5 {md5}" for name, (size, md5) in ARCHIVES.items()]
+    lines.append("PASCAL VOC, unpacked into one folder (its VOCdevkit/), converted by this command:")
+    lines += [f"  {DATASET_YEAR_DICT[year]['url']}   md5 {DATASET_YEAR_DICT[year]['md5']}" for year in ("2007", "2007-test", "2012")]
+    return "\n".join(lines)
+
+
+def check_data(data: str | Path) -> str:
+    """Read a COCO copy, a folder of one's own or a VOCdevkit, and say what it is.
+
+    A COCO-format folder is only read. VOC is converted into ``<folder>-coco`` beside it.
+
+    Raises:
+        DataError: saying what is missing or damaged, and where to get it.
+    """
+    root = Path(os.path.abspath(Path(data).expanduser()))
+    if archives := _archives(root):
+        raise DataError("\n".join([f"{root}: archives that are not unpacked, or not whole:", *archives]))
+    if devkit := next((p for p in (root, root / "VOCdevkit") if (p / "VOC2007").is_dir() or (p / "VOC2012").is_dir()), None):
+        return report(load_folder(convert_voc(devkit, root.parent / f"{root.name}-coco")))
+    try:
+        return report(load_folder(root))
+    except DataError as error:
+        raise DataError(f"{error}\n\n{downloads()}") from error
+
+
+def _archives(root: Path) -> list[str]:
+    """What is wrong with COCO's archives that lie in a folder; nothing where they are unpacked already."""
+    said = []
+    for name, (size, md5) in ARCHIVES.items():
+        path, inside = root / Path(name).name, root / Path(name).stem.replace("annotations_trainval2017", "annotations")
+        if not path.is_file() or inside.is_dir():
+            continue
+        if path.stat().st_size != size:
+            said.append(f"  {path.name}: {path.stat().st_size:,} bytes, published are {size:,}: download it again")
+            continue
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "md5").hexdigest() == md5
+        said.append(f"  {path.name}: whole (md5 {md5}); unpack it here: unzip {path.name}" if whole else
+                    f"  {path.name}: its md5 is not {md5}: download it again")
+    return said
+
+
+def report(folder: CocoFolder) -> str:
+    """What a validated folder holds, and for the 80 classes of COCO whether it is COCO 2017 as published."""
+    lines = [folder.report.summary(), *(f"note: {w}" for w in folder.report.warnings)]
+    if {c.name for c in folder.categories} == COCO_NAMES:
+        for split, (hashed, images, rows) in PUBLISHED.items():
+            file = f"annotations/instances_{split}2017.json"
+            content = (folder.root / file).read_bytes()
+            if sha256(content) == hashed:
+                lines.append(f"{file}: as published ({images:,} images, {rows:,} annotations)")
+            else:
+                found = json.loads(content)
+                lines.append(f"{file}: not the published one ({len(found['images']):,} images, {len(found['annotations']):,} "
+                             f"annotations; published: {images:,} and {rows:,}). Good enough for runs of your own; numbers "
+                             "from it are not the paper's.")
+    return "\n".join([*lines, f"ready: make reproduce-table1 DATA={folder.root}"])
+
+
+def convert_voc(devkit: Path, target: Path) -> Path:
+    """PASCAL VOC as a COCO-format folder: 2007 + 2012 trainval for training, 2007 test for val.
+
+    Without the 2007 test set: the train and val sets of 2012, or else of 2007. Objects marked difficult become crowds: not
+    trained on, and neither right nor wrong in the evaluation. Images are linked, or copied where that cannot be. Annotation
+    files come last, so an interrupted conversion is no folder yet; the same command goes on.
+
+    Raises:
+        DataError: for a list, image or XML file that is missing or cannot be read.
+    """
+    has = lambda year, part: (devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt").is_file()
+    if has("2007", "test"):
+        splits = {"train": [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")], "val": [("2007", "test")]}
+    else:
+        year = "2012" if has("2012", "val") else "2007"
+        splits = {"train": [(year, "train")], "val": [(year, "val")]}
+    for split, sources in splits.items():
+        rows = [(year, name) for year, part in sources for name in _names(devkit, year, part)]
+        images, annotations = [], []
+        (target / f"{split}2017").mkdir(parents=True, exist_ok=True)
+        for i, (year, name) in enumerate(tqdm(rows, desc=f"VOC {split}", unit="image"), start=1):
+            image, objects = _parse(devkit / f"VOC{year}", name)
+            _link(devkit / f"VOC{year}" / "JPEGImages" / image["file_name"], target / f"{split}2017" / image["file_name"])
+            images.append({"id": i, **image})
+            annotations += [{"id": len(annotations) + k, "image_id": i, **row} for k, row in enumerate(objects, start=1)]
+        content = {"info": {"description": "PASCAL VOC " + ", ".join(" ".join(s) for s in sources)}, "images": images,
+                   "annotations": annotations, "categories": [{"id": k, "name": n} for k, n in enumerate(VOC_NAMES, start=1)]}
+        write_whole(target / "annotations" / f"instances_{split}2017.json", json.dumps(content))
+    return target
+
+
+def _names(devkit: Path, year: str, part: str) -> list[str]:
+    path = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt"
+    if not path.is_file():
+        raise DataError(f"{path}: no such list. VOC is not complete.\n{downloads()}")
+    return path.read_text().split()
+
+
+def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
+    """One XML file as COCO's entry of an image, and of its objects; VOC counts pixels from 1 and includes the last."""
+    path = year / "Annotations" / f"{name}.xml"
+    try:
+        tree = ElementTree.parse(path).getroot()
+        number = lambda node, tag: float(node.findtext(tag))
+        image = {"file_name": f"{name}.jpg", "width": int(number(tree, "size/width")), "height": int(number(tree, "size/height"))}
+        objects = []
+        for node in tree.iter("object"):
+            x, y, x2, y2 = (number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+            box = [x - 1, y - 1, x2 - x + 1, y2 - y + 1]
+            objects.append({"category_id": 1 + VOC_NAMES.index(node.findtext("name")), "bbox": box, "area": box[2] * box[3],
+                            "iscrowd": int(node.findtext("difficult") == "1")})
+    except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as VOC's annotation ({error}); restore the file") from error
+    return image, objects
+
+
+def _link(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise DataError(f"{source}: the image is missing; restore the file")
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

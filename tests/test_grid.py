@@ -1,0 +1,184 @@
+"""A table as independent jobs, and what they cost: counted by hand, planned in order, written for schedulers."""
+
+import json
+import shlex
+import subprocess
+
+import pytest
+import torch
+
+from c2dlib import cost, grid
+from c2dlib.__main__ import main
+from c2dlib.data.badges import make_badges
+from c2dlib.experiment import Experiment, experiment, parse_override
+from c2dlib.parallel import plan
+from c2dlib.records import ROOT
+from c2dlib.runs import cell
+from c2dlib.site import open_site
+from c2dlib.tables import experiments, work_list
+
+A100 = cost.GPUS["A100"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_badges(tmp_path / "photos", train=6, val=2, test=0)
+
+
+@pytest.fixture
+def known_counts(tmp_path):
+    rows = [{"student": "FasterRCNN-R50", "method": m, "gflops": g, "activations_mb": 1000.0, "parameters": 41e6, "trained": 40e6}
+            for m, g in (("baseline", 1000.0), ("KDcls+loc+KDloc", 1250.0))]
+    (tmp_path / "counts.json").write_text(json.dumps({"rows": rows}))
+    return tmp_path
+
+
+def test_counts_of_a_step_by_hand():
+    """VGG16's convolutions at 300 px are 30.7 GMAC (the SSD paper's table 7 has 31.4 with the extra layers): times two, times
+    three for forward and backward, less the gradient of the input. The weights are not kept twice."""
+    row = cost.count(experiment("coco", "SSD300-VGG16", backbone_weights="none"))
+    assert 0.9 * 6 * 34 < row["gflops"] < 1.1 * 6 * 34
+    assert row["parameters"] == row["trained"] == 34_305_206  # torchvision's ssd300_vgg16 with 80 classes and background
+    assert 100 < row["activations_mb"] < 200
+    with_losses = cost.count(experiment("coco", "SSD300-VGG16", "ours", backbone_weights="none"))
+    assert 1.05 < with_losses["gflops"] / row["gflops"] < 1.2
+
+
+def test_hours_energy_and_memory_by_hand(known_counts):
+    e = experiment("coco", "FasterRCNN-R50", "ours")  # 24 epochs, 16 images a step, bf16
+    found = cost.estimate(e, gpus=8, gpu=A100, images=100_000, utilisation=0.2, folder=known_counts)
+    rate = 312e3 * 0.2 / 1250  # images a second of one GPU
+    assert found["source"] == "counted" and found["images_per_second"] == pytest.approx(rate)
+    assert found["hours"] == pytest.approx(24 * 100_000 / (8 * rate) / 3600)
+    assert found["kWh"] == pytest.approx(found["hours"] * 8 * 0.4)
+    assert found["memory_gb"] == pytest.approx((2 * 1000 * 0.5 + 40e6 * 12e-6) / 1000)
+    limits = cost.limits(e, A100, decoded_per_second=100.0, cores=16, utilisation=0.2, folder=known_counts)
+    assert limits["loader"] == pytest.approx(1600 / rate) and limits["teacher"] == pytest.approx(0.2)
+    assert limits["exchange"] == pytest.approx(1 + 16 * 200e9 / (2 * 40e6 * 4 * rate))
+
+
+def test_measurements_go_before_counts(known_counts):
+    row = {"device": "NVIDIA A100-SXM4-80GB", "student": "FasterRCNN-R50", "method": "baseline", "precision": "bf16", "images_per_second": 40.0}
+    (known_counts / "throughput.json").write_text(json.dumps({"rows": [row]}))
+    found = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, A100, 90_000, folder=known_counts)
+    assert found["source"] == "measured" and found["hours"] == pytest.approx(24 * 90_000 / 40 / 3600)
+    other = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, cost.GPUS["H100"], 90_000, folder=known_counts)
+    assert other["source"] == "counted"
+    unknown = cost.estimate(experiment("coco", "SSD300-VGG16"), 1, A100, folder=known_counts)
+    assert unknown["source"] == "unknown" and unknown["hours"] != unknown["hours"]
+
+
+def test_every_student_of_the_paper_has_been_counted():
+    rows = {(r["student"], r["method"]) for r in cost.read_bench("counts", ROOT / "results" / "bench")}
+    for student in ("SSD300-VGG16", "SSD512-VGG16", "FasterRCNN-QR50", "FasterRCNN-MV2", "FasterRCNN-R50", "RetinaNet-R50"):
+        assert {(student, "baseline"), (student, "KDcls+loc+KDloc"), (student, "FKD")} <= rows
+
+
+def test_a_plan_has_every_run_once_behind_what_it_needs(here):
+    site, folder = open_site("coco", here)
+    rows = experiments(work_list("table2", site, folder))
+    made = grid.lines(rows, site, folder, "--scale coco --data photos", A100, gpus=4)
+    assert len({line.command for line in made}) == len(made)
+    assert {line.name for line in made} >= {e.name for e in rows}
+    assert sum("R101.baseline" in line.name for line in made) == 2  # one for all Faster R-CNNs, one for RetinaNet
+    assert sum("--part teacher" in line.command for line in made) == 2  # the SSDs', and everybody else's
+    for i, line in enumerate(made):
+        assert all(n < i and made[n].level < line.level for n in line.needs)
+        assert line.processes == (1 if "--part teacher" in line.command else 4)
+        assert ("torchrun --standalone --nproc-per-node 4 " in line.command) == (line.processes == 4)
+    fkd = next(line for line in made if line.name == "FasterRCNN-R50.KDcls+loc+KDloc+FKD.s0")
+    assert sorted(made[n].name for n in fkd.needs) == ["FasterRCNN-R101.baseline.s0", "teacher for FasterRCNN-QR50"]
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table2x", "table3a", "table3b", "table4", "table5", "controls", "sizes", "schedules"])
+def test_every_table_can_be_planned(table, here, capsys):
+    """And every command of the plan names its own run: said again to the parser it is the same experiment."""
+    assert main(["plan", table, "--scale", "coco", "--data", str(here), "--seeds", "2"]) == 0
+    said = capsys.readouterr().out
+    site, folder = open_site("coco", here)
+    wanted = {e.hash() for e in experiments(work_list(table, site, folder, seeds=2))}
+    found = set()
+    for line in said.splitlines():
+        if line.startswith("[") and "--part" not in line:
+            words = shlex.split(line.split("-m c2dlib run ")[1])
+            seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
+            settings = dict(map(parse_override, words[words.index("--set") + 1 :])) if "--set" in words else {}
+            found.add(cell(site, folder, words[0], words[1], seed, **settings).hash())
+    assert found == wanted
+    assert f"{sum(line.startswith('[') for line in said.splitlines())} jobs;" in said
+
+
+def test_what_is_misspelt_in_a_plan_is_named(here, capsys):
+    for arguments, words in ((["tabel2"], "Did you mean table2"), (["table2", "--gpu", "A10"], "Did you mean A100"),
+                             (["table2", "--students", "SSD51"], "Did you mean SSD512-VGG16"), (["table2", "--gpus", "0"], "at least 1"),
+                             (["table2", "--slurm", "out", "--gpus", "12"], "must be a multiple of the 8 GPUs of a node")):
+        assert main(["plan", *arguments, "--scale", "coco", "--data", str(here)]) == 2
+        assert words in capsys.readouterr().err
+    assert not (here.parent / "out").exists()
+
+
+def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
+    assert main(["plan", "table2", "--scale", "coco", "--data", str(here), "--slurm", "jobs", "--gpus", "16", "--students", "FasterRCNN-R50"]) == 0
+    folder = here.parent / "jobs"
+    scripts = sorted(folder.glob("*.sbatch"))
+    for script in [*scripts, folder / "submit.sh"]:
+        subprocess.run(["sh", "-n", str(script)], check=True)
+        commands = script.with_suffix(".commands")
+        if commands.exists():
+            count = len(commands.read_text().splitlines())
+            assert f"#SBATCH --array=0-{count - 1}\n" in script.read_text() and "#SBATCH --requeue\n" in script.read_text()
+    everything = "".join((s.with_suffix(".commands")).read_text() for s in scripts)
+    assert everything.count("--part detector") == everything.count("--part teacher") == 1
+    assert "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib run" in everything
+    submit = (folder / "submit.sh").read_text().splitlines()
+    assert "--dependency" not in submit[3] and any("--dependency=afterok:$job0" in line for line in submit)
+
+
+def test_a_makefile_runs_every_job_once_and_goes_on(here, tmp_path):
+    """With commands that only note that they ran, one of which fails the first time."""
+    lines = [grid.Line(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted") for i, (command, needs, level) in enumerate([
+        ("echo a >>ran", (), 0), ("test -e allowed && echo b >>ran", (), 0), ("echo c >>ran", (0,), 1), ("echo d >>ran", (1, 2), 2)])]
+    (tmp_path / "plan.mk").write_text(grid.makefile(lines))
+    make = ["make", "-k", "-j2", "-f", "plan.mk"]
+    assert subprocess.run(make, cwd=tmp_path, check=False, capture_output=True).returncode != 0
+    assert sorted((tmp_path / "ran").read_text().split()) == ["a", "c"]
+    (tmp_path / "allowed").touch()
+    subprocess.run(make, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "ran").read_text().split()[-2:] == ["b", "d"] and len((tmp_path / "ran").read_text().split()) == 4
+
+
+def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    site, folder = open_site("smoke", device="cpu")
+    options = ["--scale", "smoke", "--students", "SSD512-VGG16", "--methods", "baseline", "--set", "backbone_weights=none", "steps=1"]
+    assert main(["plan", "table2", *options]) == 0 and "1 jobs;" in capsys.readouterr().out
+    assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "steps=1"]) == 0
+    assert "record: results/badges-smoke/records/SSD512-VGG16.baseline.s0" in capsys.readouterr().out
+    assert main(["plan", "table2", *options]) == 0 and "every run is finished" in capsys.readouterr().out
+    assert not plan(experiments(work_list("table2", site, folder, 1, ["SSD512-VGG16"], ["baseline"],
+                                          {"backbone_weights": "none", "steps": 1})), site)
+    assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--part", "teacher"]) == 2
+    assert "SSD512-VGG16 baseline needs no teacher" in capsys.readouterr().err
+
+
+def test_the_learning_rate_follows_the_batch():
+    assert experiment("coco", "FasterRCNN-R50").lr == 0.02
+    assert experiment("coco", "FasterRCNN-R50", batch_size=64).lr == pytest.approx(0.08)
+    assert experiment("coco", "FasterRCNN-R50", batch_size=64, lr=0.03).lr == 0.03  # said is said
+    assert experiment("mini", "FasterRCNN-R50", batch_size=16).lr == experiment("mini", "FasterRCNN-R50").lr  # AdamW
+    with pytest.raises(ValueError, match="accumulate=0 must be positive"):
+        Experiment(accumulate=0)
+
+
+def test_seconds_and_hours_of_the_bench_on_this_machine(tmp_path, monkeypatch, capsys):
+    """Throughput of the smallest student, written and read back; 20 steps on the CPU against the CPU."""
+    from c2dlib import bench
+
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    monkeypatch.setattr(bench, "METHODS", ["baseline"])
+    assert bench.throughput("cpu", ["SSD300-VGG16"], 1) == 0
+    (row,) = cost.read_bench("throughput", tmp_path / "results" / "bench")
+    assert row["student"] == "SSD300-VGG16" and row["images_per_second"] > 0 and row["loaded_per_core_second"] > 1
+    assert bench.agreement("cpu", steps=2) == 0 and "largest relative difference of a term, CPU / cpu: 0.0e+00" in capsys.readouterr().out

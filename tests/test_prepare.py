@@ -1,0 +1,117 @@
+"""make data: COCO told from what is not, archives, and VOC as a COCO-format folder."""
+
+import hashlib
+import json
+
+import pytest
+from PIL import Image
+
+from c2dlib.data import prepare
+from c2dlib.data.badges import make_badges
+from c2dlib.data.coco import DataError, load_folder
+from c2dlib.data.prepare import check_data
+
+XML = """<annotation><size><width>{w}</width><height>{h}</height><depth>3</depth></size>{objects}</annotation>"""
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
+<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
+
+
+def voc(root, year, sets):
+    """A VOC year: part -> {image name: [(class, box, difficult)]}; images are 40 x 30."""
+    folder = root / "VOCdevkit" / f"VOC{year}"
+    for sub in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    for part, images in sets.items():
+        (folder / "ImageSets/Main" / f"{part}.txt").write_text("\n".join(images) + "\n")
+        for name, rows in images.items():
+            Image.new("RGB", (40, 30), "grey").save(folder / "JPEGImages" / f"{name}.jpg")
+            objects = "".join(OBJECT.format(name=n, box=b, difficult=d) for n, b, d in rows)
+            (folder / "Annotations" / f"{name}.xml").write_text(XML.format(w=40, h=30, objects=objects))
+    return folder
+
+
+@pytest.fixture
+def both_years(tmp_path):
+    voc(tmp_path, "2007", {"trainval": {"000001": [("dog", (1, 1, 40, 30), 0)]},
+                           "test": {"000002": [("cat", (11, 6, 20, 15), 0), ("cow", (2, 2, 9, 9), 1)], "000003": []}})
+    voc(tmp_path, "2012", {"trainval": {"2008_000001": [("person", (3, 3, 12, 22), 0), ("dog", (1, 1, 5, 5), 0)]}})
+    return tmp_path
+
+
+def test_voc_becomes_a_coco_folder(both_years):
+    said = check_data(both_years)
+    target = both_years.parent / f"{both_years.name}-coco"
+    assert f"ready: make reproduce-table1 DATA={target}" in said
+    folder = load_folder(target)
+    assert [c.name for c in folder.categories] == prepare.VOC_NAMES and folder.image_counts == {"train": 2, "val": 2}
+    image, target_of_first = folder.splits["train"][0]
+    assert image.shape == (3, 30, 40) and target_of_first["boxes"].tolist() == [[0, 0, 40, 30]]  # from 1 and inclusive
+    assert target_of_first["labels"].tolist() == [12]  # dog is the twelfth of twenty
+    assert folder.splits["train"][1][1]["boxes"].tolist() == [[2, 2, 12, 22], [0, 0, 5, 5]]
+    assert folder.splits["val"][0][1]["boxes"].tolist() == [[10, 5, 20, 15]]  # the difficult cow is not trained on
+    rows = json.loads((target / "annotations/instances_val2017.json").read_text())["annotations"]
+    assert [(r["category_id"], r["iscrowd"], r["area"]) for r in rows] == [(8, 0, 100.0), (10, 1, 64.0)]
+    assert check_data(both_years) == said  # again: nothing is copied, the same is said
+
+
+def test_voc_without_the_test_set_uses_its_own_val(tmp_path):
+    voc(tmp_path, "2012", {"train": {"a": [("dog", (1, 1, 40, 30), 0)]}, "val": {"b": [("cat", (1, 1, 9, 9), 0)]}})
+    assert "train: 1 images" in check_data(tmp_path / "VOCdevkit")
+
+
+@pytest.mark.parametrize("harm, words", [
+    (lambda f: (f / "Annotations/000001.xml").write_text("<annotation>"), "000001.xml: cannot be read"),
+    (lambda f: (f / "JPEGImages/000001.jpg").unlink(), "000001.jpg: the image is missing"),
+    (lambda f: (f / "Annotations/000001.xml").write_text(XML.format(w=40, h=30, objects=OBJECT.format(
+        name="dragon", box=(1, 1, 2, 2), difficult=0))), "'dragon' is not in list"),
+    (lambda f: (f / "ImageSets/Main/trainval.txt").unlink(), "000002"),
+])
+def test_a_broken_voc_is_named_and_leaves_no_folder(both_years, harm, words):
+    harm(both_years / "VOCdevkit/VOC2007")
+    if words == "000002":  # without its trainval list 2007 only tests: 2012 is trained on
+        assert "train: 1 images" in check_data(both_years)
+        return
+    with pytest.raises(DataError, match=words):
+        check_data(both_years)
+    assert not (both_years.parent / f"{both_years.name}-coco/annotations").exists()
+
+
+def test_what_is_not_there_is_said_with_where_to_get_it(tmp_path):
+    with pytest.raises(DataError) as error:
+        check_data(tmp_path / "nowhere")
+    for words in ("no such folder", "http://images.cocodataset.org/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2",
+                  "VOCtest_06-Nov-2007.tar"):
+        assert words in str(error.value)
+
+
+def test_archives_are_checked_before_they_are_unpacked(tmp_path, monkeypatch):
+    content = b"not really a zip"
+    (tmp_path / "val2017.zip").write_bytes(content)
+    with pytest.raises(DataError, match="val2017.zip: 16 bytes, published are 815,585,330: download it again"):
+        check_data(tmp_path)
+    monkeypatch.setattr(prepare, "ARCHIVES", {"zips/val2017.zip": (16, hashlib.md5(content).hexdigest())})
+    with pytest.raises(DataError, match="whole .*unpack it here: unzip val2017.zip"):
+        check_data(tmp_path)
+    monkeypatch.setattr(prepare, "ARCHIVES", {"zips/val2017.zip": (16, "0" * 32)})
+    with pytest.raises(DataError, match="its md5 is not 0000"):
+        check_data(tmp_path)
+
+
+def test_coco_is_told_from_other_folders(tmp_path, monkeypatch):
+    root = make_badges(tmp_path / "badges", train=2, val=2, test=0)
+    assert "published" not in check_data(root)  # other classes: nobody claims it is COCO
+    names = {c.name for c in load_folder(root).categories}
+    monkeypatch.setattr(prepare, "COCO_NAMES", names)
+    assert check_data(root).count("not the published one (2 images") == 2
+    hashes = {s: hashlib.sha256((root / f"annotations/instances_{s}2017.json").read_bytes()).hexdigest() for s in ("train", "val")}
+    monkeypatch.setattr(prepare, "PUBLISHED", {s: (h, 2, 9) for s, h in hashes.items()})
+    assert check_data(root).count("as published (2 images, 9 annotations)") == 2
+
+
+def test_coco_has_eighty_classes():
+    assert len(prepare.COCO_NAMES) == 80 and {"person", "toothbrush", "hair drier"} <= prepare.COCO_NAMES
+    assert len(prepare.VOC_NAMES) == 20 and prepare.VOC_NAMES == sorted(prepare.VOC_NAMES)
+
+
+def test_real_coco_images(shared):
+    assert check_data(shared / "data" / "coco-tiny").count("not the published one (80 images") == 2
