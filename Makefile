@@ -44,9 +44,9 @@ ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--met
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
 OVER_SEEDS := table1 table2 table2x table3a table3b table4 table5 controls sizes schedules figure3 your_data
-ONE_SEED := figure4 method teacher
+ONE_SEED := figure4 method teacher scale
 
-.PHONY: help setup test lint bench reproduce claims html readme lab notebook lock clean
+.PHONY: help setup test lint bench data reproduce claims html readme lab notebook lock clean
 
 ## list the targets and variables
 help:
@@ -107,6 +107,10 @@ bench: setup
 ## train and print one table or figure: reproduce-table1 ... reproduce-figure4
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
+
+## check a COCO copy or convert PASCAL VOC: make data DATA=FOLDER; says what to download from where
+data: setup
+	.venv/bin/python -m c2dlib data$(call option,--data,$(DATA)) $(ARGS)
 
 ## every table, figure and notebook, one after the other, then the claims and the pages
 reproduce: $(OVER_SEEDS:%=reproduce-%)

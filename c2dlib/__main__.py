@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
-    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, table2x, controls, sizes, schedules, figure3, figure4, method, teacher or your_data")
+    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, table2x, controls, sizes, schedules, figure3, figure4, method, teacher, your_data or scale")
     reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
     reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
     reproduce.add_argument("--seeds", type=int, default=1, help="runs per row")
@@ -148,15 +148,15 @@ def reproduce_piece(options) -> int:
             given[one] = value[0]
         elif value:
             given[parameter] = value
+    if overrides and "overrides" not in inside:
+        raise ValueError(f"{options.table} has no SET: its notebook takes {', '.join(inside)}")
     if options.table == "figure3":
         tables.check("table1", options.scale, options.seeds, options.students, options.methods, overrides)
     else:
         experiment(options.scale, given.get("student", tables.ABLATED), given.get("method", "baseline"), **overrides)
     site, folder = open_site(options.scale, options.data, device=options.device)
     print(f"{name}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/", flush=True)
-    given |= _common(options, overrides, site)
-    if "jobs" not in inside:  # it trains one classifier at most
-        del given["jobs"]
+    given |= {name: value for name, value in _common(options, overrides, site).items() if name in inside}
     executed = notebooks.execute(name, site, given)
     if (text := site.results / f"{options.table}.md").exists():
         print("\n" + text.read_text())

@@ -146,7 +146,7 @@ OVERHEAD = {"SSD300-VGG16": 1.15, "FasterRCNN-R50": 1.25}  # at most, of a step 
 
 def counts(device: str, students: list[str], repeats: int) -> int:
     """Count a training step of every student at the paper's scale; on the CPU, whatever the device. See ``cost.count``."""
-    rows = {(r["student"], r["method"]): r for r in read_bench("counts")}
+    rows = {(r["student"], r["method"]): r for r in read_bench("counts", BENCH)}
     for student in students or STUDENTS:
         for method in METHODS:
             row = count(experiment("coco", student, method, backbone_weights="none"))
@@ -165,7 +165,7 @@ def throughput(device: str, students: list[str], repeats: int) -> int:
     """
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}, one thread"
     torch.set_num_threads(1) if device == "cpu" else None
-    rows = {(r["device"], r["student"], r["method"], r["precision"]): r for r in read_bench("throughput")}
+    rows = {(r["device"], r["student"], r["method"], r["precision"]): r for r in read_bench("throughput", BENCH)}
     over = False
     for student in students or STUDENTS:
         for method in METHODS:
@@ -219,8 +219,8 @@ def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> d
     return seconds
 
 
-def loader_rate(e: Experiment, repeats: int = 12) -> float:
-    """Images of COCO's usual size that one core decodes and augments in a second."""
+def loader_rate(e: Experiment, repeats: int = 30) -> float:
+    """Images of COCO's usual size that one core decodes and augments in a second, by the median of ``repeats``."""
     from torchvision import tv_tensors
 
     height, width = SHAPE
@@ -234,13 +234,14 @@ def loader_rate(e: Experiment, repeats: int = 12) -> float:
     torch.set_num_threads(1)
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         Path(file.name).write_bytes(picture.getvalue())
-        began = time.perf_counter()
+        seconds = []
         for _ in range(repeats):
+            began = time.perf_counter()
             target = {"boxes": tv_tensors.BoundingBoxes(targets[0]["boxes"], format="XYXY", canvas_size=SHAPE), "labels": targets[0]["labels"]}
             transform(tv_tensors.Image(read_image(Path(file.name), width, height)), target)
-        seconds = time.perf_counter() - began
+            seconds.append(time.perf_counter() - began)
     torch.set_num_threads(threads)
-    return repeats / seconds
+    return 1 / statistics.median(seconds)
 
 
 def agreement(device: str, steps: int = 20) -> int:

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+import yaml
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from c2dlib.experiment import Experiment
+from c2dlib.experiment import Experiment, experiment
 from c2dlib.imitation.common import FromDetector, Necks
 from c2dlib.methods import RIVALS, asks_teacher, distillers, rival
-from c2dlib.models.students import ARCHITECTURES, build_student
+from c2dlib.models.students import ARCHITECTURES, STUDENTS, build_student
 from c2dlib.models.teacher import Teacher, build_classifier
+from c2dlib.records import ROOT
 
 COCO_IMAGES = 117_266  # of train2017, with a box to train on
 SHAPE, OBJECTS, CLASSES = (480, 640), 7, 80  # a typical image of COCO: pixels, objects (7.3 on average), classes
-BENCH = Path("results/bench")
+PAPER, BENCH = ROOT / "results" / "paper", ROOT / "results" / "bench"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Gpu:
 
 GPUS = {g.name: g for g in (Gpu("A100", 312, 80, 400, 200), Gpu("H100", 989, 80, 700, 300), Gpu("H200", 989, 141, 700, 300),
                             Gpu("RTX 4090", 165, 24, 450, 10))}
-UTILISATION = 0.2  # assumed share of that arithmetic which training a detector reaches; measure with `make bench`
+UTILISATION = 0.1  # assumed share of that arithmetic which training a detector reaches, perhaps half or twice it; `make bench` measures
 
 
 def scene(count: int, device: str = "cpu", seed: int = 0) -> tuple[list[Tensor], list[dict]]:
@@ -115,8 +117,12 @@ def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
 
 
 def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
-    """The committed count of an experiment's step: of its own method, or the dearest of its student's that is known."""
-    mine = [row for row in read_bench("counts", folder) if row["student"] == e.student]
+    """The committed count of an experiment's step: of its own method, or the dearest of its detector's that is known.
+
+    A detector that is imitated is taken for its student.
+    """
+    student = next((s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].teacher)), e.student) if e.student not in STUDENTS else e.student
+    mine = [row for row in read_bench("counts", folder) if row["student"] == student]
     same = [row for row in mine if row["method"] == e.method]
     return max(same or mine, key=lambda row: row["gflops"], default=None)
 
@@ -129,7 +135,8 @@ def estimate(e: Experiment, gpus: int, gpu: Gpu, images: int = COCO_IMAGES, util
              folder: Path = BENCH) -> dict:
     """Hours, energy and memory of a run; from images/s measured on this kind of GPU if there are, else from the count.
 
-    Memory is per GPU: activations of its share of the batch (bf16: half of what was counted), weights, gradients, momentum.
+    Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was counted), weights,
+    gradients, momentum. What convolutions need while they run, and what an allocator leaves unused, can double it.
 
     Returns:
         hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is known.
@@ -170,6 +177,43 @@ def limits(e: Experiment, gpu: Gpu, decoded_per_second: float, cores: int = 16, 
             "teacher": 1 - plain["gflops"] / row["gflops"]}
 
 
-def whole_paper(frame: pd.DataFrame) -> pd.DataFrame:
-    """Hours and energy of many estimates summed: [gpus -> hours, kWh]."""
-    return frame.groupby("gpus")[["hours", "kWh"]].sum()
+def recipe() -> pd.DataFrame:
+    """The paper's recipe beside ours at ``coco`` scale: students, setting, paper, source, ours, same; a row per setting and value."""
+    rows = []
+    for line in pd.read_csv(PAPER / "recipe.csv", dtype=str).to_dict("records"):
+        students = STUDENTS[:6] if line["students"] == "all" else line["students"].split()
+        paper = yaml.safe_load(line["value"]) if line["value"] != "no" else "no"  # YAML 1.1 takes `no` for False
+        ours = {getattr(experiment("coco", s), line["setting"]) for s in students}
+        same = all(_close(value, paper) for value in ours)
+        shown = " / ".join(sorted(str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in ours))
+        rows.append({"students": line["students"].replace(" ", ", "), "setting": line["setting"], "paper": line["value"],
+                     "source": line["source"], "ours": shown, "same": same})
+    return pd.DataFrame(rows)
+
+
+def _close(ours, paper) -> bool:
+    if isinstance(paper, list):
+        return len(ours) == len(paper) and all(map(_close, ours, paper))
+    return abs(ours - paper) < 1e-4 if isinstance(paper, float) else ours == paper
+
+
+def paper_runs() -> list[Experiment]:
+    """Every run of Tables 1 to 5 at ``coco`` scale, once, one seed, and the detectors that are imitated; no classifiers."""
+    from c2dlib.runs import detector_teacher
+    from c2dlib.tables import check
+
+    found = {}
+    for table in ("table1", "table2", "table3a", "table3b", "table4", "table5"):
+        for line in check(table, "coco"):
+            e = experiment("coco", line.student, line.method, **line.changes)
+            for needed in [detector_teacher(e)] if rival(e.method) else []:
+                found.setdefault(needed.hash(), needed)
+            found.setdefault(e.hash(), e)
+    return list(found.values())
+
+
+def costs(runs: list[Experiment], gpu: Gpu, numbers: tuple[int, ...] = (1, 8, 32), utilisation: float = UTILISATION,
+          folder: Path = BENCH) -> pd.DataFrame:
+    """``estimate`` of each run on each number of GPUs: student, method, gpus, hours, kWh, memory_gb, source."""
+    return pd.DataFrame([{"student": e.student, "method": e.method, "gpus": n, **estimate(e, n, gpu, utilisation=utilisation, folder=folder)}
+                         for e in runs for n in numbers])

@@ -71,7 +71,7 @@ def changes(e: Experiment, site: Site, folder: CocoFolder) -> str:
 def text(made: list[Line], gpu: Gpu, gpus: int) -> str:
     """The plan as a table, its sum, and where the hours come from."""
     number = lambda value, form: "?" if math.isnan(value) else format(value, form)
-    rows = [("", "job", "after", "GPUs", "hours", "GB/GPU")]
+    rows = [("", "job", "after", "GPUs", "hours", "GB/GPU >")]
     rows += [(str(i), line.name, ",".join(map(str, line.needs)) or "-", str(line.processes), number(line.hours, ".1f"),
               number(line.memory_gb, ".1f")) for i, line in enumerate(made)]
     widths = [max(len(row[k]) for row in rows) for k in range(6)]

@@ -17,7 +17,7 @@ from c2dlib.site import Site
 
 FOLDER = ROOT / "notebooks"
 PIECES = {"method": "00_method", "teacher": "01_teacher", "figure3": "figure3_errors", "figure4": "figure4_examples",
-          "your_data": "your_data"}  # what is reproduced beside the tables, and its notebook
+          "your_data": "your_data", "scale": "scale"}  # what is reproduced beside the tables, and its notebook
 
 
 def parameters(name: str) -> list[str]:

@@ -324,6 +324,32 @@ def _names_beside(ax: Axes, names: list[str], xs: list[float], ys: list[float], 
                     annotation_clip=False, arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.3, "linewidth": 0.6})
 
 
+def gpu_hours(frame: pd.DataFrame, what: str) -> Figure:
+    """GPU hours of a run per student and method; whiskers: where the hours are counted, half and twice them.
+
+    Args:
+        frame: of ``cost.costs``, for one number of GPUs; its last method is drawn green.
+        what: the axis' label.
+    """
+    students, methods = frame.student.unique().tolist(), frame.method.unique().tolist()
+    figure, ((ax,),) = _figure(1, 1, (7.0, 0.9 + 0.27 * len(students) * len(methods)))
+    height, shades = 0.8 / len(methods), [GREY, BLUE, "#56B4E9"][: len(methods) - 1]
+    for k, (method, color) in enumerate(zip(methods, [*shades, GREEN], strict=True)):
+        mine = frame[frame.method == method].set_index("student").reindex(students)
+        hours = (mine.hours * mine.gpus).tolist()
+        places = [i + (k - (len(methods) - 1) / 2) * height for i in range(len(students))]
+        spread = [[h / 2 if source == "counted" else 0 for h, source in zip(hours, mine.source, strict=True)],
+                  [h if source == "counted" else 0 for h, source in zip(hours, mine.source, strict=True)]]
+        ax.barh(places, hours, height, color=color, label=method, xerr=spread, error_kw={"elinewidth": 0.8, "alpha": 0.5})
+    _quiet(ax)
+    ax.grid(axis="y", visible=False)
+    ax.set_yticks(range(len(students)), students)
+    ax.invert_yaxis()
+    ax.set_xlabel(what, fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
 def over_share(frame: pd.DataFrame, images: int) -> Figure:
     """mAP over the number of training images, a line per method, bars of one sd over seeds (table ``sizes``).
 

@@ -63,6 +63,7 @@ def call(*arguments) -> int:
         (["figure3", "--scale", "smoke", "--methods", "KDclss"], ["KDclss", "KDcls"]),
         (["method", "--scale", "smoke", "--set", "step=3"], ["'step'", "steps"]),
         (["teacher", "--scale", "smok"], ["smok", "smoke"]),
+        (["scale", "--set", "steps=3"], ["scale has no SET", "gpu, utilisation"]),
     ],
 )
 def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, arguments, words):

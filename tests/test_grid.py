@@ -162,6 +162,24 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     assert "SSD512-VGG16 baseline needs no teacher" in capsys.readouterr().err
 
 
+def test_the_recipe_is_the_papers_but_for_what_deviations_explain():
+    recipe, explained = cost.recipe(), (ROOT / "DEVIATIONS.md").read_text()
+    assert len(recipe) > 35 and set(recipe[~recipe.same].setting) == {"precision", "backbone_weights"}
+    assert "| precision | fp32 | bf16" in explained and "QR50's initial weights" in explained
+    ours = experiment("coco", "SSD512-VGG16")  # by hand, from the paper's section 4 and its code
+    assert (ours.image_size, ours.epochs, ours.batch_size, ours.lr, ours.weight_decay) == (512, 120, 64, 0.002, 0.0005)
+
+
+def test_the_whole_paper_is_every_run_once():
+    runs = cost.paper_runs()
+    assert len({e.hash() for e in runs}) == len(runs) and sum(e.student.endswith(("R101", "VGG19")) for e in runs) == 3
+    frame = cost.costs(runs, A100, (1, 8))
+    assert (frame.source == "counted").all()
+    one, eight = (frame[frame.gpus == n].hours.sum() for n in (1, 8))
+    assert one == pytest.approx(8 * eight)
+    assert f"{round(one, -2):,.0f} A100 hours" in (ROOT / "README.md").read_text()
+
+
 def test_the_learning_rate_follows_the_batch():
     assert experiment("coco", "FasterRCNN-R50").lr == 0.02
     assert experiment("coco", "FasterRCNN-R50", batch_size=64).lr == pytest.approx(0.08)
@@ -175,10 +193,10 @@ def test_seconds_and_hours_of_the_bench_on_this_machine(tmp_path, monkeypatch, c
     """Throughput of the smallest student, written and read back; 20 steps on the CPU against the CPU."""
     from c2dlib import bench
 
-    monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    monkeypatch.setattr(bench, "BENCH", tmp_path)
     monkeypatch.setattr(bench, "METHODS", ["baseline"])
     assert bench.throughput("cpu", ["SSD300-VGG16"], 1) == 0
-    (row,) = cost.read_bench("throughput", tmp_path / "results" / "bench")
+    (row,) = cost.read_bench("throughput", tmp_path)
     assert row["student"] == "SSD300-VGG16" and row["images_per_second"] > 0 and row["loaded_per_core_second"] > 1
     assert bench.agreement("cpu", steps=2) == 0 and "largest relative difference of a term, CPU / cpu: 0.0e+00" in capsys.readouterr().out

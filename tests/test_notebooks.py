@@ -88,7 +88,7 @@ def test_runs_headless(name, site):
 
 
 @pytest.mark.parametrize("name, figures", [
-    ("figure3_errors", 6), ("figure4_examples", 1), ("00_method", 6), ("01_teacher", 6), ("your_data", 3)])
+    ("figure3_errors", 6), ("figure4_examples", 1), ("00_method", 6), ("01_teacher", 6), ("your_data", 3), ("scale", 1)])
 def test_figures_run_headless(name, figures, site):
     """They train what is missing, show every figure, and keep the picture beside the tables."""
     more = {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
