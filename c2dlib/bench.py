@@ -23,6 +23,7 @@ from c2dlib.cost import BENCH, SHAPE, count, read_bench, scene, training_step
 from c2dlib.cost import CLASSES as COCO_CLASSES
 from c2dlib.cost import OBJECTS as COCO_OBJECTS
 from c2dlib.data.coco import read_image
+from c2dlib.data.crops import crop_batch
 from c2dlib.data.transforms import train_transform
 from c2dlib.engine import PeakMemory, accelerate, fit
 from c2dlib.experiment import Experiment, experiment
@@ -161,7 +162,7 @@ def throughput(device: str, students: list[str], repeats: int) -> int:
     """Images per second of a training step at the paper's scale on one device, and where the time goes.
 
     On a GPU with the batch that one of eight has, in fp32 and bf16; on a CPU one image on one thread, in fp32. Turn by turn:
-    the plain step, the whole step, and of the loader a core's decoding and augmenting of an image of COCO's size.
+    the plain step, the whole step, the objects' crops, the teacher's reading of them; and a core's decoding and augmenting.
     """
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}, one thread"
     torch.set_num_threads(1) if device == "cpu" else None
@@ -186,7 +187,7 @@ def throughput(device: str, students: list[str], repeats: int) -> int:
 
 
 def _rates(e: Experiment, device: str, batch: int, repeats: int) -> dict:
-    student, losses = training_step(e, device)
+    student, losses, teacher = training_step(e, device)
     images, targets = scene(batch, device)
     peak = PeakMemory(device)
     autocast = accelerate(device, e.precision).autocast
@@ -197,11 +198,16 @@ def _rates(e: Experiment, device: str, batch: int, repeats: int) -> dict:
             total = sum(losses(images, targets, distilled).values())
         total.backward()
 
-    seconds = _turns({"plain": lambda: step(False), "whole": lambda: step(True)}, device, repeats)
+    calls = {"plain": lambda: step(False), "whole": lambda: step(True)}
+    if teacher is not None:  # what KD_cls asks: every object once
+        crops, _ = crop_batch(images, targets, e.teacher_size)
+        calls |= {"crops": lambda: crop_batch(images, targets, e.teacher_size), "teacher": lambda: teacher.read(crops)}
+    seconds = _turns(calls, device, repeats)
     loaded = loader_rate(e)
     whole, relative = statistics.median(seconds["whole"]), _ratio(seconds["whole"], seconds["plain"])
+    shares = {f"share_of_{name}": round(statistics.median(seconds[name]) / whole, 4) for name in ("crops", "teacher") if name in seconds}
     return {"batch": batch, "images_per_second": round(batch / whole, 3), "relative": round(relative, 3),
-            "share_of_distillation": round(max(0.0, 1 - 1 / relative), 3), "loaded_per_core_second": round(loaded, 1),
+            "share_of_distillation": round(max(0.0, 1 - 1 / relative), 3), **shares, "loaded_per_core_second": round(loaded, 1),
             "cores_to_feed_it": round(batch / whole / loaded, 2), "memory_mb": round(peak())}
 
 
@@ -249,7 +255,7 @@ def agreement(device: str, steps: int = 20) -> int:
     logs = {}
     for where in ("cpu", device):
         e = experiment("smoke", "SSD300-VGG16", "ours", backbone_weights="none", steps=steps, width=0.25, teacher_width=1.0)
-        student, losses = training_step(e, where)
+        student, losses, _ = training_step(e, where)
         with tempfile.TemporaryDirectory() as folder:
             logs[where, len(logs)] = fit(e, steps, {"student": student}, lambda start: (scene(2, seed=i) for i in range(start, steps)),
                                          losses, Path(folder), where)

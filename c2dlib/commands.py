@@ -24,19 +24,21 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
         parser.add_argument("--set", nargs="*", default=[], metavar="setting=value", help="change an Experiment's field")
 
-    one = command("run", run_one, "one row of a table; also in several processes, by torchrun or accelerate launch")
+    one = command("run", run_one, "one row of a table; also in several processes, by torchrun or, on GPUs, accelerate launch")
     one.add_argument("student")
     one.add_argument("method")
     of_site(one)
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--part", default="student", choices=["student", "teacher", "pretrain", "detector"],
                      help="only what this run needs first: its classifier, its pre-training, the detector it imitates")
+    printed = command("table", print_table, "a table of what is finished; nothing is trained")
     planned = command("plan", plan_table, "a table's runs as independent jobs, with hours and memory")
-    planned.add_argument("table")
-    of_site(planned)
-    planned.add_argument("--seeds", type=int, default=1)
-    planned.add_argument("--students", nargs="*", default=[])
-    planned.add_argument("--methods", nargs="*", default=[])
+    for parser in (printed, planned):
+        parser.add_argument("table")
+        of_site(parser)
+        parser.add_argument("--seeds", type=int, default=1)
+        parser.add_argument("--students", nargs="*", default=[])
+        parser.add_argument("--methods", nargs="*", default=[])
     planned.add_argument("--gpu", default="A100", help="what the hours are for: a name in c2dlib/cost.py")
     planned.add_argument("--gpus", type=int, default=1, help="GPUs per run")
     planned.add_argument("--gpus-per-node", type=int, default=8)
@@ -71,8 +73,14 @@ def run_one(options) -> int:
     if processes.world() == 1 and device == "cuda":
         processes.claim_gpu(Path("runs/locks"), wait=True)
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    site, folder = open_site(options.scale, options.data, device=device)
+    if not processes.first():
+        processes.agreed(None)  # the first process has validated the data
+    site, folder = open_site(options.scale, options.data, device=device, check_images=processes.first())
+    if processes.first():
+        processes.agreed(None)
     e = cell(site, folder, options.student, options.method, options.seed, **overrides)
+    if len(set(hashes := processes.gathered(e.hash()))) > 1:
+        raise ValueError(f"{options.data}: the processes do not read the same data or settings (runs {', '.join(sorted(set(hashes)))})")
     progress = _Bar()
     if options.part == "teacher" and asks_teacher(e.method):
         print(f"top-1 {classifier_teacher(e, site, progress)[1]['top1']:.2f} %")
@@ -115,22 +123,41 @@ def _told(record, site) -> int:
     return int(record.status != "done")
 
 
+def _rows(options):
+    """The rows of a table that are asked for, what is misspelt told before anything is read."""
+    from c2dlib import tables
+    from c2dlib.site import open_site
+
+    known(options.table, tables.TABLES, "table")
+    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
+    overrides = dict(map(parse_override, options.set))
+    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
+                 Path(options.data).name if options.data else "badges")
+    site, folder = open_site(options.scale, options.data, device=options.device)
+    return site, folder, tables.work_list(options.table, site, folder, options.seeds, options.students, options.methods, overrides)
+
+
+def print_table(options) -> int:
+    """Write and print a table from the records there are."""
+    from c2dlib import tables
+
+    site, folder, rows = _rows(options)
+    frame = tables.write_table(options.table, rows, site, folder)
+    print((site.results / f"{options.table}.md").read_text())
+    print(f"{(frame.status == 'done').sum()} of {len(frame)} rows are done; written: {site.results / options.table}.csv, .md")
+    return 0
+
+
 def plan_table(options) -> int:
     """Print, or write for a scheduler, what of a table is still to be run."""
     import shlex
 
     from c2dlib import cost, grid, tables
-    from c2dlib.site import open_site
 
-    known(options.table, tables.TABLES, "table")
-    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    gpu, overrides = cost.GPUS[known(options.gpu, cost.GPUS, "GPU")], dict(map(parse_override, options.set))
-    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
-                 Path(options.data).name if options.data else "badges")
+    gpu = cost.GPUS[known(options.gpu, cost.GPUS, "GPU")]
     if options.gpus < 1:
         raise ValueError(f"--gpus {options.gpus} must be at least 1")
-    site, folder = open_site(options.scale, options.data, device=options.device)
-    rows = tables.work_list(options.table, site, folder, options.seeds, options.students, options.methods, overrides)
+    site, folder, rows = _rows(options)
     said = f"--scale {options.scale}" + (f" --data {shlex.quote(options.data)}" if options.data else "")
     made = grid.lines(tables.experiments(rows), site, folder, said, gpu, options.gpus)
     if not made:

@@ -58,7 +58,7 @@ def training_step(e: Experiment, device: str = "cpu"):
     """A student with random weights and everything its method needs, also random.
 
     Returns:
-        The student's wrapper, and ``losses(images, targets, distilled=True) -> named terms``.
+        The student's wrapper, ``losses(images, targets, distilled=True) -> named terms``, and the classifier, if there is one.
     """
     torch.manual_seed(0)
     student = build_student(e, CLASSES, "none").to(device, memory_format=torch.channels_last).train()
@@ -80,7 +80,7 @@ def training_step(e: Experiment, device: str = "cpu"):
             named |= distiller(out)
         return named
 
-    return student, losses
+    return student, losses, teacher
 
 
 def count(e: Experiment) -> dict:
@@ -90,7 +90,7 @@ def count(e: Experiment) -> dict:
         gflops: 10^9 floating point operations, forward and backward, of convolutions and matrix products (a multiply-add is two);
         activations_mb: what the forward pass keeps for the backward pass, in fp32; parameters, trained.
     """
-    student, losses = training_step(e)
+    student, losses, _ = training_step(e)
     images, targets = scene(1)
     kept: dict[int, int] = {}
 

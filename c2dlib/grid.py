@@ -90,7 +90,9 @@ def text(made: list[Line], gpu: Gpu, gpus: int) -> str:
 def makefile(made: list[Line]) -> str:
     """The plan as a makefile: ``make -j N -f FILE -k``; a finished job is a file in ``runs/done/``, an interrupted one is not."""
     targets = [f"runs/done/{i}" for i in range(len(made))]
-    head = ["# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE",
+    together = max((line.processes for line in made), default=1)
+    head = ["# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE" if together == 1 else
+            f"# one job at a time, on {together} GPUs of this machine: make -k -f THIS_FILE",
             f"all: {' '.join(targets)}", ".PHONY: all", ""]
     for i, line in enumerate(made):
         needs = " ".join(targets[n] for n in line.needs)

@@ -42,15 +42,18 @@ class Site:
 
 
 def open_site(scale: str, data: str | Path = "", results: Path = Path("results"), runs: Path = Path("runs"),
-              device: str = "auto") -> tuple[Site, CocoFolder]:
+              device: str = "auto", check_images: bool = True) -> tuple[Site, CocoFolder]:
     """The embedded Badges (made if need be) or a COCO-format folder, validated before anything is written.
+
+    Args:
+        check_images: of a folder; not needed where another process has just done so.
 
     Raises:
         DataError: with everything that is wrong with the folder.
     """
     counts = scale_data(scale)
     if data:
-        folder = load_folder(data)
+        folder = load_folder(data, check_images=check_images)
         name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
     else:
         root = make_badges(runs / "data" / "badges" / digest({**counts, "version": VERSION}), **counts)

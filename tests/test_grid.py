@@ -156,6 +156,12 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "steps=1"]) == 0
     assert "record: results/badges-smoke/records/SSD512-VGG16.baseline.s0" in capsys.readouterr().out
     assert main(["plan", "table2", *options]) == 0 and "every run is finished" in capsys.readouterr().out
+    assert main(["table", "table2", *options]) == 0 and "1 of 1 rows are done" in capsys.readouterr().out
+    more = list(options)
+    more.insert(more.index("baseline") + 1, "FKD")
+    assert main(["table", "table2", *more]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 rows are done" in said and "not run" in said and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
     assert not plan(experiments(work_list("table2", site, folder, 1, ["SSD512-VGG16"], ["baseline"],
                                           {"backbone_weights": "none", "steps": 1})), site)
     assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--part", "teacher"]) == 2

@@ -202,6 +202,20 @@ def test_terms_as_of_one_batch_by_hand(monkeypatch):
     assert {k: v.item() for k, v in scaled.items()} == {"KDcls": 0.75, "dense": 5.0, "empty": 6.0}  # max(1, 0) is 1
 
 
+def test_runs_beside_each_other_take_different_gpus(monkeypatch, tmp_path):
+    current = []
+    monkeypatch.setattr(processes, "_held", [])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert [processes.claim_gpu(tmp_path), processes.claim_gpu(tmp_path)] == [0, 1] == current
+    processes._held[0].release()
+    assert processes.claim_gpu(tmp_path, wait=True) == 0  # the one that is free again
+    assert processes.claim_gpu(tmp_path) in (0, 1) and len(current) == 4  # none is free: one is shared
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert processes.claim_gpu(tmp_path) is None and len(current) == 4
+
+
 def test_more_processes_than_gpus_is_said(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "2")

@@ -167,6 +167,17 @@ def test_a_loss_that_is_not_finite_is_a_failed_row(place):
         trained_student(e, place[0])
 
 
+def test_a_compiled_backbone_leaves_the_same_checkpoint(place, monkeypatch):
+    """compile is of the machine, not of the experiment; torch.compile itself is torch's, and only asked for."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    plain, e = tiny(place, seed=7), tiny(place, seed=7, compile=True)
+    assert plain.hash() == e.hash()
+    record = run(e, place[0])
+    assert record.status == "done" and [type(m).__name__ for m in compiled] == ["SSDBackbone"]
+    assert trained_student(plain, place[0]).backbone.scale_weight.shape == compiled[0].scale_weight.shape
+
+
 def test_out_of_memory_is_recorded_and_tried_again(place, monkeypatch):
     def greedy(*_, **__):
         raise torch.cuda.OutOfMemoryError
