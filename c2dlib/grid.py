@@ -88,16 +88,16 @@ def text(made: list[Line], gpu: Gpu, gpus: int) -> str:
 
 
 def makefile(made: list[Line]) -> str:
-    """The plan as a makefile: ``make -j N -f FILE -k``; a finished job is a file in ``runs/done/``, an interrupted one is not."""
-    targets = [f"runs/done/{i}" for i in range(len(made))]
+    """The plan as a makefile: ``make -k -j N -f FILE``, again after an interruption: a finished run returns at once."""
+    targets = [f"job{i}" for i in range(len(made))]
     together = max((line.processes for line in made), default=1)
     head = ["# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE" if together == 1 else
             f"# one job at a time, on {together} GPUs of this machine: make -k -f THIS_FILE",
-            f"all: {' '.join(targets)}", ".PHONY: all", ""]
+            "export PATH := $(CURDIR)/.venv/bin:$(PATH)", f"all: {' '.join(targets)}", f".PHONY: all {' '.join(targets)}", ""]
     for i, line in enumerate(made):
         needs = " ".join(targets[n] for n in line.needs)
         command = line.command.replace("$", "$$")
-        head += [f"{targets[i]}: {needs}".rstrip(), "\t@mkdir -p runs/done", f"\t{command}", "\t@touch $@", ""]
+        head += [f"{targets[i]}: {needs}".rstrip(), f"\t{command}", ""]
     return "\n".join(head)
 
 
@@ -115,6 +115,7 @@ SBATCH = """#!/bin/sh
 #SBATCH --output={folder}/%x-%a.log
 # A job that is pre-empted is queued again by Slurm, one whose time ends by the trap; either goes on from its last checkpoint.
 trap 'kill -TERM $task; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; wait' USR1
+export PATH="$PWD/.venv/bin:$PATH" # where it was submitted
 export C2D_MASTER="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))"
 srun sh -c "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {commands})" & task=$!
 wait $task
