@@ -328,3 +328,17 @@ def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
         require_same_data(other, later, run_folder(other, site))
     require_same_data(other.replace(steps=5), later, run_folder(other.replace(steps=5), site))  # another run has nothing to go on from
     assert (folder / "step-00000001.0123456789abcdef.pt").read_bytes() == b"a checkpoint"
+
+
+def test_the_papers_scale_on_real_images_in_two_processes(shared, tmp_path):
+    """160 photographs of COCO at published width and resolution, bf16, a teacher of ResNet50: one step, every image evaluated."""
+    settings = ["--scale", "coco", "--device", "cpu", "--data", str(shared / "data" / "coco-tiny"), "--set", "backbone_weights=none",
+                "teacher_pretrained=false", "steps=1", "batch_size=4", "teacher_steps=1", "teacher_images=2", "workers=1", "score_threshold=0.3"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "c2dlib", "run", "SSD300-VGG16", "ours"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *settings], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = (tmp_path / "results/coco-tiny-coco/records").glob("*.json")
+    record = read_record(path)
+    assert record.status == "done" and record.processes == 2 and record.experiment["lr"] == pytest.approx(0.002 * 4 / 64)
+    assert record.data["images"] == {"train": 80, "val": 80} and {"KDcls", "loc", "KDloc"} <= set(record.curve)
