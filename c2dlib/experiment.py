@@ -90,6 +90,8 @@ class Experiment:
     pool_maps: int = setting("Cells per side KD_loc compares.", 8, used_by="KDloc")
     max_positives: int = setting("Positives per step that loc and KD_loc see, drawn at random; 0: all.", 0,
                                  used_by="loc")
+    loc_min_iou: float = setting("Only positives whose predicted box overlaps its object by this IoU enter loc and KD_loc. Anchors do by "
+                                 "their matching; FCOS, whose boxes begin without a size, needs it.", 0.0, used_by="loc", added=True)
     kd_loc_layers: int = setting("The teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).", 1,
                                  used_by="KDloc")
 

@@ -62,6 +62,14 @@ def pooled_l1(pred: Tensor, target: Tensor, pool: int) -> Tensor:
     return difference.abs().mean()
 
 
+def paired_iou(boxes: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union row by row: two [P, 4] xyxy -> [P] in 0..1; 0 for a box without area."""
+    corner, far = torch.maximum(boxes[:, :2], truth[:, :2]), torch.minimum(boxes[:, 2:], truth[:, 2:])
+    shared = (far - corner).clamp(min=0).prod(1)
+    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(1) for b in (boxes, truth)]
+    return shared / (areas[0] + areas[1] - shared).clamp(min=1e-6)
+
+
 def matched_l1(like: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     """A control: the plain mean |boxes - truth|, scaled so that its gradient is as long as that of ``like``.
 

@@ -17,7 +17,7 @@ from c2dlib.imitation.fitnets import FitNets
 from c2dlib.imitation.fkd import FKD
 from c2dlib.imitation.gid import GID
 from c2dlib.imitation.pkd import PKD
-from c2dlib.losses import box_gradient, kd_cls, matched_l1, pooled_l1
+from c2dlib.losses import box_gradient, kd_cls, matched_l1, paired_iou, pooled_l1
 from c2dlib.models.teacher import Teacher
 from c2dlib.types import GroundTruth, TrainOutput
 
@@ -75,17 +75,18 @@ class ClassifierToDetector:
         layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
         lambda_l, lambda_kl: weights for images in 0..255 units (section 4).
         max_positives: loc and KD_loc see at most this many of a step's positives, drawn at random; 0: all.
+        min_iou: they see only positives whose predicted box has this IoU with its object.
         targets: of KDcls-smooth and KDcls-mean, logits [C, C]: what stands in the teacher's place for each class.
     """
 
     def __init__(self, teacher: Teacher | None, terms: list[str], *, lambda_kc: float, temperature: float,
                  lambda_l: float, lambda_kl: float, sampling_size: int, pool_obj: int, pool_maps: int,
-                 layers: int, max_positives: int = 0, chunk: int = 0, targets: dict[str, Tensor] | None = None):
+                 layers: int, max_positives: int = 0, min_iou: float = 0.0, chunk: int = 0, targets: dict[str, Tensor] | None = None):
         self.teacher, self.terms = teacher, terms
         self.lambda_kc, self.temperature = lambda_kc, temperature
         self.lambda_l, self.lambda_kl = lambda_l, lambda_kl
         self.sampling_size, self.pool_obj, self.pool_maps = sampling_size, pool_obj, pool_maps
-        self.layers, self.max_positives, self.chunk = layers, max_positives, chunk
+        self.layers, self.max_positives, self.min_iou, self.chunk = layers, max_positives, min_iou, chunk
         self.targets = targets or {}
 
     def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
@@ -109,8 +110,16 @@ class ClassifierToDetector:
     def divisors(self, out: TrainOutput) -> dict[str, int]:
         """Term -> how many positives it is a mean over, for ``processes.as_one_batch``."""
         count = len(out.positives.labels)
-        shown = min(count, self.max_positives or count)
+        near = len(self._near(out, GroundTruth.of(out)))
+        shown = min(near, self.max_positives or near)
         return {name: shown if place_term(name) else count for name in self.terms}
+
+    def _near(self, out: TrainOutput, truth: GroundTruth) -> Tensor:
+        """The rows of the positives that loc and KD_loc may see."""
+        boxes = out.positives.pred_boxes.detach().float()
+        if not self.min_iou:
+            return torch.arange(len(boxes), device=boxes.device)
+        return (paired_iou(boxes, truth.boxes[truth.of_positive].float()) >= self.min_iou).nonzero()[:, 0]
 
     def _kd_cls(self, out: TrainOutput, teacher_logits: Tensor) -> Tensor:
         positives = out.positives
@@ -123,10 +132,12 @@ class ClassifierToDetector:
         with torch.no_grad():
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
             targets = {name: self._views(name, crops) for name in names}
-        boxes, image_index, gt = out.positives.pred_boxes.float(), out.positives.image_index, truth.of_positive
-        if 0 < self.max_positives < len(boxes):
-            drawn = torch.randperm(len(boxes), device=boxes.device)[: self.max_positives]
-            boxes, image_index, gt = boxes[drawn], image_index[drawn], gt[drawn]
+        rows = self._near(out, truth)
+        if 0 < self.max_positives < len(rows):
+            rows = rows[torch.randperm(len(rows), device=rows.device)[: self.max_positives]]
+        if len(rows) == 0:
+            return {name: out.positives.pred_boxes.sum() * 0.0 for name in self.terms if place_term(name)}
+        boxes, image_index, gt = out.positives.pred_boxes.float()[rows], out.positives.image_index[rows], truth.of_positive[rows]
         count = len(boxes)
 
         def loss(boxes: Tensor, part: slice) -> Tensor:
@@ -190,5 +201,5 @@ def distillers(e, teacher: Teacher | None, imitation: FromDetector | None,
     built = [] if not terms else [ClassifierToDetector(
         teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
         lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,
-        layers=e.kd_loc_layers, max_positives=e.max_positives, targets=targets)]
+        layers=e.kd_loc_layers, max_positives=e.max_positives, min_iou=e.loc_min_iou, targets=targets)]
     return built + ([imitation] if imitation is not None else [])

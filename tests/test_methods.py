@@ -1,6 +1,7 @@
 """Method names, and the assembled distiller: from a TrainOutput to weighted terms."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from c2dlib.experiment import experiment
-from c2dlib.losses import kd_cls, matched_l1
+from c2dlib.losses import kd_cls, matched_l1, paired_iou
 from c2dlib.methods import METHODS, ClassifierToDetector, canonical, class_targets, distillers, parts
 from c2dlib.types import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
 
@@ -147,6 +148,28 @@ def test_localisation_weights_layers_and_zero():
     perfect = output(boxes=boxes, pred=torch.cat(boxes).requires_grad_())
     terms = ClassifierToDetector(Eye(), ["loc", "KDloc"], **settings)(perfect)
     assert terms["loc"].item() == terms["KDloc"].item() == 0
+
+
+def test_only_boxes_near_their_object_enter_loc_and_kd_loc():
+    """Of three positives the one whose box overlaps by more than half counts alone, as if the others were not there."""
+    truth = [torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]), torch.zeros(0, 4), torch.tensor([[4.0, 4, 20, 20]])]
+    pred = torch.tensor([[3.0, 2, 13, 14], [12, 8, 12, 8], [4, 4, 4, 20]], requires_grad=True)  # near; no size; no width
+    out = output(boxes=truth, pred=pred)
+    alone = replace(out, positives=MatchedPositives(**{k: v[:1] for k, v in vars(out.positives).items()}))
+    near = ClassifierToDetector(Eye(), ["loc", "KDloc"], **WEIGHTS, min_iou=0.5)
+    terms, expected = near(out), ClassifierToDetector(Eye(), ["loc", "KDloc"], **WEIGHTS)(alone)
+    assert all(terms[name].item() == pytest.approx(expected[name].item()) and terms[name] > 0 for name in ("loc", "KDloc"))
+    assert near.divisors(out) == {"loc": 1, "KDloc": 1}
+    gradient, = torch.autograd.grad(sum(terms.values()), pred)
+    assert gradient[0].abs().max() > 0 and gradient[1:].abs().max() == 0
+    far = replace(out, positives=replace(out.positives, pred_boxes=pred * 0))
+    assert all(v.item() == 0 and v.requires_grad for v in near(far).values()) and near.divisors(far) == {"loc": 0, "KDloc": 0}
+
+
+def test_paired_iou_by_hand():
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [2, 0, 2, 4], [0, 0, 1, 1]])
+    truth = torch.tensor([[0.0, 0, 4, 4], [2, 0, 6, 4], [0, 0, 4, 4], [5, 5, 6, 6]])
+    assert paired_iou(boxes, truth).tolist() == pytest.approx([1, 8 / 24, 0, 0])
 
 
 def test_max_positives_draws_some_and_keeps_the_mean():
