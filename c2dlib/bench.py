@@ -165,7 +165,8 @@ def throughput(device: str, students: list[str], repeats: int) -> int:
     the plain step, the whole step, the objects' crops, the teacher's reading of them; and a core's decoding and augmenting.
     """
     name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}, one thread"
-    torch.set_num_threads(1) if device == "cpu" else None
+    if device == "cpu":
+        torch.set_num_threads(1)
     rows = {(r["device"], r["student"], r["method"], r["precision"]): r for r in read_bench("throughput", BENCH)}
     over = False
     for student in students or STUDENTS:
