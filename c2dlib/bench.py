@@ -96,18 +96,7 @@ def peak_memory(name: str, pipe) -> None:
 def bench(device: str = "cpu", repeats: int = 3) -> int:
     """Print the ratios; exit status 1 if one is over its limit."""
     torch.set_num_threads(1)
-    seconds: dict[str, list[float]] = {}
-    timed = steps(device)
-    for turn in range(repeats + 1):  # the first turn warms up; the three alternate, so that a drift hits all
-        for name, step in timed.items():
-            began = time.perf_counter()
-            step()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                seconds.setdefault(name, []).append(time.perf_counter() - began)
-            print(f"\rturn {turn} of {repeats}: {name:<12}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+    seconds = _turns(steps(device), device, repeats)
     print(f"SSD300 at {SIZE} px, batch {BATCH}, {OBJECTS} objects and {POSITIVES} positives an image, ResNet50 teacher "
           f"at 112, {device}, 1 thread, torch {torch.__version__}, median of {repeats} alternating runs")
     for name, values in seconds.items():
@@ -223,6 +212,8 @@ def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> d
                 torch.cuda.synchronize()
             if turn:
                 seconds[name].append(time.perf_counter() - began)
+            print(f"\rturn {turn} of {repeats}: {name:<12}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     return seconds
 
 

@@ -18,6 +18,7 @@ from c2dlib.methods import RIVALS, asks_teacher, distillers, rival
 from c2dlib.models.students import ARCHITECTURES, STUDENTS, build_student
 from c2dlib.models.teacher import Teacher, build_classifier
 from c2dlib.records import ROOT
+from c2dlib.runs import channels, detector_teacher
 
 COCO_IMAGES = 117_266  # of train2017, with a box to train on
 SHAPE, OBJECTS, CLASSES = (480, 640), 7, 80  # a typical image of COCO: pixels, objects (7.3 on average), classes
@@ -66,11 +67,8 @@ def training_step(e: Experiment, device: str = "cpu"):
     if asks_teacher(e.method):
         teacher = Teacher(build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width), CLASSES, e.teacher_size).to(device)
     if name := rival(e.method):
-        senior = build_student(e.replace(student=ARCHITECTURES[e.student].teacher, method="baseline", width=e.detector_teacher_width,
-                                         fpn_channels=e.detector_teacher_fpn), CLASSES, "none").model.to(device)
-        channels = [c if isinstance(c, list) else [c] * (5 if student.one_stage else 4)
-                    for c in (m.backbone.out_channels for m in (student.model, senior))]
-        imitation = FromDetector(senior, RIVALS[name](Necks(*channels, student.one_stage, e.anchor_scale)).to(device))
+        senior = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
+        imitation = FromDetector(senior, RIVALS[name](Necks(*channels(student, senior), student.one_stage, e.anchor_scale)).to(device))
     terms = distillers(e, teacher, imitation)
 
     def losses(images: list, targets: list, distilled: bool = True) -> dict[str, Tensor]:
@@ -121,7 +119,7 @@ def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
 
     A detector that is imitated is taken for its student.
     """
-    student = next((s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].teacher)), e.student) if e.student not in STUDENTS else e.student
+    student = next(s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].teacher))
     mine = [row for row in read_bench("counts", folder) if row["student"] == student]
     same = [row for row in mine if row["method"] == e.method]
     return max(same or mine, key=lambda row: row["gflops"], default=None)
@@ -199,7 +197,6 @@ def _close(ours, paper) -> bool:
 
 def paper_runs() -> list[Experiment]:
     """Every run of Tables 1 to 5 at ``coco`` scale, once, one seed, and the detectors that are imitated; no classifiers."""
-    from c2dlib.runs import detector_teacher
     from c2dlib.tables import check
 
     found = {}

@@ -167,7 +167,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         senior = detector_teacher(e)
         strength = run(senior, site, progress, with_weights=True).metrics.get("mAP")
         teaching = trained_student(senior, site).to(site.on)
-        necks = Necks(*_channels(student, teaching), student.one_stage, e.anchor_scale)
+        necks = Necks(*channels(student, teaching), student.one_stage, e.anchor_scale)
         imitation = FromDetector(teaching, RIVALS[name](necks, getattr(e, f"lambda_{name.lower()}")))
         trained["imitation"] = imitation.method.to(site.on)
         taught_by |= {"detector": senior.student, "detector_hash": senior.hash(), "detector_mAP": strength}
@@ -179,13 +179,17 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     terms = distillers(e, teacher, imitation, targets)
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
 
-    def losses(images: list, targets: list, distillers=terms, share=processes.as_one_batch) -> dict:
+    def losses(images: list, targets: list, distillers=terms, shared: bool = True) -> dict:
         out = student(images, targets)
-        named, divisors = dict(out.task_losses), dict(out.divisors)
+        named = dict(out.task_losses)
         for distiller in distillers:
             named |= distiller(out)
+        if not shared or processes.world() == 1:
+            return named
+        divisors = dict(out.divisors)
+        for distiller in distillers:
             divisors |= distiller.divisors(out)
-        return share(named, divisors, len(images))
+        return processes.as_one_batch(named, divisors, len(images))
 
     def batches(start: int):
         return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers, group=e.group_by_aspect,
@@ -243,8 +247,8 @@ def _relative_cost(student, losses, batches, steps: int, e: Experiment, site: Si
     images = [image.to(site.on) for image in images]
     targets = [{k: v.to(site.on) for k, v in target.items()} for target in targets]
     student.train()
-    alone = lambda named, *_: named
-    plain, full = (lambda: sum(losses(images, targets, [], alone).values())), (lambda: sum(losses(images, targets, share=alone).values()))
+    plain = lambda: sum(losses(images, targets, [], shared=False).values())
+    full = lambda: sum(losses(images, targets, shared=False).values())
     return relative_cost(plain, full, site.on, e.precision, turns=max(1, min(7, steps // 20)))
 
 
@@ -255,7 +259,7 @@ def _fingerprint(initial: str | dict) -> str:
     return sha256(Path(initial).read_bytes())[:12] if initial.endswith(".safetensors") else initial
 
 
-def _channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
+def channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
     """Channels per level of both pyramids, without Faster R-CNN's subsampled last level."""
     def of(model: nn.Module) -> list[int]:
         channels = model.backbone.out_channels
