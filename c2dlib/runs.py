@@ -262,8 +262,8 @@ def _fingerprint(initial: str | dict) -> str:
 def channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
     """Channels per level of both pyramids, without Faster R-CNN's subsampled last level."""
     def of(model: nn.Module) -> list[int]:
-        channels = model.backbone.out_channels
-        return channels if isinstance(channels, list) else [channels] * (5 if student.one_stage else 4)
+        width = model.backbone.out_channels
+        return width if isinstance(width, list) else [width] * (5 if student.one_stage else 4)
 
     return of(student.model), of(senior)
 

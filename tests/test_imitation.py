@@ -19,7 +19,7 @@ from c2dlib.imitation.defeat import inside_objects
 from c2dlib.imitation.fgfi import near_objects
 from c2dlib.methods import RIVALS, UNDEFINED
 from c2dlib.models.students import ARCHITECTURES, STUDENTS, build_student
-from c2dlib.runs import _channels, detector_teacher
+from c2dlib.runs import channels, detector_teacher
 from c2dlib.types import Head, TrainOutput
 
 FEATURES_ONLY = ["FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD", "FGFI"]
@@ -326,7 +326,7 @@ def detectors():
 def test_every_method_on_every_student_it_is_defined_for(student, name, detectors):
     """Finite terms, also without objects; adapters and student get a gradient; the teacher none, stays frozen and in eval."""
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, RIVALS[name](Necks(*_channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(teacher, RIVALS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     images, targets = scenes()
     distill.method.train()
@@ -364,7 +364,7 @@ def test_necks_and_heads_must_correspond(detectors):
         distill(replace(out, features=out.features | {"1": out.features["0"]}))
     other = build_student(detector_teacher(e), 7, "none").model  # seven classes
     with pytest.raises(ValueError, match=r"rcnn head says \(\d+, 6\) numbers in the student but \(\d+, 8\)"):
-        FromDetector(other, RIVALS["KD"](Necks(*_channels(step, other), False)))(out)
+        FromDetector(other, RIVALS["KD"](Necks(*channels(step, other), False)))(out)
     with pytest.raises(ValueError, match="as many channels in every level"):
         RIVALS["GID"](Necks([8, 16], [8, 16], True))
 
@@ -373,7 +373,7 @@ def test_necks_and_heads_must_correspond(detectors):
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
 def test_fp32_under_autocast(name, student, detectors):
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, RIVALS[name](Necks(*_channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(teacher, RIVALS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
     images, targets = scenes()
     with torch.autocast("cpu", torch.bfloat16):
         terms = distill(step(images, targets))
