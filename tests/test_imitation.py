@@ -342,6 +342,9 @@ def test_every_method_on_every_student_it_is_defined_for(student, name, detector
             weights = [p for k, p in distill.method.named_parameters() if k.endswith("weight") and "nonlocal" not in k]
             reached = [bool(p.grad.abs().sum() > 0) for p in weights]  # a level without its object (FGFI) or of one cell (CWD)
             assert any(reached) if name in ("FGFI", "CWD") else all(reached)
+            for key, term in distill(step(images, targets)).items():
+                found = torch.autograd.grad(term, list(step.parameters()), retain_graph=True, allow_unused=True)
+                assert any(g is not None for g in found), f"{key} teaches the student nothing"
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     assert not any(m.training for m in teacher.modules())
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -57,6 +58,11 @@ def gather_positives(matches: list[Tensor], targets: list[dict], anchors: list[T
 def mean_and_std(transform, images: Tensor) -> tuple[Tensor, Tensor]:
     """A torchvision detection transform's normalisation as two tensors [3]."""
     return images.new_tensor(transform.image_mean), images.new_tensor(transform.image_std)
+
+
+def on_demand(build: Callable) -> Callable:
+    """``build``'s result, made at the first call; part of the step's graph also where that call stands under ``no_grad``."""
+    return cache(torch.enable_grad()(build))
 
 
 def true_class(deltas: Tensor, labels: Tensor) -> Tensor:

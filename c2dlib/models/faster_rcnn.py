@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -13,7 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from c2dlib.models.common import mean_and_std, true_class
+from c2dlib.models.common import mean_and_std, on_demand, true_class
 from c2dlib.types import Head, MatchedPositives, TrainOutput
 
 
@@ -69,7 +67,7 @@ class FasterRCNNStep(nn.Module):
         rcnn = lambda: Head(proposals, logits, true_class(deltas, torch.cat(labels)), torch.cat(labels), torch.cat(regression),
                             heads.box_coder, heads.proposal_matcher)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, cache(lambda: {"rpn": rpn, "rcnn": rcnn()}), divisors)
+                           losses, positives, on_demand(lambda: {"rpn": rpn, "rcnn": rcnn()}), divisors)
 
     def _rpn(self, batch, features, targets) -> tuple[list[Tensor], dict[str, Tensor], Head]:
         """torchvision's RPN step, with what its head said: proposals per image, two losses, head."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from c2dlib.models.common import gather_positives, match_anchors, mean_and_std
+from c2dlib.models.common import gather_positives, match_anchors, mean_and_std, on_demand
 from c2dlib.types import Head, TrainOutput
 
 
@@ -47,7 +45,7 @@ class RetinaNetStep(nn.Module):
         positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
                                      model.box_coder.decode_single, softmax=False)
         return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, cache(lambda: {"dense": self._head(head, anchors, matches, targets)}))
+                           losses, positives, on_demand(lambda: {"dense": self._head(head, anchors, matches, targets)}))
 
     def _head(self, head: dict, anchors: list[Tensor], matches: list[Tensor], targets: list[dict]) -> Head:
         labels, truth = [], []
