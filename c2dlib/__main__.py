@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
-    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, table2x, controls, sizes, schedules, figure3, figure4, method, teacher, your_data or scale")
+    reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, table2x, controls, sizes, schedules, choices, figure3, figure4, method, teacher, your_data or scale")
     reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
     reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
     reproduce.add_argument("--seeds", type=int, default=1, help="runs per row")

@@ -33,7 +33,7 @@ from c2dlib.tables import (
 MOST_SEEDS = 20  # records of seeds beyond are not looked for
 COMPACT = ["SSD300-VGG16", "SSD512-VGG16", "FasterRCNN-MV2", "FasterRCNN-QR50"]
 OURS = "KDcls+loc+KDloc"
-SOURCES = {**{name: table.title.split(":")[0] for name, table in TABLES.items()}, "figure3": "Figure 3"}
+SOURCES = {**{name: table.title.split(":")[0] for name, table in TABLES.items() if name != "choices"}, "figure3": "Figure 3"}
 WORDS = ("holds", "does not hold", "not enough evidence", "not run")
 Seeds = dict[int, float]  # seed -> a number
 See = Callable[..., dict[tuple[int, str], float]]  # (student, label of a row, metric = mAP) -> that number per seed and origin
@@ -291,6 +291,8 @@ def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], site: S
 
 def summary(frame: pd.DataFrame) -> str:
     """A ``verdict`` in a sentence or two."""
+    if frame.empty:
+        return "No claim is judged by these rows."
     counts, single = frame.verdict.value_counts(), int((frame.seeds == 1).sum())
     said = f"Of {len(frame)} claims " + ", ".join(f"{counts.get(word, 0)} {word}" for word in WORDS[:2])
     alone = f", {single} of them for want of a second seed" if single else ""

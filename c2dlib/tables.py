@@ -83,6 +83,28 @@ def _every_rival() -> list[dict]:
     return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
 
 
+def _chosen(line: dict, e: Experiment) -> tuple[str, dict]:
+    return line["method"], {"eval_split": "val"} | ({line["setting"]: line["value"]} if line["setting"] else {})
+
+
+def _choices() -> list[dict]:
+    """What scale ``mini`` chose some settings from, in the order of the students."""
+    every = [(student, method, setting, value) for student, tried in CHOICES.items()
+             for method, setting, values in (("baseline", "", [0]), *tried) for value in values]
+    return [{"student": s, "method": m, "setting": name, "value": float(v), "changed": f"{name} {v:g}" if name else math.nan}
+            for s, m, name, v in every]
+
+
+CHOICES = {
+    "FasterRCNN-QR50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("ours", "lambda_l", [0.02, 0.05]), (CONTROL, "", [0])],
+    "RetinaNet-R50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("FKD", "lambda_fkd", [0.02, 0.1]), ("PKD", "lambda_pkd", [0.1, 1]),
+                      ("CWD", "lambda_cwd", [0.1, 1]), ("FitNets", "lambda_fitnets", [0.01, 0.1]),
+                      ("KD", "lambda_kd", [0.01, 1]), ("DeFeat", "lambda_defeat", [0.01, 1]), (CONTROL, "", [0])],
+    "FasterRCNN-R50": [("KD", "lambda_kd", [1]), ("FGFI", "lambda_fgfi", [1]), ("GID", "lambda_gid", [1]),
+                       *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
+    "SSD512-VGG16": [("FKD", "lambda_fkd", [0.02, 0.1]),
+                     *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
+}  # student -> method, setting, values
 CONTROLS = ["baseline", "KDcls", *TARGETS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
 SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
 SCHEDULES = [1, 3]  # times a scale's own steps
@@ -104,6 +126,7 @@ TABLES = {
     "schedules": Table("Longer schedule: what is left of the gains?", ("schedule",), _schedule, lambda: [
         {"student": ABLATED, "method": method, "schedule": times}
         for times in SCHEDULES for method in ("baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", CONTROL)]),
+    "choices": Table("Choices: loss weights tried on val", ("changed",), _chosen, _choices),
 }
 
 
@@ -390,9 +413,10 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
 def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
     """What a reader must know before believing the numbers."""
     counts, some = folder.image_counts, next(iter(records.values()), None)
+    split = some.eval_split if some else folder.eval_split
     said = [f"Data: {site.data_name}, {len(folder.categories)} classes, "
             + ", ".join(f"{n} {name}" for name, n in counts.items())
-            + f" images; metrics on `{folder.eval_split}`; annotation hash `{folder.annotation_hash[:12]}`."]
+            + f" images; metrics on `{split}`; annotation hash `{folder.annotation_hash[:12]}`."]
     if site.scale == "smoke":
         said.append("**Smoke scale only shows that everything runs: a few training steps. "
                     "These numbers mean nothing.**")

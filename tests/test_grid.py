@@ -91,7 +91,7 @@ def test_a_plan_has_every_run_once_behind_what_it_needs(here):
     assert sorted(made[n].name for n in fkd.needs) == ["FasterRCNN-R101.baseline.s0", "teacher for FasterRCNN-QR50"]
 
 
-@pytest.mark.parametrize("table", ["table1", "table2", "table2x", "table3a", "table3b", "table4", "table5", "controls", "sizes", "schedules"])
+@pytest.mark.parametrize("table", ["table1", "table2", "table2x", "table3a", "table3b", "table4", "table5", "controls", "sizes", "schedules", "choices"])
 def test_every_table_can_be_planned(table, here, capsys):
     """And every command of the plan names its own run: said again to the parser it is the same experiment."""
     assert main(["plan", table, "--scale", "coco", "--data", str(here), "--seeds", "2"]) == 0

@@ -21,7 +21,8 @@ TABLES = {"table1": (SSD, ["baseline", "KDcls"], 2), "table2": ("SSD512-VGG16", 
           "table3a": (SSD, ["baseline", "KDcls"], 8), "table3b": (SSD, ["KDcls-labels"], 1),
           "table4": (SSD, ["baseline", "KDloc"], 2), "table5": (SSD, ["baseline", "KDcls"], 2),
           "controls": (SSD, ["KDcls-smooth", "KDcls-mean", "loc-L1"], 3), "sizes": (SSD, ["baseline", "KDcls"], 8),
-          "schedules": (SSD, ["baseline"], 2), "table2x": ("SSD512-VGG16", ["baseline", "PKD"], 2)}  # rows
+          "schedules": (SSD, ["baseline"], 2), "table2x": ("SSD512-VGG16", ["baseline", "PKD"], 2),
+          "choices": ("SSD512-VGG16", ["baseline", "AT"], 3)}  # rows
 
 MORE_FIGURES = {"table5": (2, 1), "sizes": (1, 1), "table2": (2, 1), "table2x": (4, 1)}  # code cells and figures of their own
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from c2dlib.experiment import SCALES
+from c2dlib.experiment import SCALES, experiment
 from c2dlib.models.teacher import Teacher, build_classifier
 from c2dlib.records import RunRecord, read_record, write_record
 from c2dlib.site import open_site
@@ -187,6 +187,21 @@ def test_gains_are_told_only_from_the_same_initial_weights(place):
     warnings = [note for note in notes(*place, records) if "another pre-training" in note]
     assert len(warnings) == 1 and warnings[0].startswith(f"**{SSD}, loc: ")
     assert not any("another pre-training" in note for note in notes(*place, {r.hash: r for r in made[:2]}))
+
+
+def test_choices_are_made_on_val_and_the_one_taken_is_among_them(mini):
+    rows = work_list("choices", *mini)
+    assert {e.eval_split for row in rows for e in row.experiments} == {"val"} != {mini[1].eval_split}
+    assert len({row.experiments[0].hash() for row in rows}) == len(rows)
+    for student in {row.student for row in rows}:
+        taken = experiment("mini", student)
+        tried = [row.settings["changed"].split() for row in rows if row.student == student and row.settings]
+        for name in {name for name, _ in tried}:
+            assert getattr(taken, name) in [float(value) for other, value in tried if other == name], (student, name)
+    records = {rows[0].experiments[0].hash(): record(rows[0].experiments[0], eval_split="val")}
+    assert "metrics on `val`" in notes(*mini, records)[0]
+    with pytest.raises(ValueError, match="SET cannot change lambda_pkd: choices varies it"):
+        work_list("choices", *mini, overrides={"lambda_pkd": 0.5})
 
 
 def test_a_longer_schedule_has_a_baseline_of_its_own(mini):
