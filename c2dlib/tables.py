@@ -99,9 +99,8 @@ CHOICES = {
     "FasterRCNN-QR50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("ours", "lambda_l", [0.02, 0.05]), (CONTROL, "", [0])],
     "RetinaNet-R50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("FKD", "lambda_fkd", [0.02, 0.1]), ("PKD", "lambda_pkd", [0.1, 1]),
                       ("CWD", "lambda_cwd", [0.1, 1]), ("FitNets", "lambda_fitnets", [0.01, 0.1]),
-                      ("KD", "lambda_kd", [0.01, 1]), ("DeFeat", "lambda_defeat", [0.01, 1]), (CONTROL, "", [0])],
-    "FasterRCNN-R50": [("KD", "lambda_kd", [1]), ("FGFI", "lambda_fgfi", [1]), ("GID", "lambda_gid", [1]),
-                       *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
+                      ("KD", "lambda_kd", [0.01]), ("DeFeat", "lambda_defeat", [0.01]), (CONTROL, "", [0])],
+    "FasterRCNN-R50": [(name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD")],
     "SSD512-VGG16": [("FKD", "lambda_fkd", [0.02, 0.1]),
                      *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
 }  # student -> method, setting, values
