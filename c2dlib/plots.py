@@ -17,7 +17,7 @@ from torchvision.ops import nms
 
 from c2dlib.errors import TYPES
 from c2dlib.files import write_whole
-from c2dlib.methods import PARTS, canonical
+from c2dlib.methods import PARTS, RIVALS, canonical
 from c2dlib.records import RunRecord
 from c2dlib.tables import CONTROL, IOUS, labels
 
@@ -549,20 +549,20 @@ def error_examples(images: dict[int, Tensor], shown: list, names: dict[int, str]
 
 
 def curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Figure:
-    """Losses along training, a line per run: above the detector's own, below the distillers' terms.
+    """Losses along training, a line per run: above the detector's own, below the distillers' terms, logarithmic where they differ a lot.
 
     Args:
         names: experiment hash -> what to call it, see ``tables.names``; else its method.
     """
     students = list(dict.fromkeys(r.student for r in records))
     figure, grid = _figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")
-    shown, styles = {}, {}
+    shown, styles, rivals = {}, {}, {name.lower() for name in RIVALS}
     for record in records:
         name = (names or {}).get(record.hash, record.method)
         if name not in styles:
             styles[name] = STYLES.get(name) or (plt.get_cmap("tab20")(len(styles) % 20), "-")
         color, dashes = styles[name]
-        added = [k for k in record.curve if k in PARTS or k.startswith("fkd_")]
+        added = [k for k in record.curve if k in PARTS or k.split("_")[0] in rivals]
         own = [k for k in record.curve if k not in ("step", *added)]
         for axes, terms in zip(grid, (own, added), strict=True):
             total = [sum(values) for values in zip(*(record.curve[k] for k in terms), strict=True)]
@@ -576,6 +576,9 @@ def curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Fig
         for ax in axes:
             _quiet(ax)
             ax.set_xlim(left=0)
+            ends = [value for line in ax.lines for value in line.get_ydata() if value > 0]
+            if ends and max(ends) > 100 * min(ends):
+                ax.set_yscale("log")
     for column, student in enumerate(students):
         grid[0][column].set_title(student, fontsize=9)
         grid[1][column].set_xlabel("step", fontsize=8)

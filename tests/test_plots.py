@@ -91,6 +91,16 @@ def test_curves_separate_the_detectors_losses_from_the_distillation():
     assert list(below.lines[0].get_ydata()) == pytest.approx([1.6, 1.5, 1.4]) and len(below.lines) == 1
 
 
+def test_curves_take_no_rivals_terms_for_the_detectors_and_show_what_is_far_larger():
+    curve = {"step": [10, 20, 30], "loss_classifier": [3.0, 2.0, 1.0], "loss_box_reg": [1.0, 1.0, 1.0]}
+    added = {"KD": {"kd_hint": [3000.0, 90.0, 9.0], "kd_rcnn_class": [1.0, 1.0, 1.0]}, "FGFI": {"fgfi": [5.0, 4.0, 3.0]},
+             "GID": {"gid_box": [0.5, 0.4, 0.3]}, "AT": {"at": [0.5, 0.4, 0.3]}, "DeFeat": {"defeat_objects": [2.0, 2.0, 2.0]}}
+    for rivals, scale in ((added, "log"), ({k: v for k, v in added.items() if k != "KD"}, "linear")):
+        above, below = drawn(plots.curves([record("A", name, 0, curve | terms) for name, terms in rivals.items()])).axes
+        assert all(list(line.get_ydata()) == [4.0, 3.0, 2.0] for line in above.lines) and above.get_yscale() == "linear"
+        assert len(below.lines) == len(rivals) and below.get_yscale() == scale
+
+
 def test_curves_of_nothing_and_of_one_step():
     drawn(plots.curves([]))
     figure = drawn(plots.curves([record("A", "baseline", 0, {"step": [4], "classification": [2.0]})]))
