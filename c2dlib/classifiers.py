@@ -16,6 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from c2dlib import weights
 from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
 from c2dlib.data.coco import CocoSplit
 from c2dlib.data.crops import crop_batch
@@ -164,21 +165,21 @@ def _load(course: Course, folder: Path, module: nn.Module) -> dict | None:
     """The report of a finished classifier whose weights match their hash, with the weights put into ``module``."""
     try:
         report = json.loads((folder / "report.json").read_text())
-        weights = (folder / "weights.safetensors").read_bytes()
+        content = (folder / "weights.safetensors").read_bytes()
     except (FileNotFoundError, ValueError):
         return None
     whole = isinstance(report, dict) and report.pop("sha256", "") == body_hash(report)
-    if not whole or report["hash"] != course.key or report["weights_sha256"] != sha256(weights):
+    if not whole or report["hash"] != course.key or report["weights_sha256"] != sha256(content):
         return None
-    module.load_state_dict(load_safetensors(weights))
+    module.load_state_dict(load_safetensors(content))
     module.eval()
     return report
 
 
 def _save(folder: Path, report: dict, module: nn.Module) -> None:
-    weights = save_safetensors({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
-    report["weights_sha256"] = sha256(weights)
-    write_whole(folder / "weights.safetensors", weights)
+    content = save_safetensors({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+    report["weights_sha256"] = sha256(content)
+    write_whole(folder / "weights.safetensors", content)
     write_whole(folder / "report.json", json.dumps({**report, "sha256": body_hash(report)}, indent=1))
     for checkpoint in folder.glob("step-*.pt"):
         checkpoint.unlink()
@@ -200,11 +201,12 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
     for_ssd, classes = ARCHITECTURES[e.student].family == "ssd", len(folder.categories)
     identity = {"recipe": RECIPE, "data": folder.annotation_hash, "sigmoid_too": not for_ssd,
                 **{name: getattr(e, name) for name in TEACHER_SETTINGS},
-                **({"teacher_image_size": e.teacher_image_size} if e.teacher_image_size else {}), **_share(e)}
+                **({"teacher_image_size": e.teacher_image_size} if e.teacher_image_size else {}),
+                **({"teacher_weights": weights.identity(e.teacher_weights)} if e.teacher_weights else {}), **_share(e)}
 
     def build(pretrained: bool = e.teacher_pretrained) -> nn.Module:
         torch.manual_seed(0)
-        return build_classifier(e.teacher, classes, e.teacher_size, e.teacher_width, pretrained)
+        return build_classifier(e.teacher, classes, e.teacher_size, e.teacher_width, pretrained, e.teacher_weights)
 
     config = build(pretrained=False).pretrained_cfg
     course = Course(

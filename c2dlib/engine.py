@@ -46,7 +46,8 @@ def build_optimizer(e, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
 
 def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], Iterable],
         losses: Callable[[list, list], dict[str, Tensor]], folder: Path, device: str,
-        progress: Callable[[int, int], None] = lambda done, steps: None, shared: bool = False) -> list[dict]:
+        progress: Callable[[int, int], None] = lambda done, steps: None, shared: bool = False,
+        after_step: Callable[[int], None] = lambda done: None) -> list[dict]:
     """Minimise the sum of named losses; resumes from ``folder`` and leaves its checkpoint there.
 
     Step i depends on the seed, i and the weights alone (batches and random numbers are made anew from them),
@@ -59,6 +60,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
         losses: images, targets -> named, weighted terms; their mean over the processes is what is minimised.
         shared: all processes train, each with its share of the batches; the first one saves. A checkpoint can be gone
             on from by any number of processes.
+        after_step: called with the number of steps done; it may evaluate, and leaves the modules in training mode.
 
     Returns:
         The log: a row per ``LOG_EVERY`` steps with step, seconds per step and every term.
@@ -117,6 +119,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
             require_finite({"gradient norm": norm}, step)
         scaled.step()
         progress(step + 1, steps)
+        after_step(step + 1)
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from c2dlib import weights
 from c2dlib.methods import UNDEFINED, asks_teacher, canonical, parts, place_term, rival
 from c2dlib.models.students import ARCHITECTURES
 
@@ -47,6 +48,7 @@ class Experiment:
     width: float = setting("Factor on the published channel counts of the backbone.", 1.0)
     depth: float = setting("Factor on the published residual blocks per stage (not for VGG).", 1.0)
     fpn_channels: int = setting("Channels of the feature pyramid.", 256)
+    first_level: int = setting("Finest level of Faster R-CNN's pyramid: 2 (stride 4, as in the paper) or 3 (stride 8).", 2, added=True)
     box_head_dim: int = setting("Width of Faster R-CNN's box head.", 1024)
     rois_per_image: int = setting("Proposals Faster R-CNN trains on, per image.", 512)
     rpn_top_n: int = setting("Proposals per level that Faster R-CNN's RPN passes to non-maximum suppression.", 2000)
@@ -55,7 +57,7 @@ class Experiment:
     anchor_scale: float = setting("Factor on the paper's anchor sizes.", 1.0)
     score_threshold: float = setting("Detections below this score are dropped.", 0.05)
     backbone_weights: str = setting("imagenet, none, badges (pre-training on other badges), crops (pre-training on the "
-                                    "training split's boxes) or a .safetensors.", "imagenet")
+                                    "training split's boxes) or a file, NAME.safetensors or NAME.safetensors@HASH.", "imagenet")
 
     steps: int = setting("Optimizer steps; 0: count epochs instead.", 0)
     epochs: float = setting("Passes over the training split, where steps is 0.", 12)
@@ -75,6 +77,7 @@ class Experiment:
     photometric: bool = setting("SSD's photometric distortion.", True)
     zoom_out: float = setting("SSD's expand: largest factor; 1: off.", 4.0)
     iou_crop: bool = setting("SSD's minimum-IoU random crop.", True)
+    validate_every: int = setting("Steps between evaluations on val while it trains, for a curve; 0: none.", 0, used_by="machine")
     workers: int = setting("Loader processes; 0: load in the training process.", 0, used_by="machine")
     compile: bool = setting("torch.compile for the backbone.", False, used_by="machine")
     accumulate: int = setting("Parts a batch is computed in, one after the other, for less memory; each is averaged on its own.", 1,
@@ -98,6 +101,8 @@ class Experiment:
     teacher: str = setting("The classifier: any timm model.", "resnet50", used_by="teacher")
     teacher_width: float = setting("Factor on a timm ResNet's channels.", 1.0, used_by="teacher")
     teacher_pretrained: bool = setting("Start the classifier from timm's weights.", True, used_by="teacher")
+    teacher_weights: str = setting("Start the classifier from this .safetensors file, of all layers but the last.", "",
+                                   used_by="teacher", added=True)
     teacher_size: int = setting("Side of the crops the classifier reads.", 112, used_by="teacher")
     teacher_steps: int = setting("Its optimizer steps.", 90000, used_by="teacher")
     teacher_images: int = setting("Images whose crops make one of its steps.", 32, used_by="teacher")
@@ -122,6 +127,8 @@ class Experiment:
     detector_teacher_lr: float = setting("Its learning rate; 0: the student's.", 0.0, used_by="detector", added=True)
     detector_teacher_frozen: int = setting("Its first backbone stages that keep their initial weights; -1: as many as the student's.",
                                            -1, used_by="detector", added=True)
+    detector_teacher_weights: str = setting("Its backbone's initial weights; empty: imagenet where the student's are a file, else as "
+                                            "the student's.", "", used_by="detector", added=True)
     detector_teacher_width: float = setting("Its width.", 1.0, used_by="detector")
     detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="detector")
 
@@ -172,9 +179,9 @@ class Experiment:
         used |= {"teacher"} if asks_teacher(self.method) else set()
         used |= {"detector", rival(self.method)} if rival(self.method) else set()
         used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
-        return {"recipe": RECIPE} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                                     if f.metadata["used_by"] in used
-                                     and not (f.metadata["added"] and getattr(self, f.name) == f.default)}
+        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
+                    if f.metadata["used_by"] in used and not (f.metadata["added"] and getattr(self, f.name) == f.default)}
+        return {"recipe": RECIPE} | {k: weights.identity(v) if k.endswith("_weights") else v for k, v in settings.items()}
 
     def hash(self) -> str:
         return digest(self.identity())

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,7 @@ class RunRecord:
     relative_seconds: float = 0.0  # forward and backward of a step in time of the plain student's; 0: not known
     processes: int = 1  # that shared its batches
     memory_mb: float = 0.0  # peak while training: of tensors (GPU), of the whole process (CPU); 0: not known
+    validation: dict = field(default_factory=dict)  # step -> metrics on val while it trained, where it was evaluated then
 
     @property
     def name(self) -> str:

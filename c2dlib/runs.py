@@ -29,6 +29,7 @@ from c2dlib.methods import RIVALS, asks_teacher, class_targets, distillers, part
 from c2dlib.models.students import ARCHITECTURES, build_student, parameter_count
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.site import Progress, Site, opened, waiting_lock
+from c2dlib.weights import is_file, weights_path
 
 
 def cell(site: Site, folder: CocoFolder, student: str, method: str = "baseline", seed: int = 0,
@@ -40,13 +41,13 @@ def cell(site: Site, folder: CocoFolder, student: str, method: str = "baseline",
 
 def detector_teacher(e: Experiment) -> Experiment:
     """The run whose detector ``e`` imitates, whatever the method: a stronger one of the same family, trained once."""
-    weights = "imagenet" if e.backbone_weights.endswith(".safetensors") else e.backbone_weights
+    weights = e.detector_teacher_weights or ("imagenet" if is_file(e.backbone_weights) else e.backbone_weights)
     return e.replace(student=ARCHITECTURES[e.student].teacher, method="baseline", seed=0,
                      width=e.detector_teacher_width, fpn_channels=e.detector_teacher_fpn,
                      steps=e.detector_teacher_steps, epochs=e.detector_teacher_epochs, backbone_weights=weights,
                      lr=e.detector_teacher_lr or e.lr,
                      frozen_stages=e.frozen_stages if e.detector_teacher_frozen < 0 else e.detector_teacher_frozen,
-                     detector_teacher_frozen=-1)
+                     detector_teacher_frozen=-1, detector_teacher_weights="")
 
 
 def run_folder(e: Experiment, site: Site) -> Path:
@@ -133,7 +134,7 @@ def run(e: Experiment, site: Site, progress: Progress = lambda *_: None, with_we
         if processes.first():
             write_record(record, site.results / "records")
             if record.status == "done":
-                for path in (*folder.glob("step-*.pt"), folder / "started.json"):
+                for path in (*folder.glob("step-*.pt"), folder / "started.json", folder / "validation.json"):
                     path.unlink(missing_ok=True)
         return processes.agreed(record)
 
@@ -167,7 +168,7 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         senior = detector_teacher(e)
         strength = run(senior, site, progress, with_weights=True).metrics.get("mAP")
         teaching = trained_student(senior, site).to(site.on)
-        necks = Necks(*channels(student, teaching), student.one_stage, e.anchor_scale)
+        necks = Necks(*channels(student, teaching), student.one_stage, e.anchor_scale * 2 ** (e.first_level - 2))
         imitation = FromDetector(teaching, RIVALS[name](necks, getattr(e, f"lambda_{name.lower()}")))
         trained["imitation"] = imitation.method.to(site.on)
         taught_by |= {"detector": senior.student, "detector_hash": senior.hash(), "detector_mAP": strength}
@@ -195,10 +196,18 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
         return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers, group=e.group_by_aspect,
                       parts=e.accumulate, rank=processes.rank(), world=processes.world())
 
+    def validate(step: int) -> None:
+        if e.validate_every and step % e.validate_every == 0 and step < steps:
+            split = data.splits["val"]
+            metrics = coco_metrics(split.annotations, detect(student.model, split, site.on), data.area_cuts)
+            student.model.train()
+            if processes.first():
+                write_whole(folder / "validation.json", json.dumps(_validation(folder) | {str(step): metrics}))
+
     if e.compile:
         student.model.backbone.compile()
     peak = PeakMemory(site.on)
-    log = fit(e, steps, trained, batches, losses, folder, site.on, say, shared=True)
+    log = fit(e, steps, trained, batches, losses, folder, site.on, say, shared=True, after_step=validate)
     memory = max(processes.gathered(peak()))
     starts = [0] + [row["step"] for row in log]
     seconds = sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
@@ -215,7 +224,14 @@ def _train_and_evaluate(e: Experiment, site: Site, folder: Path, progress: Progr
     relative = _relative_cost(student, losses, batches(0), steps, e, site) if terms else 1.0  # last: it moves batch statistics
     return _record(e, site, metrics=metrics, parameters=parameter_count(student.model), log=log,
                    teacher=taught_by, checkpoint=sha256(weights), initial=_fingerprint(initial),
-                   seconds=seconds + time.monotonic() - began, relative=relative, memory=memory)
+                   seconds=seconds + time.monotonic() - began, relative=relative, memory=memory,
+                   validation=_validation(folder))
+
+
+def _validation(folder: Path) -> dict[str, dict]:
+    """Step -> metrics on val, of the evaluations while a run trained."""
+    path = folder / "validation.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
@@ -256,21 +272,24 @@ def _fingerprint(initial: str | dict) -> str:
     """Of initial weights: the first digits of their hash, or what they are called."""
     if isinstance(initial, dict):
         return sha256(save_safetensors({k: v.cpu().contiguous() for k, v in initial.items()}))[:12]
-    return sha256(Path(initial).read_bytes())[:12] if initial.endswith(".safetensors") else initial
+    return sha256(weights_path(initial).read_bytes())[:12] if is_file(initial) else initial
 
 
 def channels(student, senior: nn.Module) -> tuple[list[int], list[int]]:
     """Channels per level of both pyramids, without Faster R-CNN's subsampled last level."""
     def of(model: nn.Module) -> list[int]:
         width = model.backbone.out_channels
-        return width if isinstance(width, list) else [width] * (5 if student.one_stage else 4)
+        if isinstance(width, list):
+            return width
+        levels = len(model.backbone.fpn.inner_blocks)
+        return [width] * (levels + 2 if student.one_stage else levels)
 
     return of(student.model), of(senior)
 
 
 def _record(e: Experiment, site: Site, *, status: str = "done", reason: str = "", metrics=None,
             parameters: int = 0, log=(), teacher=None, checkpoint: str = "", initial: str = "",
-            seconds: float = 0.0, relative: float = 0.0, memory: float = 0.0) -> RunRecord:
+            seconds: float = 0.0, relative: float = 0.0, memory: float = 0.0, validation: dict | None = None) -> RunRecord:
     data = opened(site.data)
     terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds")]
     shown = log[:: max(1, len(log) // 20)]
@@ -286,4 +305,4 @@ def _record(e: Experiment, site: Site, *, status: str = "done", reason: str = ""
         checkpoint_sha256=checkpoint, command=command(),
         device=torch.cuda.get_device_name() if site.on == "cuda" else f"{site.on}, {torch.get_num_threads()} thread(s)",
         processes=processes.world(),
-        relative_seconds=round(relative, 3), memory_mb=round(memory), **circumstances())
+        relative_seconds=round(relative, 3), memory_mb=round(memory), validation=validation or {}, **circumstances())

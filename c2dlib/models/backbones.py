@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import (
     MobileNet_V2_Weights,
     ResNet50_Weights,
@@ -19,9 +21,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.misc import ConvNormActivation
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from c2dlib.models.ssd import VGG_STD, vgg_features
+from c2dlib.weights import WeightsError, weights_path
 
 IMAGENET = {"r50": ResNet50_Weights.IMAGENET1K_V1, "r101": ResNet101_Weights.IMAGENET1K_V1,
             "mv2": MobileNet_V2_Weights.IMAGENET1K_V1, "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
@@ -30,8 +34,8 @@ MV2_STAGES = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96
               [6, 320, 1, 1]]  # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride
 
 
-class WeightsError(Exception):
-    """Initial weights that do not exist, or do not fit the backbone."""
+MV1_BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1),
+              (1024, 2), (1024, 1)]  # Table 1 of the MobileNetV1 paper: output channels, depthwise stride
 
 
 class SlimResNet(ResNet):
@@ -52,18 +56,57 @@ class SlimResNet(ResNet):
         return super()._make_layer(block, round(planes * self.width), blocks, stride, dilate)
 
 
+class SamePadConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 2 that pads as TensorFlow does: where a side is even only at its far end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (x.shape[-1] % 2, 1, x.shape[-2] % 2, 1)))
+
+
+class ConvNorm(ConvNormActivation):
+    """Convolution, norm and ReLU6: a layer of MobileNetV1."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, norm_layer):
+        strided = stride == 2
+        super().__init__(inputs, outputs, kernel, stride, 0 if strided else None, groups, norm_layer, nn.ReLU6,
+                         conv_layer=SamePadConv2d if strided else nn.Conv2d)
+        self.stride = stride
+
+
+def mobilenet_v1(width: float, norm: str = "batch", blocks: int = 13) -> nn.Sequential:
+    """MobileNetV1 (Howard et al. 2017) without its classifier: a convolution, then a depthwise and a pointwise layer per block.
+
+    Layer i has the keys ``{i}.0.weight`` and ``{i}.1.*``; the maps of stride 4, 8, 16, 32 are those of layers 6, 10, 22, 26.
+
+    Args:
+        width: factor on the published channel counts.
+        norm: ``frozen`` or ``batch``, as for ``build_body``.
+        blocks: how many of the 13 blocks are built.
+    """
+    layer = partial(FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d, eps=1e-3)
+    inputs = round(32 * width)
+    layers = [ConvNorm(3, inputs, 3, 2, 1, layer)]
+    for channels, stride in MV1_BLOCKS[:blocks]:
+        outputs = round(channels * width)
+        layers += [ConvNorm(inputs, inputs, 3, stride, inputs, layer), ConvNorm(inputs, outputs, 1, 1, 1, layer)]
+        inputs = outputs
+    return nn.Sequential(*layers)
+
+
 def build_body(kind: str, width: float, depth: float, norm: str) -> nn.Module:
     """A classification backbone without its classifier.
 
     Args:
-        kind: ``r50``, ``qr50``, ``r101``, ``mv2``, ``vgg16`` or ``vgg19``.
-        width: factor on the published channel counts (``qr50`` is ``r50`` with a quarter on top).
-        depth: factor on the published number of residual blocks per stage, at least one; not for ``vgg``.
+        kind: ``r50``, ``qr50``, ``r101``, ``mv1``, ``mv1x025``, ``mv2``, ``vgg16`` or ``vgg19``.
+        width: factor on the published channel counts (``qr50`` is ``r50`` and ``mv1x025`` is MobileNetV1 with a quarter on top).
+        depth: factor on the published number of residual blocks per stage, at least one; not for ``vgg`` and ``mv1``.
         norm: ``frozen`` (statistics of the initial weights, as in the paper) or ``batch``.
     """
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
     if kind.startswith("vgg"):
         return vgg_features(int(kind[3:]), width, batch_norm=norm == "batch")
+    if kind.startswith("mv1"):  # without its last block at full width, of which the published weights at hand lack a half
+        return mobilenet_v1(width / 4, norm) if kind == "mv1x025" else mobilenet_v1(width, norm, blocks=12)
     if kind == "mv2":
         stages = [[t, c, max(1, round(n * depth)), s] for t, c, n, s in MV2_STAGES]
         model = MobileNetV2(width_mult=width, inverted_residual_setting=stages, norm_layer=layer)
@@ -101,10 +144,9 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
     elif isinstance(source, dict):
         state = source
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise WeightsError(f"backbone_weights={source}: no such file")
-        state = load_file(path)
+        state = load_file(weights_path(str(source)))
+        if kind.startswith("mv1"):  # a whole classifier's file: what comes after the body is not used
+            state = {k: v for k, v in state.items() if (i := k.partition(".")[0]).isdigit() and int(i) < len(body)}
     ours = body.state_dict()
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     needed = {k for k in ours if not k.endswith("num_batches_tracked")}
@@ -118,14 +160,15 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
     body.load_state_dict(state, strict=False)  # strict but for BatchNorm's counters, checked above
 
 
-def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, from_p3: bool) -> nn.Module:
-    """A feature pyramid on the stages of stride 4 to 32 (Faster R-CNN), or 8 to 32 and P6, P7 (RetinaNet, FCOS).
+def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, first_level: int,
+                 one_stage: bool) -> nn.Module:
+    """A feature pyramid on the stages of stride 2**first_level to 32, and P6 (Faster R-CNN) or P6, P7 (RetinaNet, FCOS).
 
     Args:
         frozen_stages: how many of the first stages keep their initial weights (the stem counts as one).
     """
-    if kind == "mv2":
-        strided = [i for i, block in enumerate(body) if getattr(block, "stride", 1) == 2]  # 4, 8, 16, 32
+    if kind.startswith("mv"):
+        strided = [i for i, block in enumerate(body) if i and getattr(block, "stride", 1) == 2]  # 4, 8, 16, 32
         edges = [0, *strided, len(body)]
         stages = [body[a:b] for a, b in pairwise(edges)]
         names = [str(edge - 1) for edge in edges[2:]]  # the last block before each next stride
@@ -136,7 +179,7 @@ def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, 
         widths = [body.get_submodule(name)[-1].conv3.out_channels for name in names]
     for stage in stages[:frozen_stages]:
         stage.requires_grad_(False)
-    first = 1 if from_p3 else 0
-    extra = LastLevelP6P7(channels, channels) if from_p3 else LastLevelMaxPool()
+    first = first_level - 2
+    extra = LastLevelP6P7(channels, channels) if one_stage else LastLevelMaxPool()
     layers = {name: str(i) for i, name in enumerate(names[first:])}
     return BackboneWithFPN(body, layers, widths[first:], channels, extra)

@@ -17,13 +17,13 @@ from c2dlib.types import Head, MatchedPositives, TrainOutput
 
 def build_faster_rcnn(backbone: nn.Module, num_classes: int, size: int, max_size: int, box_head_dim: int = 1024,
                       anchor_scale: float = 1.0, score_threshold: float = 0.05, rois_per_image: int = 512,
-                      rpn_top_n: int = 2000, masks: bool = False) -> FasterRCNN:
-    """A plain torchvision Faster R-CNN for ``num_classes`` object classes on levels P2 to P6.
+                      rpn_top_n: int = 2000, masks: bool = False, first_level: int = 2) -> FasterRCNN:
+    """A plain torchvision Faster R-CNN for ``num_classes`` object classes on levels P2 (or ``first_level``) to P6.
 
     ``masks``: a Mask R-CNN (He et al. 2017), its mask branch as wide as the pyramid.
     """
-    anchors = AnchorGenerator(tuple((32 * 2**level * anchor_scale,) for level in range(5)),
-                              ((0.5, 1.0, 2.0),) * 5)
+    levels = range(first_level, 7)
+    anchors = AnchorGenerator(tuple((8 * 2**level * anchor_scale,) for level in levels), ((0.5, 1.0, 2.0),) * len(levels))
     width = backbone.out_channels
     branch = {"mask_head": MaskRCNNHeads(width, (width,) * 4, 1),
               "mask_predictor": MaskRCNNPredictor(width, width, num_classes + 1)} if masks else {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHead, _xavier_init
+from torchvision.models.detection.ssdlite import _extra_block, _normal_init
 from torchvision.models.vgg import cfgs, make_layers
 
 from c2dlib.models.common import gather_positives, match_anchors, mean_and_std
@@ -85,6 +88,45 @@ def build_ssd(num_classes: int, size: int, plan: dict, depth: int = 16, width: f
     head = SSDHead(backbone.out_channels, anchors.num_anchors_per_location(), num_classes + 1)
     return SSD(backbone, anchors, (size, size), num_classes + 1, image_mean=VGG_MEAN, image_std=VGG_STD,
                head=head, score_thresh=score_threshold)
+
+
+class MobileNetSSDBackbone(nn.Module):
+    """SSD's maps on a MobileNetV1: its last layers of stride 16 and 32, then the extra layers of torchvision's SSDLite."""
+
+    def __init__(self, body: nn.Sequential, width: float):
+        super().__init__()
+        last = max(i for i, layer in enumerate(body) if i and layer.stride == 2)  # the first layer of stride 32
+        self.features = nn.ModuleList([body[:last], body[last:]])
+        self.out_channels = [body[last - 1].out_channels, body[-1].out_channels]
+        extra = []
+        for channels in (512, 256, 256, 128):
+            outputs = max(16, round(channels * width))
+            extra.append(_extra_block(self.out_channels[-1], outputs, nn.BatchNorm2d))
+            self.out_channels.append(outputs)
+        self.extra = nn.ModuleList(extra)
+        _normal_init(self.extra)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = []
+        for part in (*self.features, *self.extra):
+            x = part(x)
+            maps.append(x)
+        return OrderedDict((str(i), m) for i, m in enumerate(maps))
+
+
+def build_mobilenet_ssd(body: nn.Sequential, num_classes: int, size: int, width: float, anchor_scale: float = 1.0,
+                        score_threshold: float = 0.02) -> SSD:
+    """A torchvision SSD on six maps of a MobileNetV1, with SSD's own heads and the anchors of torchvision's SSDLite.
+
+    Args:
+        body: see ``models.backbones.mobilenet_v1``.
+        width: factor on the published channel counts of the extra layers.
+    """
+    backbone = MobileNetSSDBackbone(body, width)
+    scales = [anchor_scale * (0.2 + 0.15 * level) for level in range(6)] + [anchor_scale]
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=scales)
+    head = SSDHead(backbone.out_channels, anchors.num_anchors_per_location(), num_classes + 1)
+    return SSD(backbone, anchors, (size, size), num_classes + 1, head=head, score_thresh=score_threshold)
 
 
 class SSDStep(nn.Module):

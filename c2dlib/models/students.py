@@ -10,7 +10,7 @@ from c2dlib.models.backbones import build_body, load_initial_weights, with_pyram
 from c2dlib.models.faster_rcnn import FasterRCNNStep, build_faster_rcnn
 from c2dlib.models.fcos import FCOSStep, build_fcos
 from c2dlib.models.retinanet import RetinaNetStep, build_retinanet
-from c2dlib.models.ssd import SSD300, SSD512, SSDStep, build_ssd
+from c2dlib.models.ssd import SSD300, SSD512, SSDStep, build_mobilenet_ssd, build_ssd
 
 
 class Architecture(NamedTuple):
@@ -28,6 +28,10 @@ ARCHITECTURES = {
     "RetinaNet-R50": Architecture("retinanet", "r50", "RetinaNet-R101"),
     "FCOS-R50": Architecture("fcos", "r50", "FCOS-R101"),  # beyond the paper
     "MaskRCNN-R50": Architecture("mask_rcnn", "r50", "FasterRCNN-R101"),  # beyond the paper
+    "FasterRCNN-MV1x025": Architecture("faster_rcnn", "mv1x025", "FasterRCNN-MV1"),  # the photographs' students
+    "SSD300-MV1x025": Architecture("ssd", "mv1x025", None),
+    "RetinaNet-MV1x025": Architecture("retinanet", "mv1x025", None),
+    "FasterRCNN-MV1": Architecture("faster_rcnn", "mv1", None),
     "SSD300-VGG19": Architecture("ssd", "vgg19", None),
     "SSD512-VGG19": Architecture("ssd", "vgg19", None),
     "FasterRCNN-R101": Architecture("faster_rcnn", "r101", None),
@@ -48,6 +52,10 @@ def build_student(e, num_classes: int, initial: str | dict) -> SSDStep | FasterR
         initial: the backbone's weights, see ``load_initial_weights``.
     """
     family, kind, _ = ARCHITECTURES[e.student]
+    if e.student == "SSD300-MV1x025":
+        body = build_body(kind, e.width, e.depth, e.norm)
+        load_initial_weights(body, kind, initial)
+        return SSDStep(build_mobilenet_ssd(body, num_classes, e.image_size, e.width / 4, e.anchor_scale, e.score_threshold))
     if family == "ssd":
         model = build_ssd(num_classes, e.image_size, SSD300 if e.student.startswith("SSD300") else SSD512,
                           int(kind[3:]), e.width, e.norm == "batch", e.anchor_scale, e.score_threshold)
@@ -59,7 +67,8 @@ def build_student(e, num_classes: int, initial: str | dict) -> SSDStep | FasterR
         return SSDStep(model)
     body = build_body(kind, e.width, e.depth, e.norm)
     load_initial_weights(body, kind, initial)
-    backbone = with_pyramid(body, kind, e.fpn_channels, e.frozen_stages, family in ("retinanet", "fcos"))
+    backbone = with_pyramid(body, kind, e.fpn_channels, e.frozen_stages,
+                            3 if family in ("retinanet", "fcos") else e.first_level, family in ("retinanet", "fcos"))
     if family == "fcos":
         return FCOSStep(build_fcos(backbone, num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold))
     if family == "retinanet":
@@ -67,7 +76,7 @@ def build_student(e, num_classes: int, initial: str | dict) -> SSDStep | FasterR
                                              e.score_threshold))
     return FasterRCNNStep(build_faster_rcnn(backbone, num_classes, e.image_size, e.max_size, e.box_head_dim,
                                             e.anchor_scale, e.score_threshold, e.rois_per_image, e.rpn_top_n,
-                                            family == "mask_rcnn"))
+                                            family == "mask_rcnn", e.first_level))
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -6,24 +6,88 @@ import copy
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from c2dlib.models.backbones import ConvNorm, load_initial_weights, mobilenet_v1
 from c2dlib.types import TeacherReading
+from c2dlib.weights import WeightsError, weights_path
+
+MOBILENET = "mobilenet_v1"  # built here: timm's has another padding, and no weights at most widths
+
+
+class MobileNetV1Classifier(nn.Module):
+    """MobileNetV1 without its last block, then pooling, dropout and a linear layer.
+
+    The last block is left out so that the nets of all widths are alike: of the one of full width half the block's published
+    weights are missing where the others' are at hand.
+    """
+
+    pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+    def __init__(self, num_classes: int, width: float):
+        super().__init__()
+        self.body = mobilenet_v1(width, blocks=12)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2),
+                                  nn.Linear(self.body[-1].out_channels, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    def forward_intermediates(self, x: Tensor, indices: list[int], **_) -> list[Tensor]:
+        """As timm's, and like its ``stop_early`` and ``intermediates_only``: map 0 is the first convolution's, 1 of stride 4."""
+        maps = []
+        for index in indices:
+            first, last = [(0, 1), (1, 7), (7, 11), (11, 23), (23, 25)][index]
+            maps.append(x := self.body[first:last](x))
+        return maps
 
 
 def build_classifier(name: str, num_classes: int, size: int, width: float = 1.0,
-                     pretrained: bool = False) -> nn.Module:
-    """A timm classifier with ``num_classes`` outputs.
+                     pretrained: bool = False, weights: str = "") -> nn.Module:
+    """A timm classifier with ``num_classes`` outputs, or ``mobilenet_v1`` (at any width).
 
     Args:
+        weights: a .safetensors file of initial weights of everything but the last linear layer, see ``weights.weights_path``.
         size: side of the crops it will read, which the transformers among them must be told.
         width: factor on the channels of a timm ResNet's four stages (not its stem); 1 for other architectures.
 
     Raises:
         ValueError: if timm does not know ``name`` (the nearest names are given), or it cannot be slimmed.
+        WeightsError: if the weights do not fit, naming keys.
     """
+    if name == MOBILENET:
+        classifier = MobileNetV1Classifier(num_classes, width)
+        if weights:
+            load_initial_weights(classifier.body, "mv1", weights)
+        elif pretrained:
+            raise WeightsError("teacher=mobilenet_v1 has no weights to download: name a file, teacher_weights=FILE.safetensors, or start from "
+                               "random weights, teacher_pretrained=false")
+        return classifier
+    classifier = _timm_classifier(name, num_classes, size, width, pretrained and not weights)
+    if weights:
+        _load_but_last(classifier, weights)
+    return classifier
+
+
+def _load_but_last(classifier: nn.Module, weights: str) -> None:
+    """Weights of a timm classifier's file; those of its last layer only where they fit the classes."""
+    path, ours = weights_path(weights), classifier.state_dict()
+    last = tuple(classifier.pretrained_cfg["classifier"] + end for end in (".weight", ".bias"))
+    state = {k: v for k, v in load_file(path).items() if k not in last or v.shape == ours[k].shape}
+    problems = [f"missing {k}" for k in ours.keys() - state.keys() if k not in last and not k.endswith("num_batches_tracked")]
+    problems += [f"unexpected {k}" for k in state.keys() - ours.keys()]
+    problems += [f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
+                 for k in ours.keys() & state.keys() if state[k].shape != ours[k].shape]
+    if problems:
+        raise WeightsError(f"{path} does not fit the teacher: " + "; ".join(sorted(problems)[:10])
+                           + (f" ... and {len(problems) - 10} more" if len(problems) > 10 else ""))
+    classifier.load_state_dict(state, strict=False)
+
+
+def _timm_classifier(name: str, num_classes: int, size: int, width: float, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:8]
         raise ValueError(f"teacher={name!r} is not a timm model" + (f"; near: {', '.join(near)}" if near else ""))
@@ -51,7 +115,7 @@ class SpaceToDepthConv(nn.Module):
 
 
 def for_reading(classifier: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode that computes the same, faster where it is a timm ResNet.
+    """A frozen copy in eval mode that computes the same, faster where it is a timm ResNet or a MobileNetV1.
 
     Its BatchNorms are folded into the convolutions before them, its stem sees 2x2 blocks: KD_loc sends a
     gradient through the stem for every positive, and there these two save about a third of the time.
@@ -67,6 +131,9 @@ def for_reading(classifier: nn.Module) -> nn.Module:
         stem = classifier.conv1
         if isinstance(stem, nn.Conv2d) and (stem.kernel_size, stem.stride, stem.padding) == ((7, 7), (2, 2), (3, 3)):
             classifier.conv1 = SpaceToDepthConv(stem)
+    for layer in classifier.modules():
+        if isinstance(layer, ConvNorm):
+            layer[0], layer[1] = fuse_conv_bn_eval(layer[0], layer[1]), nn.Identity()
     return classifier.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
