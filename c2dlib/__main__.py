@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from c2dlib.commands import add_parsers
+from c2dlib.cli import add_parsers
+from c2dlib.config.experiment import SCALES, known, parse_override
+from c2dlib.config.weights import WeightsError
 from c2dlib.data.coco import DataError
-from c2dlib.experiment import SCALES, known, parse_override
-from c2dlib.models.backbones import WeightsError
 from c2dlib.records import RecordError
 
 
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         if "call" in options:
             return options.call(options)
         if options.command == "bench":
-            from c2dlib import bench as benches
+            from c2dlib.cluster import bench as benches
 
             if options.what == "ratios":
                 return benches.bench(options.device, options.repeats)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in ("claims", "html"):
             return _look_back(options)
         if options.command == "readme":
-            from c2dlib.tables import update_readme
+            from c2dlib.reporting.tables import update_readme
 
             update_readme()
             return 0
@@ -71,16 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _look_back(options) -> int:
     """``claims`` and ``html``: nothing is trained, only what there is is read."""
-    from c2dlib.site import open_site
+    from c2dlib.workspace import open_site
 
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
     site, folder = open_site(options.scale, options.data)
     if options.command == "claims":
-        from c2dlib.claims import write_claims
+        from c2dlib.reporting.claims import write_claims
 
         print(write_claims(site, folder))
     else:
-        from c2dlib.notebooks import html
+        from c2dlib.reporting.notebooks import html
 
         print(f"written: {html(site)}")
     return 0
@@ -88,9 +88,9 @@ def _look_back(options) -> int:
 
 def reproduce_table(options) -> int:
     """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
-    from c2dlib import notebooks, tables
-    from c2dlib.parallel import run_all
-    from c2dlib.site import open_site
+    from c2dlib.reporting import notebooks, tables
+    from c2dlib.training.schedule import run_all
+    from c2dlib.workspace import open_site
 
     known(options.table, [*tables.TABLES, *notebooks.PIECES], "table, figure or notebook")
     if options.table in notebooks.PIECES:
@@ -132,9 +132,9 @@ def reproduce_piece(options) -> int:
     Raises:
         ValueError: for an option its notebook has no use for, or what is misspelt, before anything is written.
     """
-    from c2dlib import notebooks, tables
-    from c2dlib.experiment import experiment
-    from c2dlib.site import open_site
+    from c2dlib.config.experiment import experiment
+    from c2dlib.reporting import notebooks, tables
+    from c2dlib.workspace import open_site
 
     name, overrides = notebooks.PIECES[options.table], dict(map(parse_override, options.set))
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")

@@ -2,8 +2,8 @@
 
 import torch
 
-from c2dlib.attention import attention
-from c2dlib.types import TeacherReading
+from c2dlib.detectors.train_output import TeacherReading
+from c2dlib.teacher.attention import attention
 
 
 class TopLeftRed(torch.nn.Module):

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from torchvision.models.detection import ssd300_vgg16
 
 from c2dlib.__main__ import main
-from c2dlib.checkpoint import detect_on, evaluate, load_student, read_picture
+from c2dlib.config.weights import WeightsError
 from c2dlib.data.coco import DataError
-from c2dlib.models.backbones import WeightsError
-from c2dlib.models.students import build_student
-from c2dlib.runs import cell, describe, run, run_folder
-from c2dlib.site import open_site
+from c2dlib.deployment.student import detect_on, evaluate, load_student, read_picture
+from c2dlib.detectors.build import build_student
+from c2dlib.training.run import cell, describe, run, run_folder
+from c2dlib.workspace import open_site
 
 STUDENT = "SSD300-VGG16"
 TINY = {"steps": 3, "image_size": 64, "batch_size": 2, "backbone_weights": "none", "score_threshold": 0.0}

@@ -3,7 +3,8 @@
 import pytest
 from test_tables import record
 
-from c2dlib.claims import (
+from c2dlib.records import write_record
+from c2dlib.reporting.claims import (
     SOURCES,
     Evidence,
     claims,
@@ -14,9 +15,8 @@ from c2dlib.claims import (
     verdicts,
     write_claims,
 )
-from c2dlib.records import write_record
-from c2dlib.site import open_site
-from c2dlib.tables import METRICS, collect, labels, table, work_list
+from c2dlib.reporting.tables import METRICS, collect, labels, table, work_list
+from c2dlib.workspace import open_site
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from pathlib import Path
 import papermill
 import pytest
 
-from c2dlib import notebooks, parallel
 from c2dlib.__main__ import main
 from c2dlib.records import ROOT
-from c2dlib.tables import TABLES
+from c2dlib.reporting import notebooks
+from c2dlib.reporting.tables import TABLES
+from c2dlib.training import schedule as parallel
 
 SETTINGS = [
     "steps=2",

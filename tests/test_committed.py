@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from c2dlib.claims import write_claims
+from c2dlib.config.experiment import Experiment
 from c2dlib.data.coco import CocoFolder, Report
-from c2dlib.errors import gather, write_figure3
-from c2dlib.experiment import Experiment
+from c2dlib.evaluation.tide import gather, write_figure3
 from c2dlib.records import ROOT, read_record
-from c2dlib.site import Site
-from c2dlib.tables import TABLES, work_list, write_table
+from c2dlib.reporting.claims import write_claims
+from c2dlib.reporting.tables import TABLES, work_list, write_table
+from c2dlib.workspace import Site
 
 FROZEN = json.loads((ROOT / "tests" / "frozen" / "hashes.json").read_text())
 RESULTS = sorted(path.parent for path in ROOT.glob("results/*-*/records"))

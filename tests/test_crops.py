@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2dlib import crops as module
-from c2dlib.crops import crop_regions
-from c2dlib.data.crops import crop_batch
+from c2dlib.teacher import crops as module
+from c2dlib.teacher.crops import crop_batch, crop_regions
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from c2dlib import engine
-from c2dlib.engine import NonFiniteLoss, build_optimizer, fit, learning_rate_factor, relative_cost
-from c2dlib.files import load_checkpoint
+from c2dlib.training import loop as engine
+from c2dlib.training.checkpoints import load_checkpoint
+from c2dlib.training.loop import NonFiniteLoss, build_optimizer, fit, learning_rate_factor, relative_cost
 
 
 def settings(**changes):

@@ -7,12 +7,21 @@ import pandas as pd
 import pytest
 from test_evaluation import annotations, found
 
-from c2dlib import errors
-from c2dlib.errors import TYPES, box_ap, differences, examples, gather, run_errors, tide, tide_per_class
+from c2dlib.evaluation import tide as errors
+from c2dlib.evaluation.tide import (
+    TYPES,
+    box_ap,
+    differences,
+    examples,
+    gather,
+    run_errors,
+    tide,
+    tide_per_class,
+)
 from c2dlib.files import write_whole
-from c2dlib.runs import cell, find_record, run, run_folder
-from c2dlib.site import Site, open_site
-from c2dlib.tables import work_list
+from c2dlib.reporting.tables import work_list
+from c2dlib.training.run import cell, find_record, run, run_folder
+from c2dlib.workspace import Site, open_site
 
 TWO = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2))
 RIGHT = [found(1, [10, 20, 40, 40], 0.9, 1), found(2, [100, 100, 40, 40], 0.9, 2)]

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from c2dlib.data.coco import Category
-from c2dlib.evaluation import coco_metrics, detect
+from c2dlib.evaluation.metrics import coco_metrics, detect
 
 
 def annotations(boxes, categories=(1,), crowds=()):

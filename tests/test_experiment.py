@@ -5,9 +5,16 @@ import dataclasses
 import pytest
 import yaml
 
-from c2dlib.experiment import SCALES, Experiment, experiment, parse_override, scale_data, scale_settings
-from c2dlib.methods import METHODS, UNDEFINED, rival
-from c2dlib.models.students import ARCHITECTURES, STUDENTS
+from c2dlib.config.experiment import (
+    SCALES,
+    Experiment,
+    experiment,
+    parse_override,
+    scale_data,
+    scale_settings,
+)
+from c2dlib.config.methods import METHODS, UNDEFINED, rival
+from c2dlib.config.students import ARCHITECTURES, STUDENTS
 
 SSD = "SSD300-VGG16"
 

@@ -3,11 +3,11 @@
 import pytest
 from matplotlib.figure import Figure
 
-from c2dlib import explorer
-from c2dlib.errors import TYPES
-from c2dlib.explorer import Errors, explore
-from c2dlib.runs import cell, run
-from c2dlib.site import open_site
+from c2dlib.evaluation.tide import TYPES
+from c2dlib.figures import explorer
+from c2dlib.figures.explorer import Errors, explore
+from c2dlib.training.run import cell, run
+from c2dlib.workspace import open_site
 
 PNG = b"\x89PNG"
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from c2dlib.experiment import experiment
-from c2dlib.export import ExportError, check_onnx, export_onnx, latency, run_onnx
-from c2dlib.models.students import build_student
+from c2dlib.config.experiment import experiment
+from c2dlib.deployment.export import ExportError, check_onnx, export_onnx, latency, run_onnx
+from c2dlib.detectors.build import build_student
 
 
 def student(name, seed=0):

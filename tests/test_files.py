@@ -10,7 +10,8 @@ import torch
 
 import c2dlib
 from c2dlib import files
-from c2dlib.files import load_checkpoint, save_checkpoint, sha256, write_whole
+from c2dlib.files import sha256, write_whole
+from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def test_write_whole_writes_text_and_bytes(tmp_path):

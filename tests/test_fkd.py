@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from c2dlib.imitation.common import FromDetector, Necks
-from c2dlib.imitation.fkd import FKD, NonLocal, channel_attention, spatial_attention
-from c2dlib.types import TrainOutput
+from c2dlib.detectors.train_output import TrainOutput
+from c2dlib.distillation.imitation.common import FromDetector, Necks
+from c2dlib.distillation.imitation.fkd import FKD, NonLocal, channel_attention, spatial_attention
 
 WEIGHTS = {False: (7e-5, 4e-3, 4e-3, 7e-5), True: (4.2e-4, 2.4e-2, 2.4e-2, 4.2e-4)}
 TAU = {False: 0.5, True: 0.1}

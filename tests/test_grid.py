@@ -7,15 +7,16 @@ import subprocess
 import pytest
 import torch
 
-from c2dlib import cost, grid
 from c2dlib.__main__ import main
+from c2dlib.cluster import cost
+from c2dlib.cluster import jobs as grid
+from c2dlib.config.experiment import Experiment, experiment, parse_override
 from c2dlib.data.badges import make_badges
-from c2dlib.experiment import Experiment, experiment, parse_override
-from c2dlib.parallel import plan
 from c2dlib.records import ROOT
-from c2dlib.runs import cell
-from c2dlib.site import open_site
-from c2dlib.tables import experiments, work_list
+from c2dlib.reporting.tables import experiments, work_list
+from c2dlib.training.run import cell
+from c2dlib.training.schedule import plan
+from c2dlib.workspace import open_site
 
 A100 = cost.GPUS["A100"]
 
@@ -199,7 +200,7 @@ def test_the_learning_rate_follows_the_batch():
 
 def test_seconds_and_hours_of_the_bench_on_this_machine(tmp_path, monkeypatch, capsys):
     """Throughput of the smallest student, written and read back; 20 steps on the CPU against the CPU."""
-    from c2dlib import bench
+    from c2dlib.cluster import bench
 
     torch.set_num_threads(1)
     monkeypatch.setattr(bench, "BENCH", tmp_path)

@@ -12,15 +12,17 @@ from test_models import scenes
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
-from c2dlib.experiment import experiment
-from c2dlib.imitation import chen_kd, fgfi, gid
-from c2dlib.imitation.common import FromDetector, Necks, Seen, level_of
-from c2dlib.imitation.defeat import inside_objects
-from c2dlib.imitation.fgfi import near_objects
-from c2dlib.methods import RIVALS, UNDEFINED
-from c2dlib.models.students import ARCHITECTURES, STUDENTS, build_student
-from c2dlib.runs import channels, detector_teacher
-from c2dlib.types import Head, TrainOutput
+from c2dlib.config.experiment import experiment
+from c2dlib.config.methods import RIVALS, UNDEFINED
+from c2dlib.config.students import ARCHITECTURES, STUDENTS
+from c2dlib.detectors.build import build_student
+from c2dlib.detectors.train_output import Head, TrainOutput
+from c2dlib.distillation.classify import IMITATIONS
+from c2dlib.distillation.imitation import chen_kd, fgfi, gid
+from c2dlib.distillation.imitation.common import FromDetector, Necks, Seen, level_of
+from c2dlib.distillation.imitation.defeat import inside_objects
+from c2dlib.distillation.imitation.fgfi import near_objects
+from c2dlib.training.run import channels, detector_teacher
 
 FEATURES_ONLY = ["FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD", "FGFI"]
 
@@ -48,7 +50,7 @@ def seen(out, channels=3, theirs=3):
 
 
 def built(name, channels=3, theirs=3, levels=2, one_stage=False, factor=1.0):
-    return RIVALS[name](Necks([channels] * levels, [theirs] * levels, one_stage), factor)
+    return IMITATIONS[name](Necks([channels] * levels, [theirs] * levels, one_stage), factor)
 
 
 def to_identity(method):
@@ -136,7 +138,7 @@ def test_defeat_masks_by_hand_partition_the_map():
     expected[0:2, 0:4] = 1
     assert torch.equal(coarse[0, 0], expected)
     pair = seen(out)
-    method = to_identity(RIVALS["DeFeat"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
+    method = to_identity(IMITATIONS["DeFeat"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
     terms = {k: v.item() for k, v in method(pair).items()}
     inside = outside = 0.0
     for (s, t), mask in zip(pair.maps(), (fine, coarse), strict=True):
@@ -183,7 +185,7 @@ def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
             expected = np.maximum(expected, on.reshape(side, side))
         assert np.array_equal(array(mask[0, 0]), expected) and not mask[1].any()
     pair = seen(out)
-    method = to_identity(RIVALS["FGFI"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
+    method = to_identity(IMITATIONS["FGFI"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
     expected = 0.0
     for (s, t), mask in zip(pair.maps(), (fine, coarse), strict=True):
         on = np.broadcast_to(array(mask) > 0, s.shape)
@@ -326,7 +328,7 @@ def detectors():
 def test_every_method_on_every_student_it_is_defined_for(student, name, detectors):
     """Finite terms, also without objects; adapters and student get a gradient; the teacher none, stays frozen and in eval."""
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, RIVALS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(teacher, IMITATIONS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     images, targets = scenes()
     distill.method.train()
@@ -358,7 +360,7 @@ def test_necks_and_heads_must_correspond(detectors):
         Necks([8] * 3, [8] * 4, False)
     images, targets = scenes()
     out = step(images, targets)
-    distill = FromDetector(teacher, RIVALS["AT"](Necks([16] * 4, [32] * 4, False)))
+    distill = FromDetector(teacher, IMITATIONS["AT"](Necks([16] * 4, [32] * 4, False)))
     with pytest.raises(ValueError, match="student's neck has no level 3"):
         distill(replace(out, features={k: v for k, v in out.features.items() if k != "3"}))
     with pytest.raises(ValueError, match="teacher's neck has no level p6"):
@@ -367,16 +369,16 @@ def test_necks_and_heads_must_correspond(detectors):
         distill(replace(out, features=out.features | {"1": out.features["0"]}))
     other = build_student(detector_teacher(e), 7, "none").model  # seven classes
     with pytest.raises(ValueError, match=r"rcnn head says \(\d+, 6\) numbers in the student but \(\d+, 8\)"):
-        FromDetector(other, RIVALS["KD"](Necks(*channels(step, other), False)))(out)
+        FromDetector(other, IMITATIONS["KD"](Necks(*channels(step, other), False)))(out)
     with pytest.raises(ValueError, match="as many channels in every level"):
-        RIVALS["GID"](Necks([8, 16], [8, 16], True))
+        IMITATIONS["GID"](Necks([8, 16], [8, 16], True))
 
 
 @pytest.mark.parametrize("student", ["RetinaNet-R50", "FasterRCNN-R50"])
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
 def test_fp32_under_autocast(name, student, detectors):
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, RIVALS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(teacher, IMITATIONS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
     images, targets = scenes()
     with torch.autocast("cpu", torch.bfloat16):
         terms = distill(step(images, targets))

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2dlib.crops import crop_regions
-from c2dlib.losses import box_gradient, kd_cls, pooled_l1
+from c2dlib.distillation.losses import box_gradient, kd_cls, pooled_l1
+from c2dlib.teacher.crops import crop_regions
 
 
 @pytest.fixture(autouse=True)

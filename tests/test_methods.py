@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2dlib.experiment import experiment
-from c2dlib.losses import kd_cls, matched_l1, paired_iou
-from c2dlib.methods import METHODS, ClassifierToDetector, canonical, class_targets, distillers, parts
-from c2dlib.types import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
+from c2dlib.config.experiment import experiment
+from c2dlib.config.methods import METHODS, canonical, parts
+from c2dlib.detectors.train_output import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
+from c2dlib.distillation.classify import ClassifierToDetector, class_targets, distillers
+from c2dlib.distillation.losses import kd_cls, matched_l1, paired_iou
 
 WEIGHTS = {"lambda_kc": 1.0, "temperature": 2.0, "lambda_l": 1.0, "lambda_kl": 1.0, "sampling_size": 8,
            "pool_obj": 4, "pool_maps": 4, "layers": 1}

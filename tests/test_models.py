@@ -15,10 +15,12 @@ from torchvision.models.detection import (
     ssd300_vgg16,
 )
 
-from c2dlib.experiment import experiment
-from c2dlib.models.backbones import WeightsError, build_body, load_initial_weights
-from c2dlib.models.ssd import SSD300, VGG_MEAN, build_ssd
-from c2dlib.models.students import ARCHITECTURES, STUDENTS, build_student, parameter_count
+from c2dlib.config.experiment import experiment
+from c2dlib.config.students import ARCHITECTURES, STUDENTS
+from c2dlib.config.weights import WeightsError
+from c2dlib.detectors.backbones import build_body, load_initial_weights
+from c2dlib.detectors.build import build_student, parameter_count
+from c2dlib.detectors.ssd import SSD300, VGG_MEAN, build_ssd
 
 BARE = {"weights": None, "weights_backbone": None, "num_classes": 81}
 

@@ -10,10 +10,10 @@ import pandas as pd
 import papermill
 import pytest
 
-from c2dlib import notebooks, tables
-from c2dlib.errors import BOXES, TYPES
-from c2dlib.runs import run
-from c2dlib.site import Site, open_site, opened
+from c2dlib.evaluation.tide import BOXES, TYPES
+from c2dlib.reporting import notebooks, tables
+from c2dlib.training.run import run
+from c2dlib.workspace import Site, open_site, opened
 
 SOURCES = sorted(notebooks.FOLDER.glob("*.ipynb"))
 SSD = "SSD300-VGG16"
@@ -83,7 +83,7 @@ def test_runs_headless(name, site):
     outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == 5 + MORE_FIGURES.get(name, (0, 0))[1]
     said = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
-    assert "c2dlib.losses.kd_cls" in said and "its checkpoint is not here" not in said
+    assert "c2dlib.distillation.losses.kd_cls" in said and "its checkpoint is not here" not in said
     assert f"{count} of {count} runs are done" in said
     assert not list(site.results.glob(f".{name}*")) and not (site.results / f"{name}.failed.ipynb").exists()
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from c2dlib import plots
-from c2dlib.errors import TYPES
+from c2dlib.evaluation.tide import TYPES
+from c2dlib.figures import plots
 from c2dlib.records import RunRecord
 
 IMAGE = torch.linspace(0, 1, 3 * 40 * 60).reshape(3, 40, 60)

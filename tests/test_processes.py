@@ -12,20 +12,21 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from c2dlib import processes
+from c2dlib import distributed as processes
+from c2dlib.config.experiment import Experiment
+from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.badges import make_badges
+from c2dlib.data.batches import stream
 from c2dlib.data.coco import DataError, load_folder
-from c2dlib.data.stream import stream
-from c2dlib.engine import NonFiniteLoss, fit
-from c2dlib.evaluation import detect
-from c2dlib.experiment import Experiment
-from c2dlib.imitation.common import FromDetector, Necks
-from c2dlib.methods import RIVALS, ClassifierToDetector
-from c2dlib.models.students import ARCHITECTURES, build_student
-from c2dlib.models.teacher import Teacher, build_classifier
+from c2dlib.detectors.build import build_student
+from c2dlib.distillation.classify import IMITATIONS, ClassifierToDetector
+from c2dlib.distillation.imitation.common import FromDetector, Necks
+from c2dlib.evaluation.metrics import detect
 from c2dlib.records import ROOT, read_record
-from c2dlib.runs import cell, require_same_data, run, run_folder
-from c2dlib.site import open_site
+from c2dlib.teacher.classifier import Teacher, build_classifier
+from c2dlib.training.loop import NonFiniteLoss, fit
+from c2dlib.training.run import cell, require_same_data, run, run_folder
+from c2dlib.workspace import open_site
 
 SGD = SimpleNamespace(lr=1.0, seed=0, optimizer="sgd", weight_decay=0.0, momentum=0.0, schedule="step", milestones=(), warmup=0,
                       clip=0.0, precision="no")
@@ -91,7 +92,7 @@ def one_step(student, which, method, folder):
         senior = build_student(settings(ARCHITECTURES[student].teacher), CLASSES, "none").model
         channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, senior)]
         necks = Necks(*(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels), step.one_stage)
-        trained["imitation"] = RIVALS[method](necks)
+        trained["imitation"] = IMITATIONS[method](necks)
         terms = [FromDetector(senior, trained["imitation"])]
     own = slice(None) if processes.world() == 1 else slice(2 * processes.rank(), 2 * processes.rank() + 2)
     images, targets = scenes(which)
@@ -226,7 +227,8 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
 
 DIES = """
 import os, signal, sys
-from c2dlib import __main__, engine
+from c2dlib import __main__
+from c2dlib.training import loop as engine
 
 engine.CHECKPOINT_SECONDS, save = 0, engine.save_checkpoint
 

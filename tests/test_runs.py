@@ -15,15 +15,16 @@ import torch
 from safetensors.torch import load, load_file, save
 from torchvision.models.detection.ssd import SSD
 
-from c2dlib import classifiers, runs
-from c2dlib.classifiers import classifier_teacher, initial_weights
+from c2dlib.config.experiment import experiment
 from c2dlib.data.coco import DataError
-from c2dlib.evaluation import coco_metrics
-from c2dlib.experiment import experiment
+from c2dlib.evaluation.metrics import coco_metrics
 from c2dlib.records import RecordError, read_record
-from c2dlib.runs import cell, detector_teacher, run, run_folder, trained_student
-from c2dlib.site import open_site
-from c2dlib.tables import notes
+from c2dlib.reporting.tables import notes
+from c2dlib.training import classifiers
+from c2dlib.training import run as runs
+from c2dlib.training.classifiers import classifier_teacher, initial_weights
+from c2dlib.training.run import cell, detector_teacher, run, run_folder, trained_student
+from c2dlib.workspace import open_site
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = "SSD512-VGG16"
@@ -89,7 +90,8 @@ def test_a_damaged_record_is_named_and_the_run_repeated(place, capsys):
 SCRIPT = """
 import json, os, signal, sys, torch
 from pathlib import Path
-from c2dlib import engine, runs, site
+from c2dlib import workspace as site
+from c2dlib.training import loop as engine, run as runs
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would have it ignored
 torch.set_num_threads(1)
 engine.CHECKPOINT_SECONDS = 0
@@ -153,7 +155,7 @@ def test_of_two_processes_one_trains(uninterrupted, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_row(place):
-    from c2dlib.tables import Row, table
+    from c2dlib.reporting.tables import Row, table
 
     e = tiny(place, lr=1e30, steps=5, clip=0.0)
     record = run(e, place[0])

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from c2dlib.config.experiment import experiment
+from c2dlib.data.augment import plain_transform, train_transform
 from c2dlib.data.badges import make_badges
+from c2dlib.data.batches import Positions, mix, stream
 from c2dlib.data.coco import load_folder
-from c2dlib.data.stream import Positions, mix, stream
-from c2dlib.data.transforms import plain_transform, train_transform
-from c2dlib.experiment import experiment
 
 SSD = train_transform(experiment("smoke", "SSD300-VGG16", photometric=True, zoom_out=4.0, iou_crop=True))
 

@@ -11,11 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from c2dlib.experiment import SCALES, experiment
-from c2dlib.models.teacher import Teacher, build_classifier
+from c2dlib.config.experiment import SCALES, experiment
 from c2dlib.records import RunRecord, read_record, write_record
-from c2dlib.site import open_site
-from c2dlib.tables import (
+from c2dlib.reporting.tables import (
     Printer,
     Row,
     check,
@@ -31,6 +29,8 @@ from c2dlib.tables import (
     work_list,
     write_table,
 )
+from c2dlib.teacher.classifier import Teacher, build_classifier
+from c2dlib.workspace import open_site
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2dlib.models.teacher import Teacher, build_classifier, classifier_loss, expected_calibration_error
+from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
 
 
 @pytest.fixture(autouse=True)

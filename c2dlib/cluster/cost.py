@@ -1,0 +1,218 @@
+"""What a run at the paper's scale costs: arithmetic and memory counted on any machine, time from measurements or an assumed GPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from c2dlib.config.experiment import Experiment, experiment
+from c2dlib.config.methods import asks_teacher, rival
+from c2dlib.config.students import ARCHITECTURES, STUDENTS
+from c2dlib.detectors.build import build_student
+from c2dlib.distillation.classify import IMITATIONS, distillers
+from c2dlib.distillation.imitation.common import FromDetector, Necks
+from c2dlib.records import ROOT
+from c2dlib.teacher.classifier import Teacher, build_classifier
+from c2dlib.training.run import channels, detector_teacher
+
+COCO_IMAGES = 117_266  # of train2017, with a box to train on
+SHAPE, OBJECTS, CLASSES = (480, 640), 7, 80  # a typical image of COCO: pixels, objects (7.3 on average), classes
+PAPER, BENCH = ROOT / "results" / "paper", ROOT / "results" / "bench"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A data sheet: dense bf16 arithmetic in TFLOP/s, memory in GB, power in W, and all-reduce bandwidth in GB/s per GPU."""
+
+    name: str
+    tflops: float
+    memory: float
+    watts: float
+    bandwidth: float
+
+
+GPUS = {g.name: g for g in (Gpu("A100", 312, 80, 400, 200), Gpu("H100", 989, 80, 700, 300), Gpu("H200", 989, 141, 700, 300),
+                            Gpu("RTX 4090", 165, 24, 450, 10))}
+UTILISATION = 0.1  # assumed share of that arithmetic which training a detector reaches, perhaps half or twice it; `make bench` measures
+
+
+def scene(count: int, device: str = "cpu", seed: int = 0) -> tuple[list[Tensor], list[dict]]:
+    """Random images of COCO's usual size, seven boxes each."""
+    generator, (height, width) = torch.Generator().manual_seed(seed), SHAPE
+    images, targets = [], []
+    for _ in range(count):
+        size = torch.tensor([width, height])
+        centre = size * (0.2 + 0.6 * torch.rand(OBJECTS, 2, generator=generator))
+        side = size * (0.1 + 0.3 * torch.rand(OBJECTS, 2, generator=generator))
+        boxes = torch.cat([(centre - side / 2).clamp(min=0), torch.minimum(centre + side / 2, size)], dim=1)
+        images.append(torch.rand(3, height, width, generator=generator).to(device))
+        targets.append({"boxes": boxes.to(device), "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), generator=generator).to(device)})
+    return images, targets
+
+
+def training_step(e: Experiment, device: str = "cpu"):
+    """A student with random weights and everything its method needs, also random.
+
+    Returns:
+        The student's wrapper, ``losses(images, targets, distilled=True) -> named terms``, and the classifier, if there is one.
+    """
+    torch.manual_seed(0)
+    student = build_student(e, CLASSES, "none").to(device, memory_format=torch.channels_last).train()
+    teacher, imitation = None, None
+    if asks_teacher(e.method):
+        teacher = Teacher(build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width), CLASSES, e.teacher_size).to(device)
+    if name := rival(e.method):
+        senior = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
+        imitation = FromDetector(senior, IMITATIONS[name](Necks(*channels(student, senior), student.one_stage, e.anchor_scale)).to(device))
+    terms = distillers(e, teacher, imitation)
+
+    def losses(images: list, targets: list, distilled: bool = True) -> dict[str, Tensor]:
+        out = student(images, targets)
+        named = dict(out.task_losses)
+        for distiller in terms if distilled else []:
+            named |= distiller(out)
+        return named
+
+    return student, losses, teacher
+
+
+def count(e: Experiment) -> dict:
+    """One image's training step on the CPU, counted.
+
+    Returns:
+        gflops: 10^9 floating point operations, forward and backward, of convolutions and matrix products (a multiply-add is two);
+        activations_mb: what the forward pass keeps for the backward pass, in fp32; parameters, trained.
+    """
+    student, losses, _ = training_step(e)
+    images, targets = scene(1)
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            total = sum(losses(images, targets).values())
+        total.backward()
+    weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
+    parameters = list(student.parameters())
+    return {"student": e.student, "method": e.method, "image_size": e.image_size, "gflops": round(counter.get_total_flops() / 1e9, 1),
+            "activations_mb": round(sum(n for p, n in kept.items() if p not in weights) / 1e6, 1),
+            "parameters": sum(p.numel() for p in parameters), "trained": sum(p.numel() for p in parameters if p.requires_grad)}
+
+
+def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
+    """The rows of ``results/bench/<name>.json``; none where it was not made."""
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
+    """The committed count of an experiment's step: of its own method, or the dearest of its detector's that is known.
+
+    A detector that is imitated is taken for its student.
+    """
+    student = next(s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].teacher))
+    mine = [row for row in read_bench("counts", folder) if row["student"] == student]
+    same = [row for row in mine if row["method"] == e.method]
+    return max(same or mine, key=lambda row: row["gflops"], default=None)
+
+
+def images_seen(e: Experiment, images: int = COCO_IMAGES) -> float:
+    return (e.steps or max(1, round(e.epochs * images / e.batch_size))) * e.batch_size
+
+
+def estimate(e: Experiment, gpus: int, gpu: Gpu, images: int = COCO_IMAGES, utilisation: float = UTILISATION,
+             folder: Path = BENCH) -> dict:
+    """Hours, energy and memory of a run; from images/s measured on this kind of GPU if there are, else from the count.
+
+    Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was counted), weights,
+    gradients, momentum. What convolutions need while they run, and what an allocator leaves unused, can double it.
+
+    Returns:
+        hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is known.
+    """
+    row, parts = counted(e, folder), gpus * e.accumulate
+    measured = [r for r in read_bench("throughput", folder) if gpu.name in r["device"] and r["student"] == e.student
+                and r["method"] == e.method and r["precision"] == e.precision]
+    if measured:
+        per_second, source = measured[0]["images_per_second"], "measured"
+    elif row:
+        per_second, source = gpu.tflops * 1e3 * utilisation / row["gflops"], "counted"
+    else:
+        per_second, source = float("nan"), "unknown"
+    hours = images_seen(e, images) / (per_second * gpus) / 3600
+    each = -(-e.batch_size // parts) * row["activations_mb"] * (0.5 if e.precision != "no" else 1) + row["trained"] * 12e-6 if row else float("nan")
+    return {"hours": hours, "kWh": hours * gpus * gpu.watts / 1000, "memory_gb": each / 1000, "source": source,
+            "images_per_second": per_second}
+
+
+def limits(e: Experiment, gpu: Gpu, decoded_per_second: float, cores: int = 16, utilisation: float = UTILISATION,
+           folder: Path = BENCH) -> dict:
+    """From how many GPUs on something other than the student's arithmetic limits a run.
+
+    Args:
+        decoded_per_second: images one core reads and augments.
+        cores: per GPU.
+
+    Returns:
+        loader: images/s the cores of a GPU deliver over what the GPU takes (below 1 the loader is the limit, at any number).
+        exchange: the number of GPUs at which exchanging gradients takes as long as the step, at this batch size.
+        teacher: share of the step's arithmetic that is the distillation's.
+    """
+    found, row = estimate(e, 1, gpu, utilisation=utilisation, folder=folder), counted(e, folder)
+    plain = counted(e.replace(method="baseline"), folder)
+    rate = found["images_per_second"]
+    return {"loader": cores * decoded_per_second / rate,
+            "exchange": 1 + e.batch_size * gpu.bandwidth * 1e9 / (2 * row["trained"] * 4 * rate),
+            "teacher": 1 - plain["gflops"] / row["gflops"]}
+
+
+def recipe() -> pd.DataFrame:
+    """The paper's recipe beside ours at ``coco`` scale: students, setting, paper, source, ours, same; a row per setting and value."""
+    rows = []
+    for line in pd.read_csv(PAPER / "recipe.csv", dtype=str).to_dict("records"):
+        students = STUDENTS[:6] if line["students"] == "all" else line["students"].split()
+        paper = yaml.safe_load(line["value"]) if line["value"] != "no" else "no"  # YAML 1.1 takes `no` for False
+        ours = {getattr(experiment("coco", s), line["setting"]) for s in students}
+        same = all(_close(value, paper) for value in ours)
+        shown = " / ".join(sorted(str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in ours))
+        rows.append({"students": line["students"].replace(" ", ", "), "setting": line["setting"], "paper": line["value"],
+                     "source": line["source"], "ours": shown, "same": same})
+    return pd.DataFrame(rows)
+
+
+def _close(ours, paper) -> bool:
+    if isinstance(paper, list):
+        return len(ours) == len(paper) and all(map(_close, ours, paper))
+    return abs(ours - paper) < 1e-4 if isinstance(paper, float) else ours == paper
+
+
+def paper_runs() -> list[Experiment]:
+    """Every run of Tables 1 to 5 at ``coco`` scale, once, one seed, and the detectors that are imitated; no classifiers."""
+    from c2dlib.reporting.tables import check
+
+    found = {}
+    for table in ("table1", "table2", "table3a", "table3b", "table4", "table5"):
+        for line in check(table, "coco"):
+            e = experiment("coco", line.student, line.method, **line.changes)
+            for needed in [detector_teacher(e)] if rival(e.method) else []:
+                found.setdefault(needed.hash(), needed)
+            found.setdefault(e.hash(), e)
+    return list(found.values())
+
+
+def costs(runs: list[Experiment], gpu: Gpu, numbers: tuple[int, ...] = (1, 8, 32), utilisation: float = UTILISATION,
+          folder: Path = BENCH) -> pd.DataFrame:
+    """``estimate`` of each run on each number of GPUs: student, method, gpus, hours, kWh, memory_gb, source."""
+    return pd.DataFrame([{"student": e.student, "method": e.method, "gpus": n, **estimate(e, n, gpu, utilisation=utilisation, folder=folder)}
+                         for e in runs for n in numbers])

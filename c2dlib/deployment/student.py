@@ -1,0 +1,129 @@
+"""From checkpoint to use: a run's ``student.safetensors`` as a detector, on a COCO-format folder or on pictures of any kind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
+from torchvision.utils import draw_bounding_boxes, save_image
+
+from c2dlib.config.experiment import Experiment
+from c2dlib.config.weights import WeightsError
+from c2dlib.data.coco import Category, CocoFolder, DataError
+from c2dlib.detectors.build import build_student
+from c2dlib.evaluation.metrics import coco_metrics, detect
+from c2dlib.files import write_whole
+from c2dlib.workspace import Progress
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained student with what its file says of it."""
+
+    model: nn.Module  # plain torchvision: images [3, H, W] in 0..1 in, boxes out
+    experiment: Experiment
+    categories: list[Category]  # label 1 + index
+    area_cuts: tuple[float, float]
+
+
+def load_student(path: str | Path) -> Checkpoint:
+    """The student of a run, from its ``student.safetensors`` alone.
+
+    Raises:
+        FileNotFoundError, WeightsError: if there is no such file, it is not a run's student, or its weights are not those of
+            the detector it names (which keys is said).
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "student.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; a run leaves it in runs/<data>-<scale>/<run>/student.safetensors")
+    try:
+        with safe_open(path, "pt") as file:
+            said, weights = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
+    if "c2dlib" not in said:
+        raise WeightsError(f"{path}: does not say which detector it is of, as the student of a run does")
+    about = json.loads(said["c2dlib"])
+    settings = {k: v for k, v in about["experiment"].items() if k != "recipe"}
+    e = Experiment().replace(**settings)
+    model = build_student(e, len(about["categories"]), "none").model
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # names the missing, unexpected and ill-shaped keys
+        raise WeightsError(f"{path}: {error}") from error
+    return Checkpoint(model.eval(), e, [Category(*c) for c in about["categories"]], tuple(about["area_cuts"]))
+
+
+def evaluate(student: Checkpoint, folder: CocoFolder, split: str, device: str,
+             progress: Progress = lambda *_: None) -> dict[str, float | None]:
+    """COCO metrics in percent on a split, verified with pycocotools.
+
+    Raises:
+        DataError: if the folder has other classes than the student, or no such split.
+    """
+    if split not in folder.splits:
+        raise DataError(f"{folder.root}: no split {split!r}; it has {', '.join(folder.splits)}")
+    ours, theirs = [c.name for c in student.categories], [c.name for c in folder.categories]
+    if ours != theirs:
+        different = [f"{a} / {b}" for a, b in zip(ours, theirs, strict=False) if a != b][:5]
+        raise DataError(f"{folder.root}: {len(theirs)} classes, the student has {len(ours)}; they must be the same in the same "
+                        f"order" + (f". Student / folder: {', '.join(different)}" if different else ""))
+    found = detect(student.model, folder.splits[split], device, progress=lambda done, of: progress(f"evaluation on {split}", done, of))
+    return coco_metrics(folder.splits[split].annotations, found, folder.area_cuts, verify=True)
+
+
+def read_picture(path: str | Path) -> Tensor:
+    """A picture as people see it (its EXIF orientation applied), [3, H, W] in 0..1.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_dtype(pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB")), torch.float32, scale=True)
+    except Exception as error:  # Pillow's decoders raise many types
+        raise DataError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+@torch.inference_mode()
+def detect_on(student: Checkpoint, pictures: list[str | Path], out: Path, threshold: float = 0.5, device: str = "cpu") -> Path:
+    """Boxes on pictures: each drawn into ``out/<name>.png``, and all in ``out/detections.json``.
+
+    Args:
+        threshold: lowest score that is drawn and listed, 0..1.
+
+    Returns:
+        The JSON file: per picture a list of class, score and bbox (xywh in its pixels).
+
+    Raises:
+        DataError: if a picture cannot be read, or two have the same name; then nothing is written.
+    """
+    images = [read_picture(path) for path in pictures]
+    names = [Path(path).stem for path in pictures]
+    if doubled := {n for n in names if names.count(n) > 1}:
+        raise DataError(f"several pictures are called {', '.join(sorted(doubled))}; their results would overwrite each other")
+    student.model.to(device)
+    out.mkdir(parents=True, exist_ok=True)
+    listed = {}
+    for path, name, image in zip(pictures, names, images, strict=True):
+        found = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
+        shown = found["scores"] >= threshold
+        boxes, scores, labels = (found[k][shown] for k in ("boxes", "scores", "labels"))
+        words = [f"{student.categories[label - 1].name} {score:.2f}" for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        width = max(1, round(min(image.shape[1:]) / 200))
+        drawn = draw_bounding_boxes(image, boxes, words, colors="red", width=width) if len(boxes) else image
+        save_image(drawn, out / f"{name}.png")
+        corner, far = boxes[:, :2], boxes[:, 2:]
+        listed[str(path)] = [
+            {"class": student.categories[label - 1].name, "score": round(score, 4), "bbox": [round(v, 2) for v in box]}
+            for label, score, box in zip(labels.tolist(), scores.tolist(), torch.cat([corner, far - corner], 1).tolist(), strict=True)]
+    write_whole(out / "detections.json", json.dumps(listed, indent=1))
+    return out / "detections.json"

@@ -1,0 +1,115 @@
+"""COCO metrics: hotcoco where evaluation repeats, pycocotools to verify what a table prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from hotcoco import COCO, COCOeval
+from torch import nn
+
+from c2dlib import distributed as processes
+from c2dlib.data.augment import plain_transform
+
+STATS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", None, None, "mAR", "ARs", "ARm", "ARl"]
+IOUS = [50 + 5 * i for i in range(10)]
+
+
+@torch.inference_mode()
+def detect(model: nn.Module, split, device: str, batch_size: int = 16,
+           progress: Callable[[int, int], None] = lambda done, of: None) -> list[dict]:
+    """A detector's boxes on a split, as COCO results (image_id, category_id, bbox xywh in pixels, score).
+
+    Where several processes share a run each looks at its share of the images, and all get the boxes of all, image by image.
+
+    Args:
+        model: a plain torchvision detector.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()
+    plain, found_on = plain_transform(), {}
+    mine = range(processes.rank(), len(split), processes.world())
+    for first in range(0, len(mine), batch_size):
+        rows = mine[first : first + batch_size]
+        images = [plain(split[i][0]).to(device) for i in rows]
+        for i, found in zip(rows, model(images), strict=True):
+            results = found_on[i] = []
+            boxes = found["boxes"].double()
+            boxes[:, 2:] -= boxes[:, :2]
+            for box, label, score in zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(),
+                                         strict=True):
+                results.append({"image_id": split.image_ids[i], "category_id": split.categories[label - 1].id,
+                                "bbox": box, "score": score})
+        progress(first + len(rows), len(mine))
+    everyones = {i: rows for share in processes.gathered(found_on) for i, rows in share.items()}
+    return [row for i in sorted(everyones) for row in everyones[i]]
+
+
+def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[float, float] = (32, 96),
+                 verify: bool = False) -> dict[str, float | None]:
+    """The ten COCO metrics of Table 1 and the AP at each IoU of Table 5, in percent.
+
+    Args:
+        annotations: a COCO dict; crowds are ignore regions.
+        detections: COCO results; may be empty.
+        area_cuts: sides in pixels between small, medium and large.
+        verify: compute them with pycocotools too, and insist that they are equal.
+
+    Returns:
+        name -> percent; None where no object is of that size (COCO's -1).
+
+    Raises:
+        ValueError: if a score or box is not finite, an image is unknown, or the two evaluators differ.
+    """
+    check_detections(annotations, detections)
+    ranges = [[0, 1e10], [0, area_cuts[0] ** 2], [area_cuts[0] ** 2, area_cuts[1] ** 2], [area_cuts[1] ** 2, 1e10]]
+    metrics = _run(COCO, COCOeval, annotations, detections, ranges)
+    if verify and detections:  # pycocotools cannot load an empty list
+        from pycocotools.coco import COCO as ReferenceCOCO
+        from pycocotools.cocoeval import COCOeval as ReferenceEval
+
+        reference = _run(ReferenceCOCO, ReferenceEval, annotations, detections, ranges)
+        if metrics != reference:
+            raise ValueError(f"hotcoco and pycocotools disagree: {metrics} against {reference}")
+    return metrics
+
+
+def check_detections(annotations: dict, detections: list[dict]) -> None:
+    """COCO results that an evaluator would misread without a word.
+
+    Raises:
+        ValueError: if a score or box is not finite, or an image is not in the annotations.
+    """
+    for row in detections:
+        if not np.isfinite([row["score"], *row["bbox"]]).all():
+            raise ValueError(f"detection on image {row['image_id']} has a score or box that is not finite: {row}")
+    images = {image["id"] for image in annotations["images"]}
+    if unknown := {row["image_id"] for row in detections} - images:
+        raise ValueError(f"detections on images that are not in the annotations: {sorted(unknown)[:5]}")
+
+
+def _run(coco_class, eval_class, annotations: dict, detections: list[dict], ranges: list) -> dict:
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hotcoco: size ranges other than COCO's
+        if coco_class is COCO:
+            truth = COCO(annotations)
+            found = truth.load_res(detections)
+        else:
+            truth = coco_class()
+            truth.dataset = annotations
+            truth.createIndex()
+            found = truth.loadRes([dict(row) for row in detections])
+        evaluator = eval_class(truth, found, "bbox")
+        evaluator.params.areaRng = ranges
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    values = {name: float(v) for name, v in zip(STATS, evaluator.stats, strict=True) if name}
+    precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]  # [IoU, recall, class]
+    for row, iou in zip(precision, IOUS, strict=True):
+        valid = row[row > -1]
+        values[f"AP{iou}"] = float(valid.mean()) if valid.size else -1.0
+    return {name: None if v == -1 else 100 * v for name, v in values.items()}

@@ -1,0 +1,119 @@
+"""Notebooks executed headless, in this process's own Python environment, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from html import escape
+from pathlib import Path
+
+import nbformat
+
+from c2dlib.figures.explorer import HEADLESS
+from c2dlib.files import write_whole
+from c2dlib.records import ROOT
+from c2dlib.workspace import Site
+
+FOLDER = ROOT / "notebooks"
+PIECES = {"method": "00_method", "teacher": "01_teacher", "figure3": "figure3_errors", "figure4": "figure4_examples",
+          "your_data": "your_data", "scale": "scale"}  # what is reproduced beside the tables, and its notebook
+
+
+def parameters(name: str) -> list[str]:
+    """The parameters that ``notebooks/<name>.ipynb`` has."""
+    from papermill.inspection import _infer_parameters
+    from papermill.iorw import load_notebook_node
+
+    return [p.name for p in _infer_parameters(load_notebook_node(str(FOLDER / f"{name}.ipynb")))]
+
+
+def execute(name: str, site: Site, given: dict) -> Path:
+    """Run ``notebooks/<name>.ipynb`` with parameters; leave the executed copy beside the results.
+
+    Papermill writes while it runs, so it writes to a temporary name that is renamed at the end; a notebook that
+    stops on an error is kept as ``<name>.failed.ipynb``.
+
+    Raises:
+        ValueError: for a parameter the notebook does not have (papermill would only warn).
+        papermill.PapermillExecutionError: if a cell raises.
+    """
+    import papermill
+
+    source, target = FOLDER / f"{name}.ipynb", site.results / f"{name}.ipynb"
+    inside = parameters(name)
+    if unknown := sorted(set(given) - set(inside)):
+        raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(inside)}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".ipynb")
+    os.close(handle)
+    os.environ[HEADLESS] = "1"  # nobody can click: widgets become figures
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            papermill.execute_notebook(str(source), temporary, given, cwd=str(Path.cwd()), kernel_name="python3",
+                                       progress_bar=False, coalesce_streams=True)
+        _keep(temporary, target)
+        target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
+    except papermill.PapermillExecutionError:
+        _keep(temporary, target.with_suffix(".failed.ipynb"))
+        raise
+    finally:
+        del os.environ[HEADLESS]
+        Path(temporary).unlink(missing_ok=True)
+    return target
+
+
+def _keep(temporary: str, target: Path) -> None:
+    """Put the executed copy in place, readable by all and without the paths papermill notes in it."""
+    notebook = nbformat.read(temporary, 4)
+    for name in ("input_path", "output_path"):
+        notebook.metadata.get("papermill", {}).pop(name, None)
+    write_whole(target, nbformat.writes(notebook))
+
+
+def html(site: Site) -> Path:
+    """Render every executed notebook of a site, and its claims, into ``html/``, with an index; no server, no network needed.
+
+    Raises:
+        FileNotFoundError: if no notebook was executed there yet.
+    """
+    from nbconvert import HTMLExporter
+    from nbconvert.filters import markdown2html
+
+    executed = sorted(p for p in site.results.glob("*.ipynb") if not p.name.startswith("."))
+    if not executed:
+        raise FileNotFoundError(f"{site.results}: no executed notebook; `make reproduce-table2` makes one")
+    exporter, lines, folder = HTMLExporter(), [], site.results / "html"
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""  # nothing from elsewhere
+    for path in executed:
+        notebook = nbformat.read(path, 4)
+        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        write_whole(folder / f"{path.stem}.html", body)
+        title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
+        failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
+        lines.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
+    name = escape(f"{site.data_name}, scale {site.scale}")
+    for path in (path for stem in ("reading", "claims") if (path := site.results / f"{stem}.md").exists()):
+        text = path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
+        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
+        lines.insert(0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>')
+    write_whole(folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(lines))))
+    return folder / "index.html"
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>c2dlib: {name}</title>
+<style>body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
+li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }} table {{ border-collapse: collapse; font-size: 85% }}
+td, th {{ padding: .15em .6em; border-bottom: 1px solid #ddd }} img {{ max-width: 100% }} .anchor-link {{ display: none }}</style></head>
+<body>
+{body}
+</body></html>
+"""
+INDEX = """<h1>Distilling Image Classifiers in Object Detectors, reproduced</h1>
+<p>Executed notebooks on {name}. The tables they wrote are beside this folder.</p>
+<ul>
+{items}
+</ul>"""

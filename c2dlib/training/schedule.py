@@ -1,0 +1,187 @@
+"""Many runs at once: each in its own process, prerequisites first, with one progress line and an estimate."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from c2dlib.config.experiment import PRETRAINING, Experiment
+from c2dlib.config.methods import asks_teacher, rival
+from c2dlib.config.students import ARCHITECTURES
+from c2dlib.distributed import claim_gpu
+from c2dlib.records import RunRecord, command
+from c2dlib.training.classifiers import classifier_teacher, initial_weights
+from c2dlib.training.run import detector_teacher, find_record, finished, run
+from c2dlib.workspace import Site
+
+_messages = None  # in a worker: where its progress goes
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to compute: a pre-training, a classifier or a run; done once however many need it."""
+
+    kind: str  # pretrain, teacher, run
+    e: Experiment
+    needs: tuple = ()
+    with_weights: bool = False  # a run that is recorded but has no checkpoint here is trained again
+
+    @property
+    def key(self) -> str:
+        e, architecture = self.e, ARCHITECTURES[self.e.student]
+        return {"run": f"run:{e.hash()}", "pretrain": f"pretrain:{architecture.body}:{e.width}:{e.depth}",
+                "teacher": f"teacher:{architecture.family == 'ssd'}:{e.teacher}:{e.teacher_size}:{e.train_share}"}[self.kind]
+
+
+def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) -> list[Job]:
+    """The unfinished experiments in order, each behind what it needs; nothing twice."""
+    jobs: dict[str, Job] = {}
+
+    def add(e: Experiment, with_weights: bool = False) -> str:
+        if finished(e, site, with_weights):
+            return f"run:{e.hash()}"  # finished: nothing of what it needed is needed again
+        needs = []
+        if e.backbone_weights in PRETRAINING:
+            needs.append(Job("pretrain", e.replace(method="baseline")))
+        if asks_teacher(e.method):
+            needs.append(Job("teacher", e))
+        keys = [jobs.setdefault(j.key, j).key for j in needs]
+        if rival(e.method):
+            keys.append(add(detector_teacher(e), with_weights=True))
+        job = Job("run", e, tuple(keys), with_weights)
+        return jobs.setdefault(job.key, job).key
+
+    for e in experiments:
+        add(e, with_weights)
+    return list(jobs.values())
+
+
+def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
+            each: Callable[[RunRecord], None] = lambda record: None,
+            with_weights: bool = False) -> list[RunRecord | None]:
+    """Run experiments, ``jobs`` at a time (0: one per core on CPU, one per GPU), one thread each on CPU.
+
+    Args:
+        each: called with every record as soon as there is one, finished runs first.
+        with_weights: train again what is recorded but has no checkpoint here.
+
+    Returns:
+        A record per experiment, None where the run ended in an unexpected error (shown on stderr).
+    """
+    planned = plan(experiments, site, with_weights)
+    waiting = {j.key for j in planned}
+    for e in experiments:
+        if f"run:{e.hash()}" not in waiting:
+            each(find_record(e, site))
+    wanted = {e.hash() for e in experiments}
+    if planned:
+        jobs = min(jobs or (torch.cuda.device_count() if site.on == "cuda" else os.cpu_count() or 1), len(planned))
+        for job, record in _execute(planned, site, jobs):
+            if job.kind == "run" and job.e.hash() in wanted and record:
+                each(record)
+    return [find_record(e, site) for e in experiments]
+
+
+def _execute(planned: list[Job], site: Site, jobs: int):
+    """Yield (job, its record or None) as jobs finish, never starting one before what it needs."""
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site, command()))
+    todo, running, over = list(planned), {}, set()
+    known = {j.key for j in planned}
+    bar = _Bar(planned, messages)
+    try:
+        while todo or running:
+            for job in [j for j in todo if all(k in over or k not in known for k in j.needs)]:
+                if len(running) < jobs:
+                    todo.remove(job)
+                    running[pool.submit(_do, job, site)] = job
+            done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
+            bar.update()
+            for future in done:
+                job = running.pop(future)
+                over.add(job.key)
+                bar.finish(job)
+                yield job, _result(future, job)
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoints.", file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+
+def _result(future: Future, job: Job) -> RunRecord | None:
+    if error := future.exception():
+        tqdm.write(f"{job.key} ({job.e.student} {job.e.method}): {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    return future.result()
+
+
+def _begin(messages, parent: int, site: Site, made_by: str) -> None:
+    """A worker's first act: one thread on CPU or a GPU to itself, and no life beyond its parent's."""
+    global _messages
+    _messages = messages
+    os.environ["C2D_COMMAND"] = made_by
+    if site.on == "cpu":
+        torch.set_num_threads(1)
+    else:
+        claim_gpu(site.runs / "locks")
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _do(job: Job, site: Site) -> RunRecord | None:
+    e, last = job.e, [0.0]
+
+    def progress(what: str, done: int, of: int) -> None:
+        if done == of or time.monotonic() - last[0] > 0.5:
+            last[0] = time.monotonic()
+            _messages.put((os.getpid(), what, done, of))
+
+    if job.kind == "pretrain":
+        initial_weights(e, site, progress)
+    elif job.kind == "teacher":
+        classifier_teacher(e, site, progress)
+    else:
+        return run(e, site, progress, job.with_weights)
+    return None
+
+
+class _Bar:
+    """One line: jobs done, what runs now and how far it is, time left."""
+
+    def __init__(self, planned: list[Job], messages):
+        self.messages, self.now, self.done = messages, {}, 0
+        self.bar = tqdm(total=len(planned), unit="run", dynamic_ncols=True, smoothing=0,
+                        bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}")
+
+    def update(self) -> None:
+        while not self.messages.empty():
+            process, what, done, of = self.messages.get()
+            self.now[process] = (what, done, of)
+        self.bar.n = self.done + sum(done / of for what, done, of in self.now.values())
+        self.bar.set_postfix_str(" · ".join(f"{what} {done}/{of}" for what, done, of in self.now.values()))
+
+    def finish(self, job: Job) -> None:
+        self.done += 1
+        self.now = {p: v for p, v in self.now.items() if v[1] < v[2]}
+
+    def close(self) -> None:
+        self.bar.close()
