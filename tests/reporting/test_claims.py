@@ -1,7 +1,7 @@
 """Claims: the number that decides each is the right difference, and the word follows from its interval."""
 
 import pytest
-from test_tables import record
+from tests.reporting.test_tables import record
 
 from c2dlib.records import write_record
 from c2dlib.reporting.claims import (

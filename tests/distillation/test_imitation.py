@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 from scipy.special import log_softmax, softmax
-from test_models import scenes
+from tests.detectors.test_detectors import scenes
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 

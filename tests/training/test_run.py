@@ -26,7 +26,7 @@ from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.run import cell, detector_teacher, run, run_folder, trained_student
 from c2dlib.workspace import open_site
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUDENT = "SSD512-VGG16"
 TINY = {"steps": 2, "teacher_steps": 2, "teacher_images": 4, "pretrain_steps": 1, "pretrain_scenes": 8,
         "image_size": 64, "batch_size": 2, "detector_teacher_steps": 2}

@@ -16,7 +16,7 @@ from PIL import Image
 from c2dlib.data import coco
 from c2dlib.data.coco import DataError, load_folder
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 WIDTH, HEIGHT = 12, 8
 
 

@@ -5,7 +5,7 @@ import random
 
 import pandas as pd
 import pytest
-from test_evaluation import annotations, found
+from tests.evaluation.test_metrics import annotations, found
 
 from c2dlib.evaluation import tide as errors
 from c2dlib.evaluation.tide import (

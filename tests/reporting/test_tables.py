@@ -32,7 +32,7 @@ from c2dlib.reporting.tables import (
 from c2dlib.teacher.classifier import Teacher, build_classifier
 from c2dlib.workspace import open_site
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
 SSD = "SSD300-VGG16"
 

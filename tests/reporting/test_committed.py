@@ -14,7 +14,7 @@ from c2dlib.reporting.claims import write_claims
 from c2dlib.reporting.tables import TABLES, work_list, write_table
 from c2dlib.workspace import Site
 
-FROZEN = json.loads((ROOT / "tests" / "frozen" / "hashes.json").read_text())
+FROZEN = json.loads((ROOT / "tests" / "config" / "frozen" / "hashes.json").read_text())
 RESULTS = sorted(path.parent for path in ROOT.glob("results/*-*/records"))
 WRITTEN = [path for folder in RESULTS for path in sorted(folder.glob("*.csv"))]
 SEEDS = 20  # records beyond are not looked for
