@@ -71,18 +71,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _look_back(options) -> int:
     """``claims`` and ``html``: nothing is trained, only what there is is read."""
-    from c2dlib.workspace import open_site
+    from c2dlib.workspace import open_workspace
 
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    site, folder = open_site(options.scale, options.data)
+    workspace, folder = open_workspace(options.scale, options.data)
     if options.command == "claims":
         from c2dlib.reporting.claims import write_claims
 
-        print(write_claims(site, folder))
+        print(write_claims(workspace, folder))
     else:
         from c2dlib.reporting.notebooks import html
 
-        print(f"written: {html(site)}")
+        print(f"written: {html(workspace)}")
     return 0
 
 
@@ -90,7 +90,7 @@ def reproduce_table(options) -> int:
     """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
     from c2dlib.reporting import notebooks, tables
     from c2dlib.training.schedule import run_all
-    from c2dlib.workspace import open_site
+    from c2dlib.workspace import open_workspace
 
     known(options.table, [*tables.TABLES, *notebooks.PIECES], "table, figure or notebook")
     if options.table in notebooks.PIECES:
@@ -99,29 +99,29 @@ def reproduce_table(options) -> int:
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
     tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
                  Path(options.data).name if options.data else "badges")
-    site, folder = open_site(options.scale, options.data, device=options.device)
-    print(f"{tables.TABLES[options.table].title}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/",
+    workspace, folder = open_workspace(options.scale, options.data, device=options.device)
+    print(f"{tables.TABLES[options.table].title}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/",
           flush=True)
     for warning in folder.report.warnings:
         print(f"note: {warning}", flush=True)
-    rows = tables.work_list(options.table, site, folder, options.seeds, options.students, options.methods, overrides)
-    printer = tables.Printer(rows, site)
-    run_all(tables.experiments(rows), site, options.jobs, printer)
-    frame = tables.write_table(options.table, rows, site, folder)
-    executed = notebooks.execute(options.table, site, {
+    rows = tables.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
+    printer = tables.Printer(rows, workspace)
+    run_all(tables.experiments(rows), workspace, options.jobs, printer)
+    frame = tables.write_table(options.table, rows, workspace, folder)
+    executed = notebooks.execute(options.table, workspace, {
         "seeds": options.seeds, "students": options.students, "methods": options.methods,
-        **_common(options, overrides, site)})
-    print("\n" + (site.results / f"{options.table}.md").read_text())
-    print(f"written: {site.results / options.table}.csv, .md and {executed}")
+        **_common(options, overrides, workspace)})
+    print("\n" + (workspace.results / f"{options.table}.md").read_text())
+    print(f"written: {workspace.results / options.table}.csv, .md and {executed}")
     return int(any(row.experiments and status != "done" for row, status in zip(rows, frame.status, strict=True)))
 
 
-def _common(options, overrides: dict, site) -> dict:
+def _common(options, overrides: dict, workspace) -> dict:
     """The parameters every notebook has; places are told only where they are not the repository's own."""
     from c2dlib.records import ROOT
 
-    places = {} if Path.cwd() == ROOT else {"results": str(site.results.parent.resolve()),
-                                            "runs": str(site.runs.resolve())}
+    places = {} if Path.cwd() == ROOT else {"results": str(workspace.results.parent.resolve()),
+                                            "runs": str(workspace.runs.resolve())}
     return {"scale": options.scale, "data": options.data, "overrides": overrides, "device": options.device,
             "jobs": options.jobs, **places}
 
@@ -134,7 +134,7 @@ def reproduce_piece(options) -> int:
     """
     from c2dlib.config.experiment import experiment
     from c2dlib.reporting import notebooks, tables
-    from c2dlib.workspace import open_site
+    from c2dlib.workspace import open_workspace
 
     name, overrides = notebooks.PIECES[options.table], dict(map(parse_override, options.set))
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
@@ -154,11 +154,11 @@ def reproduce_piece(options) -> int:
         tables.check("table1", options.scale, options.seeds, options.students, options.methods, overrides)
     else:
         experiment(options.scale, given.get("student", tables.ABLATED), given.get("method", "baseline"), **overrides)
-    site, folder = open_site(options.scale, options.data, device=options.device)
-    print(f"{name}\n{folder.report.summary()}\nresults: {site.results}/   runs: {site.runs}/", flush=True)
-    given |= {name: value for name, value in _common(options, overrides, site).items() if name in inside}
-    executed = notebooks.execute(name, site, given)
-    if (text := site.results / f"{options.table}.md").exists():
+    workspace, folder = open_workspace(options.scale, options.data, device=options.device)
+    print(f"{name}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/", flush=True)
+    given |= {name: value for name, value in _common(options, overrides, workspace).items() if name in inside}
+    executed = notebooks.execute(name, workspace, given)
+    if (text := workspace.results / f"{options.table}.md").exists():
         print("\n" + text.read_text())
     print(f"written: {executed}")
     return 0

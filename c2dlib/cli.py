@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from c2dlib import distributed as processes
+from c2dlib import distributed
 from c2dlib.config.experiment import SCALES, known, parse_override
 
 
@@ -64,32 +64,32 @@ def add_parsers(commands: argparse._SubParsersAction) -> None:
 
 def run_one(options) -> int:
     """Train and evaluate one row, or one thing it needs; every process of it calls this."""
-    from c2dlib.config.methods import asks_teacher, rival
+    from c2dlib.config.methods import imitation_in, needs_classifier
     from c2dlib.training.classifiers import classifier_teacher, initial_weights
-    from c2dlib.training.run import cell, detector_teacher, run
-    from c2dlib.workspace import open_site
+    from c2dlib.training.run import detector_teacher, experiment_for, run
+    from c2dlib.workspace import open_workspace
 
-    device, overrides = processes.join(options.device), dict(map(parse_override, options.set))
-    if processes.world() == 1 and device == "cuda":
-        processes.claim_gpu(Path("runs/locks"), wait=True)
+    device, overrides = distributed.join(options.device), dict(map(parse_override, options.set))
+    if distributed.world() == 1 and device == "cuda":
+        distributed.claim_gpu(Path("runs/locks"), wait=True)
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    if not processes.first():
-        processes.agreed(None)  # the first process has validated the data
-    site, folder = open_site(options.scale, options.data, device=device, check_images=processes.first())
-    if processes.first():
-        processes.agreed(None)
-    e = cell(site, folder, options.student, options.method, options.seed, **overrides)
-    if len(set(hashes := processes.gathered(e.hash()))) > 1:
+    if not distributed.first():
+        distributed.agreed(None)  # the first process has validated the data
+    workspace, folder = open_workspace(options.scale, options.data, device=device, check_images=distributed.first())
+    if distributed.first():
+        distributed.agreed(None)
+    e = experiment_for(workspace, folder, options.student, options.method, options.seed, **overrides)
+    if len(set(hashes := distributed.gathered(e.hash()))) > 1:
         raise ValueError(f"{options.data}: the processes do not read the same data or settings (runs {', '.join(sorted(set(hashes)))})")
     progress = _Bar()
-    if options.part == "teacher" and asks_teacher(e.method):
-        print(f"top-1 {classifier_teacher(e, site, progress)[1]['top1']:.2f} %")
+    if options.part == "teacher" and needs_classifier(e.method):
+        print(f"top-1 {classifier_teacher(e, workspace, progress)[1]['top1']:.2f} %")
     elif options.part == "pretrain":
-        initial_weights(e, site, progress)
-    elif options.part == "detector" and rival(e.method):
-        return _told(run(detector_teacher(e), site, progress, with_weights=True), site)
+        initial_weights(e, workspace, progress)
+    elif options.part == "detector" and imitation_in(e.method):
+        return _told(run(detector_teacher(e), workspace, progress, with_weights=True), workspace)
     elif options.part == "student":
-        return _told(run(e, site, progress), site)
+        return _told(run(e, workspace, progress), workspace)
     else:
         raise ValueError(f"{e.student} {e.method} needs no {options.part}")
     return 0
@@ -102,7 +102,7 @@ class _Bar:
         self.what, self.bar = "", None
 
     def __call__(self, what: str, done: int, of: int) -> None:
-        if not processes.first():
+        if not distributed.first():
             return
         if what != self.what:
             if self.bar:
@@ -113,38 +113,38 @@ class _Bar:
             self.bar.close()
 
 
-def _told(record, site) -> int:
-    if processes.first():
+def _told(record, workspace) -> int:
+    if distributed.first():
         if record.status == "done":
             print(" · ".join(f"{name} {value:.1f}" for name, value in record.metrics.items() if name in ("mAP", "AP50", "AP75")))
         else:
             print(f"{record.status}: {record.reason}")
-        print(f"record: {site.results / 'records' / record.name}.json")
+        print(f"record: {workspace.results / 'records' / record.name}.json")
     return int(record.status != "done")
 
 
 def _rows(options):
     """The rows of a table that are asked for, what is misspelt told before anything is read."""
     from c2dlib.reporting import tables
-    from c2dlib.workspace import open_site
+    from c2dlib.workspace import open_workspace
 
     known(options.table, tables.TABLES, "table")
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
     overrides = dict(map(parse_override, options.set))
     tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
                  Path(options.data).name if options.data else "badges")
-    site, folder = open_site(options.scale, options.data, device=options.device)
-    return site, folder, tables.work_list(options.table, site, folder, options.seeds, options.students, options.methods, overrides)
+    workspace, folder = open_workspace(options.scale, options.data, device=options.device)
+    return workspace, folder, tables.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
 
 
 def print_table(options) -> int:
     """Write and print a table from the records there are."""
     from c2dlib.reporting import tables
 
-    site, folder, rows = _rows(options)
-    frame = tables.write_table(options.table, rows, site, folder)
-    print((site.results / f"{options.table}.md").read_text())
-    print(f"{(frame.status == 'done').sum()} of {len(frame)} rows are done; written: {site.results / options.table}.csv, .md")
+    workspace, folder, rows = _rows(options)
+    frame = tables.write_table(options.table, rows, workspace, folder)
+    print((workspace.results / f"{options.table}.md").read_text())
+    print(f"{(frame.status == 'done').sum()} of {len(frame)} rows are done; written: {workspace.results / options.table}.csv, .md")
     return 0
 
 
@@ -159,9 +159,9 @@ def plan_table(options) -> int:
     gpu = cost.GPUS[known(options.gpu, cost.GPUS, "GPU")]
     if options.gpus < 1:
         raise ValueError(f"--gpus {options.gpus} must be at least 1")
-    site, folder, rows = _rows(options)
+    workspace, folder, rows = _rows(options)
     said = f"--scale {options.scale}" + (f" --data {shlex.quote(options.data)}" if options.data else "")
-    made = grid.lines(tables.experiments(rows), site, folder, said, gpu, options.gpus)
+    made = grid.lines(tables.experiments(rows), workspace, folder, said, gpu, options.gpus)
     if not made:
         print(f"{options.table}: every run is finished; make reproduce-{options.table} prints it")
         return 0
@@ -189,10 +189,10 @@ def check_folder(options) -> int:
 
 def evaluate_student(options) -> int:
     from c2dlib.deployment.student import evaluate, load_student
-    from c2dlib.workspace import open_site
+    from c2dlib.workspace import open_workspace
 
     student = load_student(options.checkpoint)
-    _, folder = open_site(options.scale, options.data)
+    _, folder = open_workspace(options.scale, options.data)
     split = options.split or folder.eval_split
     metrics = evaluate(student, folder, split, options.device, _Bar())
     print(f"{student.experiment.name} on {folder.name} {split}, {len(folder.splits[split])} images, percent:")

@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int], None]  # what, steps done, steps
 
 
 @dataclass(frozen=True)
-class Site:
+class Workspace:
     """Where a table's runs read and write, and on what they run."""
 
     scale: str
@@ -34,15 +34,13 @@ class Site:
         """``badges`` for the embedded set, else the folder's name."""
         return self.results.name.removesuffix(f"-{self.scale}")
 
-    @property
-    def on(self) -> str:
+    def __post_init__(self):
         if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return self.device
+            object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_site(scale: str, data: str | Path = "", results: Path = Path("results"), runs: Path = Path("runs"),
-              device: str = "auto", check_images: bool = True) -> tuple[Site, CocoFolder]:
+def open_workspace(scale: str, data: str | Path = "", results: Path = Path("results"), runs: Path = Path("runs"),
+              device: str = "auto", check_images: bool = True) -> tuple[Workspace, CocoFolder]:
     """The embedded Badges (made if need be) or a COCO-format folder, validated before anything is written.
 
     Args:
@@ -58,7 +56,7 @@ def open_site(scale: str, data: str | Path = "", results: Path = Path("results")
     else:
         root = make_badges(runs / "data" / "badges" / digest({**counts, "version": VERSION}), **counts)
         folder, name = opened(root), "badges"
-    return Site(scale, folder.root, results / f"{name}-{scale}", runs, device), folder
+    return Workspace(scale, folder.root, results / f"{name}-{scale}", runs, device), folder
 
 
 @cache

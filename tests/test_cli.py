@@ -137,8 +137,8 @@ def test_data_that_cannot_be_used_is_reported_and_nothing_is_written(
 
 def executed(monkeypatch) -> list:
     calls = []
-    monkeypatch.setattr(notebooks, "execute", lambda name, site, parameters: (
-        calls.append((name, parameters)), site.results / f"{name}.ipynb")[1])
+    monkeypatch.setattr(notebooks, "execute", lambda name, workspace, parameters: (
+        calls.append((name, parameters)), workspace.results / f"{name}.ipynb")[1])
     return calls
 
 

@@ -12,21 +12,21 @@ import torch
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from c2dlib import distributed as processes
+from c2dlib import distributed
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.badges import make_badges
 from c2dlib.data.batches import stream
 from c2dlib.data.coco import DataError, load_folder
 from c2dlib.detectors.build import build_student
-from c2dlib.distillation.classify import IMITATIONS, ClassifierToDetector
+from c2dlib.distillation.classify import IMITATION_CLASSES, ClassifierToDetector
 from c2dlib.distillation.imitation.common import FromDetector, Necks
 from c2dlib.evaluation.metrics import detect
 from c2dlib.records import ROOT, read_record
 from c2dlib.teacher.classifier import Teacher, build_classifier
 from c2dlib.training.loop import NonFiniteLoss, fit
-from c2dlib.training.run import cell, require_same_data, run, run_folder
-from c2dlib.workspace import open_site
+from c2dlib.training.run import experiment_for, require_same_data, run, run_folder
+from c2dlib.workspace import open_workspace
 
 SGD = SimpleNamespace(lr=1.0, seed=0, optimizer="sgd", weight_decay=0.0, momentum=0.0, schedule="step", milestones=(), warmup=0,
                       clip=0.0, precision="no")
@@ -49,9 +49,9 @@ def _one_of_two(rank, port, found, work, args):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    processes.join("cpu")
+    distributed.join("cpu")
     found[rank] = work(*args)
-    processes.gathered(None)  # nobody leaves before the others are done
+    distributed.gathered(None)  # nobody leaves before the others are done
     torch.distributed.destroy_process_group()
 
 
@@ -89,12 +89,12 @@ def one_step(student, which, method, folder):
         terms = [ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], lambda_kc=0.4, temperature=2.0, lambda_l=0.15,
                                       lambda_kl=0.15, sampling_size=48, pool_obj=4, pool_maps=8, layers=1)]
     elif method:
-        senior = build_student(settings(ARCHITECTURES[student].teacher), CLASSES, "none").model
-        channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, senior)]
+        detector = build_student(settings(ARCHITECTURES[student].teacher), CLASSES, "none").model
+        channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, detector)]
         necks = Necks(*(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels), step.one_stage)
-        trained["imitation"] = IMITATIONS[method](necks)
-        terms = [FromDetector(senior, trained["imitation"])]
-    own = slice(None) if processes.world() == 1 else slice(2 * processes.rank(), 2 * processes.rank() + 2)
+        trained["imitation"] = IMITATION_CLASSES[method](necks)
+        terms = [FromDetector(detector, trained["imitation"])]
+    own = slice(None) if distributed.world() == 1 else slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
     images, targets = scenes(which)
 
     def losses(images, targets):
@@ -103,7 +103,7 @@ def one_step(student, which, method, folder):
         for term in terms:
             named |= term(out)
             divisors |= term.divisors(out)
-        return processes.as_one_batch(named, divisors, len(images))
+        return distributed.as_one_batch(named, divisors, len(images))
 
     before = {n: p.detach().clone() for n, p in step.named_parameters()}
     log = fit(SGD, 1, trained, lambda start: [(images[own], targets[own])], losses, folder, "cpu", shared=True)
@@ -155,7 +155,7 @@ def not_a_number_in_the_second(folder):
 
     def losses(images, targets):
         out = net(torch.stack(images)).square().mean()
-        return {"fine": out, "broken": out * (float("nan") if processes.rank() == 1 else 1)}
+        return {"fine": out, "broken": out * (float("nan") if distributed.rank() == 1 else 1)}
 
     try:
         fit(SGD, 1, {"net": net}, lambda start: [([torch.ones(2)], [])], losses, folder, "cpu", shared=True)
@@ -167,8 +167,8 @@ def other_checkpoints(folder):
     """Each process looks into a folder of its own, and only the first one's has a checkpoint."""
     net = torch.nn.Linear(2, 1)
     losses = lambda images, targets: {"a": net(torch.stack(images)).square().mean()}
-    mine = folder / str(processes.rank())
-    if processes.first():
+    mine = folder / str(distributed.rank())
+    if distributed.first():
         fit(SGD, 1, {"net": net}, lambda start: [([torch.ones(2)], [])], losses, mine, "cpu")
     try:
         fit(SGD, 2, {"net": net}, lambda start: [([torch.ones(2)], [])], losses, mine, "cpu", shared=True)
@@ -177,7 +177,7 @@ def other_checkpoints(folder):
 
 
 def the_rest(folder):
-    return boxes_found(), not_a_number_in_the_second(folder / "nan"), other_checkpoints(folder / "own"), processes.agreed(processes.rank())
+    return boxes_found(), not_a_number_in_the_second(folder / "nan"), other_checkpoints(folder / "own"), distributed.agreed(distributed.rank())
 
 
 def test_evaluation_and_failures_of_two_processes(tmp_path):
@@ -196,25 +196,25 @@ def test_evaluation_and_failures_of_two_processes(tmp_path):
 def test_terms_as_of_one_batch_by_hand(monkeypatch):
     """Three of eight positives here, none of the images' terms moved: 2 x 3 / 8, and 2 x 2 / 4 for the images."""
     totals = torch.tensor([8.0, 4.0, 1.0], dtype=torch.float64)
-    monkeypatch.setattr(processes, "world", lambda: 2)
-    monkeypatch.setattr(processes.dist, "all_reduce", lambda counts: counts.copy_(totals))
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda counts: counts.copy_(totals))
     terms = {"KDcls": torch.tensor(1.0), "dense": torch.tensor(5.0), "empty": torch.tensor(3.0)}
-    scaled = processes.as_one_batch(terms, {"KDcls": 3, "empty": 0}, images=2)
+    scaled = distributed.as_one_batch(terms, {"KDcls": 3, "empty": 0}, images=2)
     assert {k: v.item() for k, v in scaled.items()} == {"KDcls": 0.75, "dense": 5.0, "empty": 6.0}  # max(1, 0) is 1
 
 
 def test_runs_beside_each_other_take_different_gpus(monkeypatch, tmp_path):
     current = []
-    monkeypatch.setattr(processes, "_held", [])
+    monkeypatch.setattr(distributed, "_held", [])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert [processes.claim_gpu(tmp_path), processes.claim_gpu(tmp_path)] == [0, 1] == current
-    processes._held[0].release()
-    assert processes.claim_gpu(tmp_path, wait=True) == 0  # the one that is free again
-    assert processes.claim_gpu(tmp_path) in (0, 1) and len(current) == 4  # none is free: one is shared
+    assert [distributed.claim_gpu(tmp_path), distributed.claim_gpu(tmp_path)] == [0, 1] == current
+    distributed._held[0].release()
+    assert distributed.claim_gpu(tmp_path, wait=True) == 0  # the one that is free again
+    assert distributed.claim_gpu(tmp_path) in (0, 1) and len(current) == 4  # none is free: one is shared
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert processes.claim_gpu(tmp_path) is None and len(current) == 4
+    assert distributed.claim_gpu(tmp_path) is None and len(current) == 4
 
 
 def test_more_processes_than_gpus_is_said(monkeypatch):
@@ -222,7 +222,7 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"process 3 of this machine finds 2 GPU\(s\).*--num_processes"):
-        processes.join("cuda")
+        distributed.join("cuda")
 
 
 DIES = """
@@ -281,11 +281,11 @@ def test_a_killed_run_goes_on_in_as_many_processes_or_in_fewer(tmp_path):
 
 
 def test_statistics_of_a_share_of_a_batch_are_refused(monkeypatch, tmp_path):
-    site, data = open_site("smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
-    monkeypatch.setattr(processes, "world", lambda: 2)
-    monkeypatch.setattr(processes, "agreed", lambda value: value)
+    workspace, data = open_workspace("smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "agreed", lambda value: value)
     with pytest.raises(ValueError, match="norm=batch: its statistics would be of a process's share of a batch"):
-        run(cell(site, data, "SSD300-VGG16"), site)
+        run(experiment_for(workspace, data, "SSD300-VGG16"), workspace)
 
 
 def test_accumulated_parts_make_the_step_of_the_whole(tmp_path):
@@ -311,9 +311,9 @@ def test_accumulated_parts_make_the_step_of_the_whole(tmp_path):
 
 def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
     root = make_badges(tmp_path / "photos", train=6, val=2, test=0)
-    site, data = open_site("smoke", root, results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
-    e = cell(site, data, "SSD300-VGG16", backbone_weights="none", steps=4)
-    folder = run_folder(e, site)
+    workspace, data = open_workspace("smoke", root, results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
+    e = experiment_for(workspace, data, "SSD300-VGG16", backbone_weights="none", steps=4)
+    folder = run_folder(e, workspace)
     require_same_data(e, data, folder)
     (folder / "step-00000001.0123456789abcdef.pt").write_bytes(b"a checkpoint")
     require_same_data(e, data, folder)  # nothing changed
@@ -324,11 +324,11 @@ def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
     path = root / "annotations/instances_val2017.json"
     path.write_text(path.read_text() + " ")
     later = load_folder(root)
-    other = cell(site, later, "SSD300-VGG16", backbone_weights="none", steps=4)
+    other = experiment_for(workspace, later, "SSD300-VGG16", backbone_weights="none", steps=4)
     assert other.hash() != e.hash()
     with pytest.raises(DataError, match=f"its annotations changed .* or delete {folder} to start anew"):
-        require_same_data(other, later, run_folder(other, site))
-    require_same_data(other.replace(steps=5), later, run_folder(other.replace(steps=5), site))  # another run has nothing to go on from
+        require_same_data(other, later, run_folder(other, workspace))
+    require_same_data(other.replace(steps=5), later, run_folder(other.replace(steps=5), workspace))  # another run has nothing to go on from
     assert (folder / "step-00000001.0123456789abcdef.pt").read_bytes() == b"a checkpoint"
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from c2dlib.config.experiment import Experiment, experiment
-from c2dlib.config.methods import asks_teacher, rival
+from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
-from c2dlib.distillation.classify import IMITATIONS, distillers
+from c2dlib.distillation.classify import IMITATION_CLASSES, distillers
 from c2dlib.distillation.imitation.common import FromDetector, Necks
 from c2dlib.records import ROOT
 from c2dlib.teacher.classifier import Teacher, build_classifier
@@ -66,11 +66,11 @@ def training_step(e: Experiment, device: str = "cpu"):
     torch.manual_seed(0)
     student = build_student(e, CLASSES, "none").to(device, memory_format=torch.channels_last).train()
     teacher, imitation = None, None
-    if asks_teacher(e.method):
+    if needs_classifier(e.method):
         teacher = Teacher(build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width), CLASSES, e.teacher_size).to(device)
-    if name := rival(e.method):
-        senior = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
-        imitation = FromDetector(senior, IMITATIONS[name](Necks(*channels(student, senior), student.one_stage, e.anchor_scale)).to(device))
+    if name := imitation_in(e.method):
+        detector = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
+        imitation = FromDetector(detector, IMITATION_CLASSES[name](Necks(*channels(student, detector), student.one_stage, e.anchor_scale)).to(device))
     terms = distillers(e, teacher, imitation)
 
     def losses(images: list, targets: list, distilled: bool = True) -> dict[str, Tensor]:
@@ -205,7 +205,7 @@ def paper_runs() -> list[Experiment]:
     for table in ("table1", "table2", "table3a", "table3b", "table4", "table5"):
         for line in check(table, "coco"):
             e = experiment("coco", line.student, line.method, **line.changes)
-            for needed in [detector_teacher(e)] if rival(e.method) else []:
+            for needed in [detector_teacher(e)] if imitation_in(e.method) else []:
                 found.setdefault(needed.hash(), needed)
             found.setdefault(e.hash(), e)
     return list(found.values())

@@ -12,9 +12,9 @@ from c2dlib.cluster.cost import Gpu, estimate
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
-from c2dlib.training.run import cell
+from c2dlib.training.run import experiment_for
 from c2dlib.training.schedule import plan
-from c2dlib.workspace import Site
+from c2dlib.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,24 @@ class Line:
     source: str  # of hours: measured, counted, unknown
 
 
-def lines(experiments: list[Experiment], site: Site, folder: CocoFolder, options: str, gpu: Gpu, gpus: int = 1) -> list[Line]:
+def lines(experiments: list[Experiment], workspace: Workspace, folder: CocoFolder, options: str, gpu: Gpu, gpus: int = 1) -> list[Line]:
     """What is not finished yet, each behind what it needs.
 
     Args:
         options: what every command says of scale and data.
         gpus: processes per run. Classifiers, which are small, always train in one.
     """
-    jobs, images, made = plan(experiments, site), len(folder.splits["train"].with_boxes()), []
+    jobs, images, made = plan(experiments, workspace), len(folder.splits["train"].with_boxes()), []
     index, first_for = {job.key: i for i, job in enumerate(jobs)}, {}
     for e in experiments:
-        for job in plan([e], site):
+        for job in plan([e], workspace):
             first_for.setdefault(job.key, e)
     for job in jobs:
         row = first_for[job.key]  # a prerequisite is named by the first row that needs it
         own = job.kind == "run" and row.hash() == job.e.hash()
         part = "student" if own else {"run": "detector"}.get(job.kind, job.kind)
         processes = gpus if job.kind == "run" else 1
-        run = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{changes(row, site, folder)}" + ("" if own else f" --part {part}")
+        run = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{changes(row, workspace, folder)}" + ("" if own else f" --part {part}")
         starter = f"torchrun --standalone --nproc-per-node {processes} -m c2dlib" if processes > 1 else "python -m c2dlib"
         needs = tuple(index[key] for key in job.needs if key in index)
         found = estimate(job.e, processes, gpu, images) if job.kind == "run" else {"hours": math.nan, "memory_gb": math.nan, "source": "unknown"}
@@ -58,9 +58,9 @@ def lines(experiments: list[Experiment], site: Site, folder: CocoFolder, options
     return made
 
 
-def changes(e: Experiment, site: Site, folder: CocoFolder) -> str:
+def changes(e: Experiment, workspace: Workspace, folder: CocoFolder) -> str:
     """What an experiment has that its scale has not, as options: ``--seed 1 --set temperature=3.0``."""
-    usual, said = cell(site, folder, e.student, e.method, e.seed), []
+    usual, said = experiment_for(workspace, folder, e.student, e.method, e.seed), []
     for name in (f.name for f in dataclasses.fields(e)):
         value = getattr(e, name)
         if value != getattr(usual, name):

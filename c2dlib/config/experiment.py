@@ -13,7 +13,14 @@ from pathlib import Path
 import yaml
 
 from c2dlib.config import weights
-from c2dlib.config.methods import UNDEFINED, asks_teacher, canonical, parts, place_term, rival
+from c2dlib.config.methods import (
+    UNDEFINED_FOR,
+    canonical,
+    imitation_in,
+    localisation_term,
+    needs_classifier,
+    parts,
+)
 from c2dlib.config.students import ARCHITECTURES
 
 RECIPE = 1  # raised when the code changes what a run of the same settings computes: old records no longer count
@@ -151,8 +158,8 @@ class Experiment:
                 raise ValueError(f"{f.name}={value!r} must be {wanted.__name__}: {f.metadata['doc']}")
         known(self.student, ARCHITECTURES, "student")
         object.__setattr__(self, "method", canonical(self.method))
-        family, imitates = ARCHITECTURES[self.student].family, rival(self.method)
-        if imitates in UNDEFINED.get(family, []):
+        family, imitates = ARCHITECTURES[self.student].family, imitation_in(self.method)
+        if imitates in UNDEFINED_FOR.get(family, []):
             raise ValueError(f"{imitates} is not defined for {self.student}: it needs a feature pyramid with anchors")
         if imitates and not ARCHITECTURES[self.student].teacher:
             raise ValueError(f"{self.student} is a teacher itself: there is no detector for it to imitate")
@@ -174,10 +181,10 @@ class Experiment:
         """The settings this run's numbers depend on: those of parts its method does not use are left out."""
         used, mine = {"student"}, parts(self.method)
         used |= {"cls"} if any(p.startswith("KDcls") for p in mine) else set()
-        used |= {"loc"} if any(map(place_term, mine)) else set()
-        used |= {"KDloc"} if "KDloc" in map(place_term, mine) else set()
-        used |= {"teacher"} if asks_teacher(self.method) else set()
-        used |= {"detector", rival(self.method)} if rival(self.method) else set()
+        used |= {"loc"} if any(map(localisation_term, mine)) else set()
+        used |= {"KDloc"} if "KDloc" in map(localisation_term, mine) else set()
+        used |= {"teacher"} if needs_classifier(self.method) else set()
+        used |= {"detector", imitation_in(self.method)} if imitation_in(self.method) else set()
         used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
         settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
                     if f.metadata["used_by"] in used and not (f.metadata["added"] and getattr(self, f.name) == f.default)}

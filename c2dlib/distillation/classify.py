@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from c2dlib.config.methods import RIVALS, TARGETS, parts, place_term
+from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, localisation_term, parts
 from c2dlib.detectors.train_output import GroundTruth, TrainOutput
 from c2dlib.distillation.imitation.attention_transfer import AttentionTransfer
 from c2dlib.distillation.imitation.chen_kd import ChenKD
@@ -23,7 +23,7 @@ from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 
 CERTAIN = 1e4  # a logit that makes labels a distribution of zeros and ones, at any temperature
-IMITATIONS = {"KD": ChenKD, "FGFI": FGFI, "GID": GID, "FKD": FKD, "DeFeat": DeFeat, "FitNets": FitNets, "AT": AttentionTransfer,
+IMITATION_CLASSES = {"KD": ChenKD, "FGFI": FGFI, "GID": GID, "FKD": FKD, "DeFeat": DeFeat, "FitNets": FitNets, "AT": AttentionTransfer,
               "PKD": PKD, "CWD": CWD}  # method -> its class
 
 
@@ -36,7 +36,7 @@ class ClassifierToDetector:
 
     Args:
         teacher: None where no term asks one (loc, KDcls-labels).
-        terms: any of PARTS but RIVALS.
+        terms: any of PARTS but IMITATIONS.
         sampling_size: side s of the crops that loc and KD_loc compare.
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
@@ -61,7 +61,7 @@ class ClassifierToDetector:
         if len(positives.labels) == 0:
             zero = positives.class_logits.sum() * 0.0 + positives.pred_boxes.sum() * 0.0
             return {name: zero for name in self.terms}
-        pixels = out.pixels() if set(self.terms) - set(TARGETS) else None
+        pixels = out.pixels() if set(self.terms) - set(CLASS_CONTROLS) else None
         if "KDcls" in self.terms:
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.teacher.size)
             terms["KDcls"] = self._kd_cls(out, self.teacher.read(crops).logits[truth.of_positive])
@@ -70,16 +70,16 @@ class ClassifierToDetector:
             terms["KDcls-labels"] = self._kd_cls(out, (2.0 * labels - 1) * CERTAIN)
         for name in [n for n in self.terms if n in self.targets]:
             terms[name] = self._kd_cls(out, self.targets[name].to(positives.labels.device)[positives.labels])
-        if any(place_term(name) for name in self.terms):
+        if any(localisation_term(name) for name in self.terms):
             terms |= self._localisation(pixels, out, truth)
         return terms
 
     def divisors(self, out: TrainOutput) -> dict[str, int]:
-        """Term -> how many positives it is a mean over, for ``processes.as_one_batch``."""
+        """Term -> how many positives it is a mean over, for ``distributed.as_one_batch``."""
         count = len(out.positives.labels)
         near = len(self._near(out, GroundTruth.of(out)))
         shown = min(near, self.max_positives or near)
-        return {name: shown if place_term(name) else count for name in self.terms}
+        return {name: shown if localisation_term(name) else count for name in self.terms}
 
     def _near(self, out: TrainOutput, truth: GroundTruth) -> Tensor:
         """The rows of the positives that loc and KD_loc may see."""
@@ -95,7 +95,7 @@ class ClassifierToDetector:
 
     def _localisation(self, pixels: Tensor, out: TrainOutput, truth: GroundTruth) -> dict[str, Tensor]:
         """loc (eq. 11) and KD_loc (eq. 10), averaged over the layers used."""
-        names = list(dict.fromkeys(place_term(n) for n in self.terms if place_term(n)))
+        names = list(dict.fromkeys(localisation_term(n) for n in self.terms if localisation_term(n)))
         with torch.no_grad():
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
             targets = {name: self._views(name, crops) for name in names}
@@ -103,7 +103,7 @@ class ClassifierToDetector:
         if 0 < self.max_positives < len(rows):
             rows = rows[torch.randperm(len(rows), device=rows.device)[: self.max_positives]]
         if len(rows) == 0:
-            return {name: out.positives.pred_boxes.sum() * 0.0 for name in self.terms if place_term(name)}
+            return {name: out.positives.pred_boxes.sum() * 0.0 for name in self.terms if localisation_term(name)}
         boxes, image_index, gt = out.positives.pred_boxes.float()[rows], out.positives.image_index[rows], truth.of_positive[rows]
         count = len(boxes)
 
@@ -121,8 +121,8 @@ class ClassifierToDetector:
         chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
         with torch.autocast(pixels.device.type, enabled=False):
             terms = dict(zip(names, box_gradient(loss, boxes, chunk), strict=True))
-            return {n: terms[n] if n in names else matched_l1(terms[place_term(n)], boxes, truth.boxes[gt].float())
-                    for n in self.terms if place_term(n)}
+            return {n: terms[n] if n in names else matched_l1(terms[localisation_term(n)], boxes, truth.boxes[gt].float())
+                    for n in self.terms if localisation_term(n)}
 
     def _views(self, name: str, crops: Tensor) -> list[Tensor]:
         """What is compared: the pooled crops themselves, or the teacher's pooled early maps of them."""
@@ -154,7 +154,7 @@ def class_targets(means: Tensor, temperature: float, softmax: bool) -> dict[str,
 def distillers(e, teacher: Teacher | None, imitation: FromDetector | None,
                targets: dict[str, Tensor] | None = None) -> list:
     """The distillers of an Experiment's method; the engine adds their terms to the task losses."""
-    terms = [p for p in parts(e.method) if p not in RIVALS]
+    terms = [p for p in parts(e.method) if p not in IMITATIONS]
     built = [] if not terms else [ClassifierToDetector(
         teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
         lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,

@@ -12,7 +12,7 @@ import torch
 from hotcoco import COCO, COCOeval
 from torch import nn
 
-from c2dlib import distributed as processes
+from c2dlib import distributed
 from c2dlib.data.augment import plain_transform
 
 STATS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", None, None, "mAR", "ARs", "ARm", "ARl"]
@@ -31,7 +31,7 @@ def detect(model: nn.Module, split, device: str, batch_size: int = 16,
     """
     model.to(device, memory_format=torch.channels_last).eval()
     plain, found_on = plain_transform(), {}
-    mine = range(processes.rank(), len(split), processes.world())
+    mine = range(distributed.rank(), len(split), distributed.world())
     for first in range(0, len(mine), batch_size):
         rows = mine[first : first + batch_size]
         images = [plain(split[i][0]).to(device) for i in rows]
@@ -44,7 +44,7 @@ def detect(model: nn.Module, split, device: str, batch_size: int = 16,
                 results.append({"image_id": split.image_ids[i], "category_id": split.categories[label - 1].id,
                                 "bbox": box, "score": score})
         progress(first + len(rows), len(mine))
-    everyones = {i: rows for share in processes.gathered(found_on) for i, rows in share.items()}
+    everyones = {i: rows for share in distributed.gathered(found_on) for i, rows in share.items()}
     return [row for i in sorted(everyones) for row in everyones[i]]
 
 

@@ -20,7 +20,7 @@ from c2dlib.files import write_whole
 from c2dlib.records import RecordError
 from c2dlib.reporting.tables import paired
 from c2dlib.training.run import find_record, run_detections
-from c2dlib.workspace import Site, opened
+from c2dlib.workspace import Workspace, opened
 
 TYPES = ["Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"]
 SPECIAL = ["FalsePos", "FalseNeg"]
@@ -212,17 +212,17 @@ class RunErrors:
     by_class: pd.DataFrame  # of ``tide_per_class`` at IoU 0.50
 
 
-def run_errors(e: Experiment, site: Site) -> RunErrors:
+def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
     """The errors of a finished run, from ``errors/`` beside its record, else from its detections (then kept there).
 
     Raises:
         FileNotFoundError: if neither is there.
         RecordError: if the detections do not give the AP50 of the record.
     """
-    record, path = find_record(e, site), site.results / "errors" / f"{e.name}.{e.hash()}.json"
+    record, path = find_record(e, workspace), workspace.results / "errors" / f"{e.name}.{e.hash()}.json"
     if record and (kept := _read(path, record.checkpoint_sha256)):
         return kept
-    found, annotations = run_detections(e, site), opened(site.data).splits[e.eval_split].annotations
+    found, annotations = run_detections(e, workspace), opened(workspace.data).splits[e.eval_split].annotations
     errors = RunErrors(tide(annotations, found).join(box_ap(annotations, found)), tide_per_class(annotations, found))
     if abs(errors.by_iou.AP[50] - (record.metrics["AP50"] or 0)) > 1e-6:
         raise RecordError(f"{e.name}: its detections give AP50 {errors.by_iou.AP[50]:.4f}, its record says "
@@ -232,18 +232,18 @@ def run_errors(e: Experiment, site: Site) -> RunErrors:
     return _read(path, record.checkpoint_sha256)
 
 
-def unknown(rows: list, site: Site) -> list[Experiment]:
+def unknown(rows: list, workspace: Workspace) -> list[Experiment]:
     """The experiments of a table whose errors cannot be told yet: not trained, or trained elsewhere."""
     def told(e: Experiment) -> bool:
         try:
-            return run_errors(e, site) is not None
+            return run_errors(e, workspace) is not None
         except FileNotFoundError:
             return False
 
     return [e for row in rows for e in row.experiments if not told(e)]
 
 
-def gather(rows: list, site: Site) -> tuple[pd.DataFrame, pd.DataFrame]:
+def gather(rows: list, workspace: Workspace) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The errors of a table's finished runs.
 
     Args:
@@ -257,10 +257,10 @@ def gather(rows: list, site: Site) -> tuple[pd.DataFrame, pd.DataFrame]:
     for row in rows:
         for e in row.experiments:
             try:
-                errors = run_errors(e, site)
+                errors = run_errors(e, workspace)
             except FileNotFoundError:
                 continue
-            whose = {"student": row.student, "method": row.method, "seed": e.seed, "origin": find_record(e, site).origin}
+            whose = {"student": row.student, "method": row.method, "seed": e.seed, "origin": find_record(e, workspace).origin}
             by_iou.append(errors.by_iou.rename_axis("IoU").reset_index().assign(**whose))
             by_class.append(errors.by_class.rename_axis("class").reset_index().assign(**whose))
     first = ["student", "method", "seed", "origin"]
@@ -310,11 +310,11 @@ def _cell(line: pd.Series) -> str:
     return f"{line.dAP:.1f} ({line.change:+.1f}{interval})"
 
 
-def write_figure3(by_iou: pd.DataFrame, site: Site) -> str:
+def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
     """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return the latter's text."""
     measured = by_iou[BOXES].notna().any()
     lines = differences(by_iou, [*TYPES, BOXES] if measured else TYPES)
-    write_whole(site.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
+    write_whole(workspace.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
     text = "\n".join([
         "# Figure 3: classification and localisation errors over IoU", "", markdown(lines),
         ("dAP in AP points (TIDE): what repairing only these errors would gain; in brackets the change against the "
@@ -322,7 +322,7 @@ def write_figure3(by_iou: pd.DataFrame, site: Site) -> str:
         "`errors/`."), "",
         *(["## The boxes alone", "", markdown(lines, (50, 75, 80, 90), (BOXES,)), "AP with every class counted as one.", ""]
           if measured else [])])
-    write_whole(site.results / "figure3.md", text)
+    write_whole(workspace.results / "figure3.md", text)
     return text
 
 

@@ -14,7 +14,7 @@ from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation.tide import MEANING, TYPES, ErrorExample, examples, tide
 from c2dlib.figures import plots
 from c2dlib.training.run import run_detections
-from c2dlib.workspace import Site, opened
+from c2dlib.workspace import Workspace, opened
 
 PER_PAGE = 4
 HEADLESS = "C2D_HEADLESS"  # set while a notebook is executed without anyone who could click
@@ -23,29 +23,29 @@ HEADLESS = "C2D_HEADLESS"  # set while a notebook is executed without anyone who
 class Errors:
     """What the explorer shows, without any widget: TIDE's bars and a page of errors of one run."""
 
-    def __init__(self, runs: list[Experiment], site: Site):
+    def __init__(self, runs: list[Experiment], workspace: Workspace):
         """Only runs whose detections are on this machine.
 
         Raises:
             FileNotFoundError: if there is none.
         """
-        self.site, self.runs, self.split = site, {}, None
+        self.workspace, self.runs, self.split = workspace, {}, None
         for e in runs:
             try:
-                run_detections(e, site)
+                run_detections(e, workspace)
             except FileNotFoundError as error:
                 missing = error
                 continue
             self.runs[e.name] = e
         if not self.runs:
             raise FileNotFoundError(f"no run with detections on this machine: {missing}" if runs else "no run given")
-        self.split = opened(site.data).splits[next(iter(self.runs.values())).eval_split]
+        self.split = opened(workspace.data).splits[next(iter(self.runs.values())).eval_split]
         self.names = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         self.row = {image_id: i for i, image_id in enumerate(self.split.image_ids)}
         self.examples = cache(self._examples)
 
     def _examples(self, run: str, iou: int) -> dict[str, list[ErrorExample]]:
-        return examples(self.split.annotations, run_detections(self.runs[run], self.site), iou)
+        return examples(self.split.annotations, run_detections(self.runs[run], self.workspace), iou)
 
     def matching(self, run: str, type: str, iou: int, category: str = "") -> list[ErrorExample]:
         """The errors of a type, of detections or objects of a class ('' for every class).
@@ -72,11 +72,11 @@ class Errors:
     def bars(self, run: str, iou: int = 50) -> Figure:
         """What each type costs this run."""
         e = self.runs[run]
-        line = tide(self.split.annotations, run_detections(e, self.site), [iou]).reset_index()
+        line = tide(self.split.annotations, run_detections(e, self.workspace), [iou]).reset_index()
         return plots.error_bars(line.assign(student=e.student, method=e.method, seed=e.seed), iou)
 
 
-def explore(runs: list[Experiment], site: Site):
+def explore(runs: list[Experiment], workspace: Workspace):
     """The explorer: widgets in JupyterLab; executed headless, the figure of its first choice.
 
     Args:
@@ -85,7 +85,7 @@ def explore(runs: list[Experiment], site: Site):
     Raises:
         FileNotFoundError: if there is no run to show.
     """
-    shown = Errors(runs, site)
+    shown = Errors(runs, workspace)
     if os.environ.get(HEADLESS):
         return shown.figure(next(iter(shown.runs)))
     import ipywidgets as widgets

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from c2dlib.config.methods import PARTS, RIVALS, canonical
+from c2dlib.config.methods import IMITATIONS, PARTS, canonical
 from c2dlib.evaluation.tide import TYPES
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
@@ -556,7 +556,7 @@ def curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Fig
     """
     students = list(dict.fromkeys(r.student for r in records))
     figure, grid = _figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")
-    shown, styles, rivals = {}, {}, {name.lower() for name in RIVALS}
+    shown, styles, rivals = {}, {}, {name.lower() for name in IMITATIONS}
     for record in records:
         name = (names or {}).get(record.hash, record.method)
         if name not in styles:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from c2dlib.config.methods import RIVALS, canonical
+from c2dlib.config.methods import IMITATIONS, canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.evaluation.tide import BOXES, run_errors
 from c2dlib.files import write_whole
@@ -28,7 +28,7 @@ from c2dlib.reporting.tables import (
     paired,
     work_list,
 )
-from c2dlib.workspace import Site
+from c2dlib.workspace import Workspace
 
 MOST_SEEDS = 20  # records of seeds beyond are not looked for
 COMPACT = ["SSD300-VGG16", "SSD512-VGG16", "FasterRCNN-MV2", "FasterRCNN-QR50"]
@@ -57,9 +57,9 @@ class Claim:
 class Evidence:
     """What the records of one table say of a row: a number per seed."""
 
-    def __init__(self, rows: list[Row], records: dict[str, RunRecord], site: Site):
+    def __init__(self, rows: list[Row], records: dict[str, RunRecord], workspace: Workspace):
         self.rows = {(row.student, _same(label(row.method, row.settings))): row for row in rows}
-        self.records, self.site = records, site
+        self.records, self.workspace = records, workspace
 
     def __call__(self, student: str, row: str, metric: str = "mAP") -> dict[tuple[int, str], float]:
         """A metric of a row, by its label, in the runs that are done; ``Cls at 50`` and the like ask their errors."""
@@ -73,7 +73,7 @@ class Evidence:
                 continue
             kind, iou = metric.split(" at ")
             try:
-                found[e.seed, record.origin] = float(run_errors(e, self.site).by_iou.loc[int(iou), kind])
+                found[e.seed, record.origin] = float(run_errors(e, self.workspace).by_iou.loc[int(iou), kind])
             except FileNotFoundError:  # trained elsewhere, and its errors were not written down
                 continue
         return {run: value for run, value in found.items() if not pd.isna(value)}
@@ -142,10 +142,10 @@ def _of_rivals() -> list[Claim]:
     others = {"FasterRCNN-R50": ["KD", "FGFI", "GID"], "RetinaNet-R50": ["FGFI", "GID"]}
     every = []
     for s in ("FasterRCNN-R50", "RetinaNet-R50", "FasterRCNN-MV2", "FasterRCNN-QR50", "SSD512-VGG16"):
-        for rival in (*others.get(s, []), "FKD"):
-            ours_wins = rival == "KD" or s in ("FasterRCNN-QR50", "SSD512-VGG16")
-            better, worse = ("ours", rival) if ours_wins else (rival, "ours")
-            every += [Claim("table2", (s,), f"{rival} lifts mAP", _gain(s, rival)),
+        for method in (*others.get(s, []), "FKD"):
+            ours_wins = method == "KD" or s in ("FasterRCNN-QR50", "SSD512-VGG16")
+            better, worse = ("ours", method) if ours_wins else (method, "ours")
+            every += [Claim("table2", (s,), f"{method} lifts mAP", _gain(s, method)),
                       Claim("table2", (s,), f"{better} is better than {worse}", _gain(s, better, over=worse))]
         every += [
             Claim("table2", (s,), "ours lifts mAP", _gain(s, "ours")),
@@ -154,7 +154,7 @@ def _of_rivals() -> list[Claim]:
             Claim("table2", (s,), "ours + FKD are better than ours", _gain(s, "ours+FKD", over="ours"))]
     for row in TABLES["table2x"].own():
         s, method = row["student"], row["method"]
-        if method in RIVALS and method != "FKD":  # that is Table 2's
+        if method in IMITATIONS and method != "FKD":  # that is Table 2's
             every.append(Claim("table2x", (s,), f"ours + {method} are better than {method}", _gain(s, f"ours+{method}", over=method), True))
         elif s in ("FCOS-R50", "MaskRCNN-R50") and method != "baseline":
             every += [Claim("table2x", (s,), f"{method} lifts mAP", _gain(s, method), True),
@@ -270,7 +270,7 @@ def judge(effect: Seeds) -> dict:
     return {"effect": found.get("gain"), "low": low, "high": high, "seeds": len(effect), "verdict": word}
 
 
-def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], site: Site) -> pd.DataFrame:
+def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], workspace: Workspace) -> pd.DataFrame:
     """The claims on one table or figure that its rows can answer.
 
     Args:
@@ -280,7 +280,7 @@ def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], site: S
         A line per claim: ``claim``, ``ours`` (a control of ours), ``paper`` (the same difference of its numbers), ``effect`` in
         points with its interval ``low``, ``high``, ``seeds``, ``verdict``.
     """
-    see, students = Evidence(rows, records, site), {row.student for row in rows}
+    see, students = Evidence(rows, records, workspace), {row.student for row in rows}
     lines = []
     for claim in claims():
         if claim.source == source and students.issuperset(claim.students):
@@ -301,21 +301,21 @@ def summary(frame: pd.DataFrame) -> str:
     return said + (f" {unlike} point against the paper, surely or not." if unlike else "")
 
 
-def not_tested(site: Site, seeds: int) -> list[str]:
+def not_tested(workspace: Workspace, seeds: int) -> list[str]:
     """What these runs cannot say."""
     small = "The paper's numbers: a small scale shows a direction at best, smoke shows nothing but chance."
-    said = {small: site.scale != "coco",
+    said = {small: workspace.scale != "coco",
             f"Chance: SEEDS={seeds} gives no interval or a very wide one.": seeds < 3,
             "All at once: of many 95 % intervals about one in twenty excludes 0 by chance alone.": True}
     return [sentence for sentence, holds in said.items() if holds]
 
 
-def verdicts(site: Site, folder: CocoFolder) -> pd.DataFrame:
+def verdicts(workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
     """``verdict`` of every table and figure, by the records there are, with its ``source`` in front."""
     frames = []
     for source, name in SOURCES.items():
-        rows = work_list("table1" if source == "figure3" else source, site, folder, MOST_SEEDS)
-        frames.append(verdict(source, rows, collect(rows, site), site).assign(source=name))
+        rows = work_list("table1" if source == "figure3" else source, workspace, folder, MOST_SEEDS)
+        frames.append(verdict(source, rows, collect(rows, workspace), workspace).assign(source=name))
     frame = pd.concat(frames, ignore_index=True)
     return frame[["source", *frame.columns.drop("source")]]
 
@@ -332,17 +332,17 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def write_claims(site: Site, folder: CocoFolder) -> str:
+def write_claims(workspace: Workspace, folder: CocoFolder) -> str:
     """Write ``claims.md`` and ``claims.csv`` beside the tables; return the former's text.
 
     What a person has to say of them stands in ``reading.md`` beside them, where there is one, and is linked.
     """
-    frame = verdicts(site, folder)
-    write_whole(site.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
+    frame = verdicts(workspace, folder)
+    write_whole(workspace.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
     count = lambda some: ", ".join(f"**{(some.verdict == word).sum()}** {word}" for word in WORDS) + f", of {len(some)}"
-    lines = [f"# The paper's claims on {site.data_name}, scale {site.scale}", "",
+    lines = [f"# The paper's claims on {workspace.data_name}, scale {workspace.scale}", "",
              f"- The paper's: {count(frame[~frame.ours])}.", f"- *Controls of ours*: {count(frame[frame.ours])}.", ""]
-    if (site.results / "reading.md").exists():
+    if (workspace.results / "reading.md").exists():
         lines += ["What was tried where a claim does not hold, and what was seen: [reading.md](reading.md).", ""]
     lines += [("An effect is a difference of AP points, above 0 where the claim is true: mean over the seeds that all its rows "
                "have from the same initial weights, paired by seed, with a 95 % t interval. *holds*: all of the interval is above 0; *does not hold*: all of it "
@@ -352,5 +352,5 @@ def write_claims(site: Site, folder: CocoFolder) -> str:
     for name, mine in frame.groupby("source", sort=False):
         lines += [f"## {name}", "", markdown(mine), ""]
     text = "\n".join(lines)
-    write_whole(site.results / "claims.md", text)
+    write_whole(workspace.results / "claims.md", text)
     return text

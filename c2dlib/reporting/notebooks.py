@@ -13,7 +13,7 @@ import nbformat
 from c2dlib.figures.explorer import HEADLESS
 from c2dlib.files import write_whole
 from c2dlib.records import ROOT
-from c2dlib.workspace import Site
+from c2dlib.workspace import Workspace
 
 FOLDER = ROOT / "notebooks"
 PIECES = {"method": "00_method", "teacher": "01_teacher", "figure3": "figure3_errors", "figure4": "figure4_examples",
@@ -28,7 +28,7 @@ def parameters(name: str) -> list[str]:
     return [p.name for p in _infer_parameters(load_notebook_node(str(FOLDER / f"{name}.ipynb")))]
 
 
-def execute(name: str, site: Site, given: dict) -> Path:
+def execute(name: str, workspace: Workspace, given: dict) -> Path:
     """Run ``notebooks/<name>.ipynb`` with parameters; leave the executed copy beside the results.
 
     Papermill writes while it runs, so it writes to a temporary name that is renamed at the end; a notebook that
@@ -40,7 +40,7 @@ def execute(name: str, site: Site, given: dict) -> Path:
     """
     import papermill
 
-    source, target = FOLDER / f"{name}.ipynb", site.results / f"{name}.ipynb"
+    source, target = FOLDER / f"{name}.ipynb", workspace.results / f"{name}.ipynb"
     inside = parameters(name)
     if unknown := sorted(set(given) - set(inside)):
         raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(inside)}")
@@ -72,8 +72,8 @@ def _keep(temporary: str, target: Path) -> None:
     write_whole(target, nbformat.writes(notebook))
 
 
-def html(site: Site) -> Path:
-    """Render every executed notebook of a site, and its claims, into ``html/``, with an index; no server, no network needed.
+def html(workspace: Workspace) -> Path:
+    """Render every executed notebook of a workspace, and its claims, into ``html/``, with an index; no server, no network needed.
 
     Raises:
         FileNotFoundError: if no notebook was executed there yet.
@@ -81,10 +81,10 @@ def html(site: Site) -> Path:
     from nbconvert import HTMLExporter
     from nbconvert.filters import markdown2html
 
-    executed = sorted(p for p in site.results.glob("*.ipynb") if not p.name.startswith("."))
+    executed = sorted(p for p in workspace.results.glob("*.ipynb") if not p.name.startswith("."))
     if not executed:
-        raise FileNotFoundError(f"{site.results}: no executed notebook; `make reproduce-table2` makes one")
-    exporter, lines, folder = HTMLExporter(), [], site.results / "html"
+        raise FileNotFoundError(f"{workspace.results}: no executed notebook; `make reproduce-table2` makes one")
+    exporter, lines, folder = HTMLExporter(), [], workspace.results / "html"
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""  # nothing from elsewhere
     for path in executed:
         notebook = nbformat.read(path, 4)
@@ -93,8 +93,8 @@ def html(site: Site) -> Path:
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
         lines.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
-    name = escape(f"{site.data_name}, scale {site.scale}")
-    for path in (path for stem in ("reading", "claims") if (path := site.results / f"{stem}.md").exists()):
+    name = escape(f"{workspace.data_name}, scale {workspace.scale}")
+    for path in (path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()):
         text = path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
         write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
         lines.insert(0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>')

@@ -14,13 +14,13 @@ from scipy import stats
 from tqdm import tqdm
 
 from c2dlib.config.experiment import Experiment, experiment, known
-from c2dlib.config.methods import RIVALS, TARGETS, UNDEFINED, canonical
+from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, UNDEFINED_FOR, canonical
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import ROOT, RunRecord
-from c2dlib.training.run import cell, find_record
-from c2dlib.workspace import Site
+from c2dlib.training.run import experiment_for, find_record
+from c2dlib.workspace import Workspace
 
 PAPER = ROOT / "results" / "paper"
 ABLATED = "SSD300-VGG16"  # the student of tables that name none (section 4.3)
@@ -77,7 +77,7 @@ def _every_rival() -> list[dict]:
     paper = pd.read_csv(PAPER / "table2.csv").set_index(["student", "method"]).to_dict("index")
     lines = []
     for student in ("FasterRCNN-R50", "RetinaNet-R50", "SSD512-VGG16"):
-        names = [n for n in RIVALS if n not in UNDEFINED.get(ARCHITECTURES[student].family, [])]
+        names = [n for n in IMITATIONS if n not in UNDEFINED_FOR.get(ARCHITECTURES[student].family, [])]
         lines += [(student, m) for m in ("baseline", "ours", *names, *(f"ours+{n}" for n in names))]
     lines += [(student, m) for student in ("FCOS-R50", "MaskRCNN-R50") for m in ("baseline", "KDcls", "ours")]
     return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
@@ -104,7 +104,7 @@ CHOICES = {
     "SSD512-VGG16": [("FKD", "lambda_fkd", [0.02, 0.1]),
                      *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
 }  # student -> method, setting, values
-CONTROLS = ["baseline", "KDcls", *TARGETS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
+CONTROLS = ["baseline", "KDcls", *CLASS_CONTROLS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
 SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
 SCHEDULES = [1, 3]  # times a scale's own steps
 
@@ -195,7 +195,7 @@ def check(table: str, scale: str, seeds: int = 1, students: list[str] | None = N
     return [line for line in lines if not wanted or canonical(line.method) in wanted]
 
 
-def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
+def work_list(table: str, workspace: Workspace, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
               methods: list[str] | None = None, overrides: dict | None = None) -> list[Row]:
     """The paper's rows of a table, in its order, with each student's baseline and control.
 
@@ -208,8 +208,8 @@ def work_list(table: str, site: Site, folder: CocoFolder, seeds: int = 1, studen
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
     rows = []
-    for line in check(table, site.scale, seeds, students, methods, overrides, site.data_name):
-        runs = tuple(cell(site, folder, line.student, line.method, seed, **line.changes, **(overrides or {}))
+    for line in check(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
+        runs = tuple(experiment_for(workspace, folder, line.student, line.method, seed, **line.changes, **(overrides or {}))
                      for seed in range(seeds))
         rows.append(Row(line.student, line.method, line.paper, runs, line.settings))
     return rows
@@ -222,9 +222,9 @@ def experiments(rows: list[Row]) -> list[Experiment]:
     return sorted((e for row in ordered for e in row.experiments), key=lambda e: e.seed)
 
 
-def collect(rows: list[Row], site: Site) -> dict[str, RunRecord]:
+def collect(rows: list[Row], workspace: Workspace) -> dict[str, RunRecord]:
     """The records there are, by experiment hash."""
-    found = {e.hash(): find_record(e, site) for row in rows for e in row.experiments}
+    found = {e.hash(): find_record(e, workspace) for row in rows for e in row.experiments}
     return {key: record for key, record in found.items() if record}
 
 
@@ -302,7 +302,7 @@ def _median(values: list[float]) -> float | None:
 class Printer:
     """Called with each record as it comes: prints the table's row, so that the table fills while it runs."""
 
-    def __init__(self, rows: list[Row], site: Site):
+    def __init__(self, rows: list[Row], workspace: Workspace):
         self.rows, self.records, self.printed = rows, {}, False
 
     def __call__(self, record: RunRecord) -> None:
@@ -342,7 +342,7 @@ def comparison(frame: pd.DataFrame) -> list[str]:
         row = mine.set_index(mine.method.map(canonical))
         told = lambda name, row=row: f"{row.gain[name]:+.1f}" + (
             "" if pd.isna(row.relative_seconds[name]) else f", {row.relative_seconds[name]:.1f}x the time")
-        rivals = row.gain[[n for n in RIVALS if n in row.index]].sort_values(ascending=False)
+        rivals = row.gain[[n for n in IMITATIONS if n in row.index]].sort_values(ascending=False)
         best, least = (rivals.index[0], rivals.index[-1]) if len(rivals) else ("", "")
         parts = [f"of {len(rivals)} methods that imitate a detector {best} gains most ({told(best)}) and {least} least ({told(least)})"
                  if best != least else f"{best} gains {told(best)}"] if best else []
@@ -409,18 +409,18 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     return "\n".join([*lines, "", *[f"- {note}" for note in notes], ""])
 
 
-def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
+def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
     """What a reader must know before believing the numbers."""
     counts, some = folder.image_counts, next(iter(records.values()), None)
     split = some.eval_split if some else folder.eval_split
-    said = [f"Data: {site.data_name}, {len(folder.categories)} classes, "
+    said = [f"Data: {workspace.data_name}, {len(folder.categories)} classes, "
             + ", ".join(f"{n} {name}" for name, n in counts.items())
             + f" images; metrics on `{split}`; annotation hash `{folder.annotation_hash[:12]}`."]
-    if site.scale == "smoke":
+    if workspace.scale == "smoke":
         said.append("**Smoke scale only shows that everything runs: a few training steps. "
                     "These numbers mean nothing.**")
-    elif site.scale != "coco":
-        said.append(f"Scale `{site.scale}`: slim students, small images, short schedules. The rows test the direction "
+    elif workspace.scale != "coco":
+        said.append(f"Scale `{workspace.scale}`: slim students, small images, short schedules. The rows test the direction "
                     "of an effect, not the paper's number.")
     if counts["train"] < 200 or counts[folder.eval_split] < 200:
         said.append(f"**{counts['train']} training and {counts[folder.eval_split]} evaluation images are far too few "
@@ -458,12 +458,12 @@ def notes(site: Site, folder: CocoFolder, records: dict[str, RunRecord]) -> list
     return said
 
 
-def write_table(name: str, rows: list[Row], site: Site, folder: CocoFolder) -> pd.DataFrame:
+def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
     """Write ``<table>.csv`` and ``<table>.md`` from whatever is finished; return the frame."""
-    records = collect(rows, site)
+    records = collect(rows, workspace)
     frame = table(rows, records)
-    write_whole(site.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
-    write_whole(site.results / f"{name}.md", markdown(frame, TABLES[name].title, notes(site, folder, records)))
+    write_whole(workspace.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
+    write_whole(workspace.results / f"{name}.md", markdown(frame, TABLES[name].title, notes(workspace, folder, records)))
     return frame
 
 

@@ -31,7 +31,7 @@ from c2dlib.records import body_hash
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
 from c2dlib.teacher.crops import crop_batch
 from c2dlib.training.loop import fit
-from c2dlib.workspace import Progress, Site, opened, waiting_lock
+from c2dlib.workspace import Progress, Workspace, opened, waiting_lock
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Course:
         return digest(self.identity)
 
 
-def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tuple[nn.Module, dict]:
+def trained(course: Course, folder: Path, workspace: Workspace, progress: Progress) -> tuple[nn.Module, dict]:
     """The classifier of a course, from ``folder`` if it is there and whole, else trained into it.
 
     Returns:
@@ -91,7 +91,7 @@ def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tup
             shutil.rmtree(folder)
         began = time.monotonic()
         train, held_out = course.splits()
-        mean, std = (torch.tensor(v)[:, None, None].to(site.on) * 255 for v in (course.mean, course.std))
+        mean, std = (torch.tensor(v)[:, None, None].to(workspace.device) * 255 for v in (course.mean, course.std))
 
         def losses(images: list, targets: list) -> dict:
             crops, labels = crop_batch(images, targets, course.size, course.jitter)
@@ -102,11 +102,11 @@ def trained(course: Course, folder: Path, site: Site, progress: Progress) -> tup
             transform = _scaled(train_transform(course.augment), course.image_size)
             return stream(train, transform, 0, course.images, start, course.steps, course.augment.workers)
 
-        fit(Schedule(course.lr), course.steps, {"classifier": classifier}, batches, losses, folder, site.on,
+        fit(Schedule(course.lr), course.steps, {"classifier": classifier}, batches, losses, folder, workspace.device,
             lambda done, of: progress(course.title, done, of))
         classifier.eval()
         report = {"title": course.title, "hash": course.key, "identity": course.identity, "split": held_out.name,
-                  **_accuracy(classifier, held_out, course, mean, std, site.on),
+                  **_accuracy(classifier, held_out, course, mean, std, workspace.device),
                   "parameters": parameter_count(classifier), "seconds": round(time.monotonic() - began, 1)}
         _save(folder, report, classifier)
         return classifier, report
@@ -196,9 +196,9 @@ def _share(e: Experiment) -> dict:
     return {"train_share": e.train_share} if e.train_share < 1 else {}
 
 
-def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> tuple[Teacher, dict]:
+def classifier_teacher(e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None) -> tuple[Teacher, dict]:
     """The teacher of an Experiment: one for the SSDs, one for all Faster R-CNNs and RetinaNets (section 4)."""
-    folder = opened(site.data)
+    folder = opened(workspace.data)
     for_ssd, classes = ARCHITECTURES[e.student].family == "ssd", len(folder.categories)
     identity = {"recipe": RECIPE, "data": folder.annotation_hash, "sigmoid_too": not for_ssd,
                 **{name: getattr(e, name) for name in TEACHER_SETTINGS},
@@ -215,7 +215,7 @@ def classifier_teacher(e: Experiment, site: Site, progress: Progress = lambda *_
         lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
         e.teacher_images, e.teacher_size, e.teacher_jitter, not for_ssd, config["mean"], config["std"],
         e.teacher_image_size)
-    classifier, report = trained(course, site.runs / "cache" / f"teacher-{course.key}", site, progress)
+    classifier, report = trained(course, workspace.runs / "cache" / f"teacher-{course.key}", workspace, progress)
     return Teacher(classifier, classes, e.teacher_size), report
 
 
@@ -231,7 +231,7 @@ class BodyClassifier(nn.Sequential):
             super().__init__(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: None) -> str | dict:
+def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None) -> str | dict:
     """What ``load_initial_weights`` is given: for ``badges`` and ``crops`` a backbone trained to classify crops.
 
     ``badges``: of *other* badges, as the paper's students come from other pictures than COCO's. ``crops``: of the
@@ -246,20 +246,20 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
     identity = {"recipe": RECIPE, "body": kind, **{name: getattr(e, name) for name in settings}}
     own = e.backbone_weights == "crops"
     if own:
-        identity |= {"pretrain_scenes": 0, "data": opened(site.data).annotation_hash, **_share(e)}
+        identity |= {"pretrain_scenes": 0, "data": opened(workspace.data).annotation_hash, **_share(e)}
 
     def splits() -> tuple[CocoSplit, CocoSplit]:
         if own:
-            own_splits = opened(site.data).splits
+            own_splits = opened(workspace.data).splits
             return own_splits["train"].first(e.train_share), own_splits["val"]
         counts = {"train": e.pretrain_scenes, "val": 200, "test": 0}
-        root = site.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
+        root = workspace.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
         folder = opened(make_badges(root, **counts, family="other"))
         return folder.splits["train"], folder.splits["val"]
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        classes = len(opened(site.data).categories) if own else len(CLASS_NAMES["other"])
+        classes = len(opened(workspace.data).categories) if own else len(CLASS_NAMES["other"])
         return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), classes)
 
     mean, std = (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -268,9 +268,9 @@ def initial_weights(e: Experiment, site: Site, progress: Progress = lambda *_: N
         e.replace(flip=True, photometric=False, zoom_out=1.0, iou_crop=False), e.pretrain_lr, e.pretrain_steps,
         e.pretrain_batch, e.pretrain_size, 0.05, False, mean, std)
     name, classifier = f"pretrain-{kind}-{course.key}", build()
-    committed = site.results / "backbones" / name  # one draw for every machine
+    committed = workspace.results / "backbones" / name  # one draw for every machine
     if not _load(course, committed, classifier):
         if committed.exists():
             print(f"{committed}: damaged, not used; training it anew gives another one on another CPU", file=sys.stderr)
-        classifier, _ = trained(course, site.runs / "cache" / name, site, progress)
+        classifier, _ = trained(course, workspace.runs / "cache" / name, workspace, progress)
     return {k: v.detach() for k, v in classifier[0].state_dict().items()}

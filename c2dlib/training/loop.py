@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from c2dlib import distributed as processes
+from c2dlib import distributed
 from c2dlib.data.batches import mix
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
@@ -81,9 +81,9 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
         start, log = state["step"], state["log"]
     scaled = accelerator.prepare(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    model, several = _Together(trained, losses), shared and processes.world() > 1
+    model, several = _Together(trained, losses), shared and distributed.world() > 1
     if several:
-        if len(set(seen := processes.gathered(start))) > 1:
+        if len(set(seen := distributed.gathered(start))) > 1:
             raise OSError(f"{folder}: the processes find checkpoints of steps {seen}; it must be one folder for all of them")
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
@@ -96,7 +96,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
     for place, (images, targets) in enumerate(batches(start), start * parts):
         step, part = divmod(place, parts)
         whole = part + 1 == parts  # the step's last part
-        torch.manual_seed(mix(e.seed, 3, step, *[processes.rank(), part] * (several or parts > 1)))
+        torch.manual_seed(mix(e.seed, 3, step, *[distributed.rank(), part] * (several or parts > 1)))
         images = [image.to(accelerator.device, non_blocking=True) for image in images]
         targets = [{k: v.to(accelerator.device, non_blocking=True) for k, v in target.items()} for target in targets]
         if part == 0:
@@ -124,7 +124,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
             log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
-        if processes.first() and (step + 1 == steps or time.monotonic() - saved > interval):
+        if distributed.first() and (step + 1 == steps or time.monotonic() - saved > interval):
             began = time.monotonic()
             save(step + 1)
             saved = time.monotonic()
@@ -146,7 +146,7 @@ class _Together(nn.Module):
 def _mean(terms: dict[str, Tensor], several: bool) -> dict[str, float]:
     """A step's terms as numbers, their mean over the processes."""
     own = {k: float(v.detach()) for k, v in terms.items()}
-    rows = processes.gathered(own) if several else [own]
+    rows = distributed.gathered(own) if several else [own]
     return {name: statistics.fmean(row[name] for row in rows) for name in terms}
 
 
@@ -156,7 +156,7 @@ def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -
         NonFiniteLoss: naming the first term that is not a number; with ``several`` in all processes if in one.
     """
     bad = next(((name, float(value.detach())) for name, value in terms.items() if not torch.isfinite(value).all()), None)
-    if bad := next(filter(None, processes.gathered(bad)), None) if several else bad:
+    if bad := next(filter(None, distributed.gathered(bad)), None) if several else bad:
         raise NonFiniteLoss(f"step {step}: {bad[0]} is {bad[1]}; training stopped, the last good checkpoint is kept. A lower "
                             "lr or a clip often helps.")
 

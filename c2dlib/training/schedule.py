@@ -15,13 +15,13 @@ import torch
 from tqdm import tqdm
 
 from c2dlib.config.experiment import PRETRAINING, Experiment
-from c2dlib.config.methods import asks_teacher, rival
+from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.distributed import claim_gpu
 from c2dlib.records import RunRecord, command
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.run import detector_teacher, find_record, finished, run
-from c2dlib.workspace import Site
+from c2dlib.workspace import Workspace
 
 _messages = None  # in a worker: where its progress goes
 
@@ -42,20 +42,20 @@ class Job:
                 "teacher": f"teacher:{architecture.family == 'ssd'}:{e.teacher}:{e.teacher_size}:{e.train_share}"}[self.kind]
 
 
-def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) -> list[Job]:
+def plan(experiments: list[Experiment], workspace: Workspace, with_weights: bool = False) -> list[Job]:
     """The unfinished experiments in order, each behind what it needs; nothing twice."""
     jobs: dict[str, Job] = {}
 
     def add(e: Experiment, with_weights: bool = False) -> str:
-        if finished(e, site, with_weights):
+        if finished(e, workspace, with_weights):
             return f"run:{e.hash()}"  # finished: nothing of what it needed is needed again
         needs = []
         if e.backbone_weights in PRETRAINING:
             needs.append(Job("pretrain", e.replace(method="baseline")))
-        if asks_teacher(e.method):
+        if needs_classifier(e.method):
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
-        if rival(e.method):
+        if imitation_in(e.method):
             keys.append(add(detector_teacher(e), with_weights=True))
         job = Job("run", e, tuple(keys), with_weights)
         return jobs.setdefault(job.key, job).key
@@ -65,7 +65,7 @@ def plan(experiments: list[Experiment], site: Site, with_weights: bool = False) 
     return list(jobs.values())
 
 
-def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
+def run_all(experiments: list[Experiment], workspace: Workspace, jobs: int = 0,
             each: Callable[[RunRecord], None] = lambda record: None,
             with_weights: bool = False) -> list[RunRecord | None]:
     """Run experiments, ``jobs`` at a time (0: one per core on CPU, one per GPU), one thread each on CPU.
@@ -77,25 +77,25 @@ def run_all(experiments: list[Experiment], site: Site, jobs: int = 0,
     Returns:
         A record per experiment, None where the run ended in an unexpected error (shown on stderr).
     """
-    planned = plan(experiments, site, with_weights)
+    planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}
     for e in experiments:
         if f"run:{e.hash()}" not in waiting:
-            each(find_record(e, site))
+            each(find_record(e, workspace))
     wanted = {e.hash() for e in experiments}
     if planned:
-        jobs = min(jobs or (torch.cuda.device_count() if site.on == "cuda" else os.cpu_count() or 1), len(planned))
-        for job, record in _execute(planned, site, jobs):
+        jobs = min(jobs or (torch.cuda.device_count() if workspace.device == "cuda" else os.cpu_count() or 1), len(planned))
+        for job, record in _execute(planned, workspace, jobs):
             if job.kind == "run" and job.e.hash() in wanted and record:
                 each(record)
-    return [find_record(e, site) for e in experiments]
+    return [find_record(e, workspace) for e in experiments]
 
 
-def _execute(planned: list[Job], site: Site, jobs: int):
+def _execute(planned: list[Job], workspace: Workspace, jobs: int):
     """Yield (job, its record or None) as jobs finish, never starting one before what it needs."""
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), site, command()))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), workspace, command()))
     todo, running, over = list(planned), {}, set()
     known = {j.key for j in planned}
     bar = _Bar(planned, messages)
@@ -104,7 +104,7 @@ def _execute(planned: list[Job], site: Site, jobs: int):
             for job in [j for j in todo if all(k in over or k not in known for k in j.needs)]:
                 if len(running) < jobs:
                     todo.remove(job)
-                    running[pool.submit(_do, job, site)] = job
+                    running[pool.submit(_do, job, workspace)] = job
             done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
             bar.update()
             for future in done:
@@ -129,15 +129,15 @@ def _result(future: Future, job: Job) -> RunRecord | None:
     return future.result()
 
 
-def _begin(messages, parent: int, site: Site, made_by: str) -> None:
+def _begin(messages, parent: int, workspace: Workspace, made_by: str) -> None:
     """A worker's first act: one thread on CPU or a GPU to itself, and no life beyond its parent's."""
     global _messages
     _messages = messages
     os.environ["C2D_COMMAND"] = made_by
-    if site.on == "cpu":
+    if workspace.device == "cpu":
         torch.set_num_threads(1)
     else:
-        claim_gpu(site.runs / "locks")
+        claim_gpu(workspace.runs / "locks")
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -147,7 +147,7 @@ def _begin(messages, parent: int, site: Site, made_by: str) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(job: Job, site: Site) -> RunRecord | None:
+def _do(job: Job, workspace: Workspace) -> RunRecord | None:
     e, last = job.e, [0.0]
 
     def progress(what: str, done: int, of: int) -> None:
@@ -156,11 +156,11 @@ def _do(job: Job, site: Site) -> RunRecord | None:
             _messages.put((os.getpid(), what, done, of))
 
     if job.kind == "pretrain":
-        initial_weights(e, site, progress)
+        initial_weights(e, workspace, progress)
     elif job.kind == "teacher":
-        classifier_teacher(e, site, progress)
+        classifier_teacher(e, workspace, progress)
     else:
-        return run(e, site, progress, job.with_weights)
+        return run(e, workspace, progress, job.with_weights)
     return None
 
 

@@ -14,9 +14,9 @@ from c2dlib.config.experiment import Experiment, experiment, parse_override
 from c2dlib.data.badges import make_badges
 from c2dlib.records import ROOT
 from c2dlib.reporting.tables import experiments, work_list
-from c2dlib.training.run import cell
+from c2dlib.training.run import experiment_for
 from c2dlib.training.schedule import plan
-from c2dlib.workspace import open_site
+from c2dlib.workspace import open_workspace
 
 A100 = cost.GPUS["A100"]
 
@@ -77,9 +77,9 @@ def test_every_student_of_the_paper_has_been_counted():
 
 
 def test_a_plan_has_every_run_once_behind_what_it_needs(here):
-    site, folder = open_site("coco", here)
-    rows = experiments(work_list("table2", site, folder))
-    made = grid.lines(rows, site, folder, "--scale coco --data photos", A100, gpus=4)
+    workspace, folder = open_workspace("coco", here)
+    rows = experiments(work_list("table2", workspace, folder))
+    made = grid.lines(rows, workspace, folder, "--scale coco --data photos", A100, gpus=4)
     assert len({line.command for line in made}) == len(made)
     assert {line.name for line in made} >= {e.name for e in rows}
     assert sum("R101.baseline" in line.name for line in made) == 2  # one for all Faster R-CNNs, one for RetinaNet
@@ -97,15 +97,15 @@ def test_every_table_can_be_planned(table, here, capsys):
     """And every command of the plan names its own run: said again to the parser it is the same experiment."""
     assert main(["plan", table, "--scale", "coco", "--data", str(here), "--seeds", "2"]) == 0
     said = capsys.readouterr().out
-    site, folder = open_site("coco", here)
-    wanted = {e.hash() for e in experiments(work_list(table, site, folder, seeds=2))}
+    workspace, folder = open_workspace("coco", here)
+    wanted = {e.hash() for e in experiments(work_list(table, workspace, folder, seeds=2))}
     found = set()
     for line in said.splitlines():
         if line.startswith("[") and "--part" not in line:
             words = shlex.split(line.split("-m c2dlib run ")[1])
             seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
             settings = dict(map(parse_override, words[words.index("--set") + 1 :])) if "--set" in words else {}
-            found.add(cell(site, folder, words[0], words[1], seed, **settings).hash())
+            found.add(experiment_for(workspace, folder, words[0], words[1], seed, **settings).hash())
     assert found == wanted
     assert f"{sum(line.startswith('[') for line in said.splitlines())} jobs;" in said
 
@@ -153,7 +153,7 @@ def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
 
 def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    site, folder = open_site("smoke", device="cpu")
+    workspace, folder = open_workspace("smoke", device="cpu")
     options = ["--scale", "smoke", "--students", "SSD512-VGG16", "--methods", "baseline", "--set", "backbone_weights=none", "steps=1"]
     assert main(["plan", "table2", *options]) == 0 and "1 jobs;" in capsys.readouterr().out
     assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "steps=1"]) == 0
@@ -165,8 +165,8 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     assert main(["table", "table2", *more]) == 0
     said = capsys.readouterr().out
     assert "1 of 2 rows are done" in said and "not run" in said and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
-    assert not plan(experiments(work_list("table2", site, folder, 1, ["SSD512-VGG16"], ["baseline"],
-                                          {"backbone_weights": "none", "steps": 1})), site)
+    assert not plan(experiments(work_list("table2", workspace, folder, 1, ["SSD512-VGG16"], ["baseline"],
+                                          {"backbone_weights": "none", "steps": 1})), workspace)
     assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--part", "teacher"]) == 2
     assert "SSD512-VGG16 baseline needs no teacher" in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from c2dlib.config.experiment import (
     scale_data,
     scale_settings,
 )
-from c2dlib.config.methods import METHODS, UNDEFINED, rival
+from c2dlib.config.methods import METHODS, UNDEFINED_FOR, imitation_in
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 
 SSD = "SSD300-VGG16"
@@ -97,14 +97,14 @@ def test_one_name_and_one_hash_per_method():
     assert with_fkd.hash() == experiment("smoke", SSD, "FKD+loc+KDloc+KDcls").hash()
     hashes = {experiment("smoke", student, method, seed).hash()
               for student in STUDENTS for method in METHODS for seed in (0, 1)
-              if rival(method) not in UNDEFINED.get(ARCHITECTURES[student].family, [])}
+              if imitation_in(method) not in UNDEFINED_FOR.get(ARCHITECTURES[student].family, [])}
     undefined = 2 * (2 * 4 + 3)  # alone and under ours: four methods on each SSD, three on FCOS
-    assert len(hashes) == (8 * (len(METHODS) - 1) - undefined) * 2  # ours is KDcls+loc+KDloc
+    assert len(hashes) == (9 * (len(METHODS) - 1) - undefined) * 2  # ours is KDcls+loc+KDloc
 
 
 def test_a_detector_is_imitated_in_one_way_where_that_is_defined():
     for student, method in ((SSD, "FGFI"), (SSD, "ours+DeFeat"), ("FCOS-R50", "GID")):
-        with pytest.raises(ValueError, match=f"{rival(method)} is not defined for {student}"):
+        with pytest.raises(ValueError, match=f"{imitation_in(method)} is not defined for {student}"):
             experiment("smoke", student, method)
     with pytest.raises(ValueError, match="imitates a detector in 2 ways; choose one of FKD, PKD"):
         experiment("smoke", SSD, "FKD+ours+PKD")
@@ -180,7 +180,7 @@ def test_every_scale_builds_every_student(path):
     for layer in (text, text.get("own_data", {})):
         assert set(layer.get("families", {})) <= {a.family for a in ARCHITECTURES.values()}
         assert set(layer.get("students", {})) <= set(ARCHITECTURES)
-    assert len(STUDENTS) == 8
+    assert len(STUDENTS) == 9
     for student in ARCHITECTURES:
         e = experiment(path.stem, student, "baseline")  # raises for an unknown key
         for key, value in text.get("students", {}).get(student, {}).items():

@@ -13,8 +13,8 @@ from c2dlib.config.weights import WeightsError
 from c2dlib.data.coco import DataError
 from c2dlib.deployment.student import detect_on, evaluate, load_student, read_picture
 from c2dlib.detectors.build import build_student
-from c2dlib.training.run import cell, describe, run, run_folder
-from c2dlib.workspace import open_site
+from c2dlib.training.run import describe, experiment_for, run, run_folder
+from c2dlib.workspace import open_workspace
 
 STUDENT = "SSD300-VGG16"
 TINY = {"steps": 3, "image_size": 64, "batch_size": 2, "backbone_weights": "none", "score_threshold": 0.0}
@@ -22,15 +22,15 @@ TINY = {"steps": 3, "image_size": 64, "batch_size": 2, "backbone_weights": "none
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    site, data = open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
-    e = cell(site, data, STUDENT, **TINY)
-    return site, data, e, run(e, site)
+    folder = tmp_path_factory.mktemp("workspace")
+    workspace, data = open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+    e = experiment_for(workspace, data, STUDENT, **TINY)
+    return workspace, data, e, run(e, workspace)
 
 
 def test_a_run_and_its_checkpoint_have_the_same_metrics(trained):
-    site, data, e, record = trained
-    student = load_student(run_folder(e, site))
+    workspace, data, e, record = trained
+    student = load_student(run_folder(e, workspace))
     assert student.experiment.hash() == e.hash() and [c.name for c in student.categories] == data.splits["train"].class_names
     assert evaluate(student, data, "test", "cpu") == record.metrics
     with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):
@@ -38,19 +38,19 @@ def test_a_run_and_its_checkpoint_have_the_same_metrics(trained):
 
 
 def test_a_folder_with_other_classes_is_refused(trained, tmp_path):
-    site, data, e, _ = trained
-    student = load_student(run_folder(e, site))
+    workspace, data, e, _ = trained
+    student = load_student(run_folder(e, workspace))
     student.categories[0], student.categories[1] = student.categories[1], student.categories[0]
     with pytest.raises(DataError, match="12 classes, the student has 12; they must be the same in the same order. Student / folder:"):
         evaluate(student, data, "test", "cpu")
 
 
 def test_files_that_are_no_student_are_told(trained, tmp_path):
-    site, _, e, _ = trained
-    weights = load_file(run_folder(e, site) / "student.safetensors")
+    workspace, _, e, _ = trained
+    weights = load_file(run_folder(e, workspace) / "student.safetensors")
     with pytest.raises(FileNotFoundError, match="nothing.safetensors: no such checkpoint"):
         load_student(tmp_path / "nothing.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes((run_folder(e, site) / "student.safetensors").read_bytes()[:1000])
+    (tmp_path / "cut.safetensors").write_bytes((run_folder(e, workspace) / "student.safetensors").read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cut.safetensors: not a whole safetensors file"):
         load_student(tmp_path / "cut.safetensors")
     save_file(weights, tmp_path / "plain.safetensors")
@@ -64,9 +64,9 @@ def test_files_that_are_no_student_are_told(trained, tmp_path):
 
 
 def test_boxes_on_pictures(trained, tmp_path):
-    site, data, e, _ = trained
+    workspace, data, e, _ = trained
     picture = data.splits["test"].image_folder / data.splits["test"].annotations["images"][0]["file_name"]
-    student = load_student(run_folder(e, site))
+    student = load_student(run_folder(e, workspace))
     path = detect_on(student, [picture], tmp_path / "out", threshold=0.1)
     (rows,) = json.loads(path.read_text()).values()
     expected = student.model([read_picture(picture)])[0]
@@ -80,8 +80,8 @@ def test_boxes_on_pictures(trained, tmp_path):
 
 
 def test_pictures_that_cannot_be_used_leave_nothing(trained, tmp_path):
-    site, _, e, _ = trained
-    student = load_student(run_folder(e, site))
+    workspace, _, e, _ = trained
+    student = load_student(run_folder(e, workspace))
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(DataError, match="text.jpg: cannot be read as a picture"):
         detect_on(student, [tmp_path / "text.jpg"], tmp_path / "out")
@@ -94,8 +94,8 @@ def test_pictures_that_cannot_be_used_leave_nothing(trained, tmp_path):
 
 
 def test_the_commands(trained, tmp_path, capsys, monkeypatch):
-    site, data, e, record = trained
-    checkpoint = str(run_folder(e, site))
+    workspace, data, e, record = trained
+    checkpoint = str(run_folder(e, workspace))
     assert main(["evaluate", checkpoint, "--data", str(data.root)]) == 0
     said = capsys.readouterr().out
     assert f"{e.name} on {data.name} test, 16 images, percent:" in said and f"mAP    {record.metrics['mAP']:>5.1f}" in said

@@ -8,21 +8,21 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 from scipy.special import log_softmax, softmax
-from tests.detectors.test_detectors import scenes
 from torch import nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
 from c2dlib.config.experiment import experiment
-from c2dlib.config.methods import RIVALS, UNDEFINED
+from c2dlib.config.methods import IMITATIONS, UNDEFINED_FOR
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
 from c2dlib.detectors.train_output import Head, TrainOutput
-from c2dlib.distillation.classify import IMITATIONS
+from c2dlib.distillation.classify import IMITATION_CLASSES
 from c2dlib.distillation.imitation import chen_kd, fgfi, gid
-from c2dlib.distillation.imitation.common import FromDetector, Necks, Seen, level_of
+from c2dlib.distillation.imitation.common import FromDetector, Necks, TeacherStudentBatch, level_of
 from c2dlib.distillation.imitation.defeat import inside_objects
 from c2dlib.distillation.imitation.fgfi import near_objects
 from c2dlib.training.run import channels, detector_teacher
+from tests.detectors.test_detectors import scenes
 
 FEATURES_ONLY = ["FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD", "FGFI"]
 
@@ -45,12 +45,12 @@ def output(boxes, size=32, levels=(8, 4), heads=None):
 
 
 def seen(out, channels=3, theirs=3):
-    return Seen(out, {k: (torch.randn(len(m), channels, *m.shape[2:], requires_grad=True), torch.randn(len(m), theirs, *m.shape[2:]))
+    return TeacherStudentBatch(out, {k: (torch.randn(len(m), channels, *m.shape[2:], requires_grad=True), torch.randn(len(m), theirs, *m.shape[2:]))
                       for k, m in out.features.items()}, {})
 
 
 def built(name, channels=3, theirs=3, levels=2, one_stage=False, factor=1.0):
-    return IMITATIONS[name](Necks([channels] * levels, [theirs] * levels, one_stage), factor)
+    return IMITATION_CLASSES[name](Necks([channels] * levels, [theirs] * levels, one_stage), factor)
 
 
 def to_identity(method):
@@ -78,7 +78,7 @@ def test_fitnets_by_hand():
 def test_attention_transfer_by_hand():
     """Two cells, one channel: student (3, 1), teacher (0, 2). Squares (9, 1) and (0, 4), normalised (9, 1) / sqrt 82, (0, 1)."""
     out = replace(output([[]]), features={"0": torch.zeros(1, 1, 1, 2)})
-    pair = Seen(out, {"0": (torch.tensor([[[[3.0, -1]]]]), torch.tensor([[[[0.0, 2]]]]))}, {})
+    pair = TeacherStudentBatch(out, {"0": (torch.tensor([[[[3.0, -1]]]]), torch.tensor([[[[0.0, 2]]]]))}, {})
     expected = 250 * ((9 / math.sqrt(82)) ** 2 + (1 / math.sqrt(82) - 1) ** 2) / 2
     assert built("AT", levels=1)(pair)["at"].item() == pytest.approx(expected, rel=1e-5)
     more = replace(pair, levels={"0": (torch.randn(1, 5, 1, 2), torch.randn(1, 9, 1, 2))})
@@ -138,7 +138,7 @@ def test_defeat_masks_by_hand_partition_the_map():
     expected[0:2, 0:4] = 1
     assert torch.equal(coarse[0, 0], expected)
     pair = seen(out)
-    method = to_identity(IMITATIONS["DeFeat"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
+    method = to_identity(IMITATION_CLASSES["DeFeat"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
     terms = {k: v.item() for k, v in method(pair).items()}
     inside = outside = 0.0
     for (s, t), mask in zip(pair.maps(), (fine, coarse), strict=True):
@@ -185,7 +185,7 @@ def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
             expected = np.maximum(expected, on.reshape(side, side))
         assert np.array_equal(array(mask[0, 0]), expected) and not mask[1].any()
     pair = seen(out)
-    method = to_identity(IMITATIONS["FGFI"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
+    method = to_identity(IMITATION_CLASSES["FGFI"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
     expected = 0.0
     for (s, t), mask in zip(pair.maps(), (fine, coarse), strict=True):
         on = np.broadcast_to(array(mask) > 0, s.shape)
@@ -273,7 +273,7 @@ def test_gid_features_and_responses_by_hand():
     with torch.no_grad():
         nn.init.dirac_(method.adapter.weight)
         nn.init.zeros_(method.adapter.bias)
-    terms = {k: v.item() for k, v in method(Seen(out, maps, {"rpn": (logits, deltas)})).items()}
+    terms = {k: v.item() for k, v in method(TeacherStudentBatch(out, maps, {"rpn": (logits, deltas)})).items()}
     entropy = math.log(2)  # of sigmoid(0), whatever the target
     assert terms == pytest.approx({"gid_feature": 5e-4 * 8, "gid_relation": 0, "gid_class": 0.1 * entropy, "gid_box": 0.3 / 2}, rel=1e-4)
 
@@ -292,7 +292,7 @@ def test_nothing_to_learn_from_oneself(name):
     assert all(s.grad.isfinite().all() and s.grad.abs().max() < 1e-4 for s, _ in pair.maps())
 
 
-@pytest.mark.parametrize("name", [n for n in RIVALS if n != "FKD"])
+@pytest.mark.parametrize("name", [n for n in IMITATIONS if n != "FKD"])
 def test_the_factor_multiplies_every_term(name):
     grid = anchors()
     heads = {"rpn": head_of(grid, logits=torch.randn(2 * len(grid), 1), labels=torch.ones(2 * len(grid)).long(),
@@ -306,7 +306,7 @@ def test_the_factor_multiplies_every_term(name):
     assert {k: v.item() for k, v in weak.items()} == pytest.approx({k: 0.25 * v.item() for k, v in plain.items()}, rel=1e-5)
 
 
-DEFINED = [(s, n) for s in STUDENTS for n in RIVALS if n not in UNDEFINED.get(ARCHITECTURES[s].family, [])]
+DEFINED = [(s, n) for s in STUDENTS for n in IMITATIONS if n not in UNDEFINED_FOR.get(ARCHITECTURES[s].family, [])]
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +328,7 @@ def detectors():
 def test_every_method_on_every_student_it_is_defined_for(student, name, detectors):
     """Finite terms, also without objects; adapters and student get a gradient; the teacher none, stays frozen and in eval."""
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, IMITATIONS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     images, targets = scenes()
     distill.method.train()
@@ -360,7 +360,7 @@ def test_necks_and_heads_must_correspond(detectors):
         Necks([8] * 3, [8] * 4, False)
     images, targets = scenes()
     out = step(images, targets)
-    distill = FromDetector(teacher, IMITATIONS["AT"](Necks([16] * 4, [32] * 4, False)))
+    distill = FromDetector(teacher, IMITATION_CLASSES["AT"](Necks([16] * 4, [32] * 4, False)))
     with pytest.raises(ValueError, match="student's neck has no level 3"):
         distill(replace(out, features={k: v for k, v in out.features.items() if k != "3"}))
     with pytest.raises(ValueError, match="teacher's neck has no level p6"):
@@ -369,16 +369,16 @@ def test_necks_and_heads_must_correspond(detectors):
         distill(replace(out, features=out.features | {"1": out.features["0"]}))
     other = build_student(detector_teacher(e), 7, "none").model  # seven classes
     with pytest.raises(ValueError, match=r"rcnn head says \(\d+, 6\) numbers in the student but \(\d+, 8\)"):
-        FromDetector(other, IMITATIONS["KD"](Necks(*channels(step, other), False)))(out)
+        FromDetector(other, IMITATION_CLASSES["KD"](Necks(*channels(step, other), False)))(out)
     with pytest.raises(ValueError, match="as many channels in every level"):
-        IMITATIONS["GID"](Necks([8, 16], [8, 16], True))
+        IMITATION_CLASSES["GID"](Necks([8, 16], [8, 16], True))
 
 
 @pytest.mark.parametrize("student", ["RetinaNet-R50", "FasterRCNN-R50"])
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
 def test_fp32_under_autocast(name, student, detectors):
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, IMITATIONS[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
     images, targets = scenes()
     with torch.autocast("cpu", torch.bfloat16):
         terms = distill(step(images, targets))

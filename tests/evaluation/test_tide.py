@@ -5,7 +5,6 @@ import random
 
 import pandas as pd
 import pytest
-from tests.evaluation.test_metrics import annotations, found
 
 from c2dlib.evaluation import tide as errors
 from c2dlib.evaluation.tide import (
@@ -20,8 +19,9 @@ from c2dlib.evaluation.tide import (
 )
 from c2dlib.files import write_whole
 from c2dlib.reporting.tables import work_list
-from c2dlib.training.run import cell, find_record, run, run_folder
-from c2dlib.workspace import Site, open_site
+from c2dlib.training.run import experiment_for, find_record, run, run_folder
+from c2dlib.workspace import Workspace, open_workspace
+from tests.evaluation.test_metrics import annotations, found
 
 TWO = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2))
 RIGHT = [found(1, [10, 20, 40, 40], 0.9, 1), found(2, [100, 100, 40, 40], 0.9, 2)]
@@ -141,51 +141,51 @@ def test_bad_thresholds_are_refused():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+    folder = tmp_path_factory.mktemp("workspace")
+    return open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
 
 
 def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
-    (site, folder), settings = place, {"steps": 2, "pretrain_steps": 1, "pretrain_scenes": 8}
+    (workspace, folder), settings = place, {"steps": 2, "pretrain_steps": 1, "pretrain_scenes": 8}
     rows = work_list("table1", *place, 1, ["SSD300-VGG16"], ["baseline", "loc"], settings)
-    e = cell(site, folder, "SSD300-VGG16", **settings)
+    e = experiment_for(workspace, folder, "SSD300-VGG16", **settings)
     with pytest.raises(FileNotFoundError, match="no detections of SSD300-VGG16.baseline.s0"):
-        run_errors(e, site)
-    assert all(frame.empty for frame in gather(rows, site))
-    record = run(e, site)
-    first, kept = run_errors(e, site), site.results / "errors" / f"{record.name}.json"
+        run_errors(e, workspace)
+    assert all(frame.empty for frame in gather(rows, workspace))
+    record = run(e, workspace)
+    first, kept = run_errors(e, workspace), workspace.results / "errors" / f"{record.name}.json"
     assert first.by_iou.index.tolist() == list(range(50, 100, 5)) and len(first.by_class) == len(folder.categories)
     assert first.by_iou.AP[50] == pytest.approx(record.metrics["AP50"], abs=1e-4)
 
     with monkeypatch.context() as patch:  # read, not computed again
         patch.setattr(errors, "tide", None)
-        pd.testing.assert_frame_equal(run_errors(e, site).by_iou, first.by_iou)
-    by_iou, by_class = gather(rows, site)
+        pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
+    by_iou, by_class = gather(rows, workspace)
     assert by_iou.method.unique().tolist() == ["baseline"] and by_iou.IoU.tolist() == first.by_iou.index.tolist()
     assert by_class["class"].tolist() == [c.name for c in folder.categories]
 
     body = json.loads(kept.read_text())
     write_whole(kept, json.dumps(body | {"checkpoint_sha256": "of another training"}))
-    pd.testing.assert_frame_equal(run_errors(e, site).by_iou, first.by_iou)
+    pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
     assert json.loads(kept.read_text()) == body
     del (older := json.loads(kept.read_text()))["by_iou"]["columns"][-1]  # written before box_ap was
     older["by_iou"]["data"] = [row[:-1] for row in older["by_iou"]["data"]]
     write_whole(kept, json.dumps(older))
-    assert run_errors(e, site).by_iou.AP_boxes.isna().all() and first.by_iou.AP_boxes.notna().all()
+    assert run_errors(e, workspace).by_iou.AP_boxes.isna().all() and first.by_iou.AP_boxes.notna().all()
 
 
 def test_detections_of_another_training_are_not_believed(place):
-    (site, folder), settings = place, {"steps": 1, "pretrain_steps": 1, "pretrain_scenes": 8}
-    e = cell(site, folder, "SSD300-VGG16", **settings)
-    run(e, site)
+    (workspace, folder), settings = place, {"steps": 1, "pretrain_steps": 1, "pretrain_scenes": 8}
+    e = experiment_for(workspace, folder, "SSD300-VGG16", **settings)
+    run(e, workspace)
     import gzip
 
     perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
                for a in folder.splits[e.eval_split].annotations["annotations"]]
-    write_whole(run_folder(e, site) / "detections.json.gz", gzip.compress(json.dumps(perfect).encode()))
+    write_whole(run_folder(e, workspace) / "detections.json.gz", gzip.compress(json.dumps(perfect).encode()))
     with pytest.raises(errors.RecordError, match="give AP50 100.0000, its record says"):
-        run_errors(e, site)
-    assert find_record(e, site).status == "done"
+        run_errors(e, workspace)
+    assert find_record(e, workspace).status == "done"
 
 
 def test_differences_are_paired_by_seed():
@@ -217,12 +217,12 @@ def test_images_are_chosen_by_rule():
 
 
 def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
-    site = Site("smoke", tmp_path, tmp_path / "results", tmp_path / "runs")
+    workspace = Workspace("smoke", tmp_path, tmp_path / "results", tmp_path / "runs")
     frame = pd.DataFrame([{"student": "S", "method": m, "seed": 0, "origin": "a", "IoU": iou, **dict.fromkeys(TYPES, 1.0), "AP_boxes": v}
                           for m, v in (("baseline", 80.0), ("loc", 84.5)) for iou in range(50, 100, 5)])
-    text = errors.write_figure3(frame, site)
+    text = errors.write_figure3(frame, workspace)
     assert "| S | loc | 1 | 84.5 (+4.5) | 84.5 (+4.5) |" in text and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
-    text = errors.write_figure3(frame.assign(AP_boxes=float("nan")), site)
+    text = errors.write_figure3(frame.assign(AP_boxes=float("nan")), workspace)
     assert "boxes" not in text and "AP_boxes" not in (tmp_path / "results" / "figure3.csv").read_text()
 
 

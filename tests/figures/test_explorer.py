@@ -6,21 +6,21 @@ from matplotlib.figure import Figure
 from c2dlib.evaluation.tide import TYPES
 from c2dlib.figures import explorer
 from c2dlib.figures.explorer import Errors, explore
-from c2dlib.training.run import cell, run
-from c2dlib.workspace import open_site
+from c2dlib.training.run import experiment_for, run
+from c2dlib.workspace import open_workspace
 
 PNG = b"\x89PNG"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+    folder = tmp_path_factory.mktemp("workspace")
+    return open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def trained(place):
-    e = cell(*place, "SSD300-VGG16", steps=2, pretrain_steps=1, pretrain_scenes=8)
+    e = experiment_for(*place, "SSD300-VGG16", steps=2, pretrain_steps=1, pretrain_scenes=8)
     run(e, place[0])
     return e
 

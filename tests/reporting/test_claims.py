@@ -1,7 +1,6 @@
 """Claims: the number that decides each is the right difference, and the word follows from its interval."""
 
 import pytest
-from tests.reporting.test_tables import record
 
 from c2dlib.records import write_record
 from c2dlib.reporting.claims import (
@@ -16,12 +15,13 @@ from c2dlib.reporting.claims import (
     write_claims,
 )
 from c2dlib.reporting.tables import METRICS, collect, labels, table, work_list
-from c2dlib.workspace import open_site
+from c2dlib.workspace import open_workspace
+from tests.reporting.test_tables import record
 
 
 @pytest.fixture
 def place(tmp_path):
-    return open_site("smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
+    return open_workspace("smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
 
 
 def recorded(place, table: str, student: str, method: str, **metrics: list[float]) -> None:

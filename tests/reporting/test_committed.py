@@ -12,7 +12,7 @@ from c2dlib.evaluation.tide import gather, write_figure3
 from c2dlib.records import ROOT, read_record
 from c2dlib.reporting.claims import write_claims
 from c2dlib.reporting.tables import TABLES, work_list, write_table
-from c2dlib.workspace import Site
+from c2dlib.workspace import Workspace
 
 FROZEN = json.loads((ROOT / "tests" / "config" / "frozen" / "hashes.json").read_text())
 RESULTS = sorted(path.parent for path in ROOT.glob("results/*-*/records"))
@@ -20,42 +20,42 @@ WRITTEN = [path for folder in RESULTS for path in sorted(folder.glob("*.csv"))]
 SEEDS = 20  # records beyond are not looked for
 
 
-def place(results: Path, copy: Path) -> tuple[Site, CocoFolder]:
+def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
     """A copy of committed results and what their records say of the data, which need not be here."""
     record = read_record(sorted((results / "records").glob("*.json"))[0])
     splits = {name: range(record.data["images"][name]) for name in ("train", "val", "test") if name in record.data["images"]}
     name, _, scale = results.name.rpartition("-")
     folder = CocoFolder(Path("nowhere"), name, splits, list(range(record.data["classes"])), Report(), (0, 0),
                         record.data["annotation_hash"])
-    site = Site(scale, Path("nowhere"), copy / results.name, Path("nowhere"), "cpu")
-    site.results.mkdir()
+    workspace = Workspace(scale, Path("nowhere"), copy / results.name, Path("nowhere"), "cpu")
+    workspace.results.mkdir()
     for part in ("records", "errors", "reading.md"):
         if (results / part).exists():
-            (site.results / part).symlink_to(results / part)
-    return site, folder
+            (workspace.results / part).symlink_to(results / part)
+    return workspace, folder
 
 
-def rows_of(source: str, committed: pd.DataFrame, site: Site, folder: CocoFolder) -> list:
+def rows_of(source: str, committed: pd.DataFrame, workspace: Workspace, folder: CocoFolder) -> list:
     """The rows of a committed file, with as many seeds as it has."""
     told = committed.get("records", pd.Series(dtype=str)).dropna().str.findall(r"\.s(\d+)\.").explode().astype(float)
     asked = committed.get("status", pd.Series(dtype=str)).dropna().str.extract(r"of (\d+) seeds")[0].astype(float)
     seeds = int(max([*(told + 1), *asked.dropna(), *committed.seeds]))
-    return work_list(source, site, folder, seeds, list(committed.student.unique()), list(committed.method.unique()))
+    return work_list(source, workspace, folder, seeds, list(committed.student.unique()), list(committed.method.unique()))
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_committed_results_are_what_the_records_say(path, tmp_path):
-    site, folder = place(path.parent, tmp_path)
+    workspace, folder = place(path.parent, tmp_path)
     committed = pd.read_csv(path)
     if path.stem in TABLES:
-        write_table(path.stem, rows_of(path.stem, committed, site, folder), site, folder)
+        write_table(path.stem, rows_of(path.stem, committed, workspace, folder), workspace, folder)
     elif path.stem == "figure3":
-        write_figure3(gather(rows_of("table1", committed, site, folder), site)[0], site)
+        write_figure3(gather(rows_of("table1", committed, workspace, folder), workspace)[0], workspace)
     else:
         assert path.stem == "claims"
-        write_claims(site, folder)
+        write_claims(workspace, folder)
     for name in (path.name, f"{path.stem}.md"):
-        assert (site.results / name).read_text() == (path.parent / name).read_text(), f"{path.parent / name} is stale"
+        assert (workspace.results / name).read_text() == (path.parent / name).read_text(), f"{path.parent / name} is stale"
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda p: p.name)

@@ -30,7 +30,7 @@ from c2dlib.reporting.tables import (
     write_table,
 )
 from c2dlib.teacher.classifier import Teacher, build_classifier
-from c2dlib.workspace import open_site
+from c2dlib.workspace import open_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
@@ -39,8 +39,8 @@ SSD = "SSD300-VGG16"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+    folder = tmp_path_factory.mktemp("workspace")
+    return open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
 
 
 def test_runs_go_seed_by_seed_and_compact_students_first(place):
@@ -344,44 +344,44 @@ def test_markdown_says_in_words_what_is_missing(place):
 
 
 def test_notes_say_what_numbers_mean(place):
-    site, folder = place
-    assert any("Smoke" in n and "mean nothing" in n for n in notes(site, folder, {}))
-    own = dataclasses.replace(site, scale="mini", results=site.results.with_name("mine-mini"))
+    workspace, folder = place
+    assert any("Smoke" in n and "mean nothing" in n for n in notes(workspace, folder, {}))
+    own = dataclasses.replace(workspace, scale="mini", results=workspace.results.with_name("mine-mini"))
     small = [n for n in notes(own, folder, {}) if "mean nothing" in n]
     assert len(small) == 1 and "24 training and 16 evaluation images" in small[0]
     large = SimpleNamespace(image_counts={"train": 5000, "val": 500}, categories=[1] * 80, eval_split="val",
                             annotation_hash="0" * 64)
     for scale, words in (("mini", True), ("coco", False)):
-        said = " ".join(notes(dataclasses.replace(site, scale=scale), large, {}))
+        said = " ".join(notes(dataclasses.replace(workspace, scale=scale), large, {}))
         assert "mean nothing" not in said and ("not the paper's number" in said) == words
     e = work_list("table1", *place, students=[SSD], methods=["KDcls"])[0].experiments[0]
     taught = record(
         e, teacher={"title": "teacher (SSD)", "hash": "1", "top1": 61.25, "ECE": 3.5, "split": "test"}
     )
-    said = " ".join(notes(site, folder, {e.hash(): taught}))
+    said = " ".join(notes(workspace, folder, {e.hash(): taught}))
     assert "top-1 61.2 %" in said and "cccccccccc (dirty)" in said
 
 
 def test_written_tables_come_from_verified_records(place, capsys):
-    site, folder = place
-    rows = work_list("table1", site, folder, students=[SSD], methods=["baseline", "loc"])
-    printer, made = Printer(rows, site), [record(row.experiments[0], m) for row, m in zip(rows, (30.0, 31.5))]
+    workspace, folder = place
+    rows = work_list("table1", workspace, folder, students=[SSD], methods=["baseline", "loc"])
+    printer, made = Printer(rows, workspace), [record(row.experiments[0], m) for row, m in zip(rows, (30.0, 31.5))]
     for r in made:
-        path = write_record(r, site.results / "records")
+        path = write_record(r, workspace.results / "records")
         printer(r)
-    write_table("table1", rows, site, folder)
-    with open(site.results / "table1.csv") as file:
+    write_table("table1", rows, workspace, folder)
+    with open(workspace.results / "table1.csv") as file:
         written = list(csv.DictReader(file))
     assert [(r["mAP"], r["gain"], r["status"]) for r in written] == [
         ("30.0000", "", "done"),
         ("31.5000", "1.5000", "done"),
     ]
-    assert "SSD300-VGG16" in (site.results / "table1.md").read_text()
+    assert "SSD300-VGG16" in (workspace.results / "table1.md").read_text()
     assert re.search(r"25\.6 +30\.0.*\n.*27\.1 +31\.5 +\+1\.5", capsys.readouterr().out)
     path.write_text(path.read_text().replace("31.5", "99.9"))
-    frame = write_table("table1", rows, site, folder)
+    frame = write_table("table1", rows, workspace, folder)
     assert list(frame.status) == ["done", "not run"] and str(path) in capsys.readouterr().err
-    assert len(collect(rows, site)) == 1 and isinstance(rows[0], Row)
+    assert len(collect(rows, workspace)) == 1 and isinstance(rows[0], Row)
 
 
 COMMITTED = sorted(ROOT.glob("results/*-*/table*.csv"))
@@ -396,7 +396,7 @@ def test_the_committed_table_is_what_its_records_say(path, tmp_path):
         [int(s) for s in re.findall(r"\d+ of (\d+) seeds", text)]
         + [int(s) + 1 for s in re.findall(r"\.s(\d+)\.", text)]
     )
-    place = open_site(path.parent.name.removeprefix("badges-"), "", ROOT / "results", tmp_path, "cpu")
+    place = open_workspace(path.parent.name.removeprefix("badges-"), "", ROOT / "results", tmp_path, "cpu")
     rows = work_list(
         path.stem, *place, seeds, list(committed.student.unique()), list(committed.method.unique())
     )

@@ -23,8 +23,8 @@ from c2dlib.reporting.tables import notes
 from c2dlib.training import classifiers
 from c2dlib.training import run as runs
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.run import cell, detector_teacher, run, run_folder, trained_student
-from c2dlib.workspace import open_site
+from c2dlib.training.run import detector_teacher, experiment_for, run, run_folder, trained_student
+from c2dlib.workspace import open_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = "SSD512-VGG16"
@@ -36,12 +36,12 @@ LONGER = {"steps": 6, "flip": True, "vertical_flip": True}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+    folder = tmp_path_factory.mktemp("workspace")
+    return open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
 
 
 def tiny(place, method="baseline", **changes):
-    return cell(*place, STUDENT, method, **TINY | changes)
+    return experiment_for(*place, STUDENT, method, **TINY | changes)
 
 
 def no_training(*_, **__):
@@ -49,10 +49,10 @@ def no_training(*_, **__):
 
 
 def test_a_run_leaves_a_record_and_its_student_and_is_not_repeated(place, monkeypatch):
-    (site, data), e, seen = place, tiny(place), []
-    record = run(e, site, lambda *row: seen.append(row))
+    (workspace, data), e, seen = place, tiny(place), []
+    record = run(e, workspace, lambda *row: seen.append(row))
     assert (e.name, 2, 2) in seen
-    path = site.results / "records" / f"{STUDENT}.baseline.s0.{e.hash()}.json"
+    path = workspace.results / "records" / f"{STUDENT}.baseline.s0.{e.hash()}.json"
     assert read_record(path) == record and record.status == "done" and record.hash == e.hash()
     assert record.experiment == json.loads(json.dumps(e.identity())) and record.experiment["steps"] == 2
     assert record.data["images"] == {"train": 24, "val": 8, "test": 16} and record.eval_split == "test"
@@ -61,28 +61,28 @@ def test_a_run_leaves_a_record_and_its_student_and_is_not_repeated(place, monkey
         and record.teacher == {}
         and record.dirty in (0, 1)
     )
-    folder = run_folder(e, site)
+    folder = run_folder(e, workspace)
     assert sorted(p.name for p in folder.iterdir()) == ["detections.json.gz", "student.safetensors"]
     weights = (folder / "student.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == record.checkpoint_sha256
-    student = trained_student(e, site)
+    student = trained_student(e, workspace)
     assert type(student) is SSD and not student.training
     assert record.parameters == sum(p.numel() for p in student.parameters())
     found = json.loads(gzip.decompress((folder / "detections.json.gz").read_bytes()))
     test = data.splits["test"]
     assert coco_metrics(test.annotations, found, data.area_cuts) == record.metrics
-    weights = initial_weights(e, site)  # from the cache
+    weights = initial_weights(e, workspace)  # from the cache
     assert record.origin == hashlib.sha256(save(weights)).hexdigest()[:12]
     monkeypatch.setattr(runs, "fit", no_training)
-    assert run(e, site) == record
+    assert run(e, workspace) == record
 
 
 def test_a_damaged_record_is_named_and_the_run_repeated(place, capsys):
-    site, e = place[0], tiny(place)
-    record = run(e, site)
-    path = site.results / "records" / f"{record.name}.json"
+    workspace, e = place[0], tiny(place)
+    record = run(e, workspace)
+    path = workspace.results / "records" / f"{record.name}.json"
     path.write_text(path.read_text()[:-40])
-    again = run(e, site)
+    again = run(e, workspace)
     assert str(path) in capsys.readouterr().err and read_record(path) == again
     assert (again.metrics, again.checkpoint_sha256) == (record.metrics, record.checkpoint_sha256)
 
@@ -90,22 +90,22 @@ def test_a_damaged_record_is_named_and_the_run_repeated(place, capsys):
 SCRIPT = """
 import json, os, signal, sys, torch
 from pathlib import Path
-from c2dlib import workspace as site
+from c2dlib import workspace as workspace
 from c2dlib.training import loop as engine, run as runs
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would have it ignored
 torch.set_num_threads(1)
 engine.CHECKPOINT_SECONDS = 0
 folder, student, settings, kill, marker = json.loads(sys.argv[1])
 folder = Path(folder)
-site, data = site.open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
-e = runs.cell(site, data, student, "KDcls", **settings)
+workspace, data = workspace.open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+e = runs.cell(workspace, data, student, "KDcls", **settings)
 def progress(what, done, of):
     if what == e.name:
         with open(marker, "a") as file:
             file.write(f"{done}\\n")
         if done == 4 and kill:
             os.kill(os.getpid(), kill)
-print("hash", runs.run(e, site, progress).checkpoint_sha256)
+print("hash", runs.run(e, workspace, progress).checkpoint_sha256)
 """
 
 
@@ -117,7 +117,7 @@ def start(folder, kill, marker):
 
 
 def site_in(folder):
-    return open_site("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+    return open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -219,19 +219,19 @@ def test_an_altered_student_is_refused(place):
     ],
 )
 def test_a_damaged_teacher_is_named_and_trained_again(place, capsys, file, damage):
-    site, e, steps = place[0], tiny(place, "KDcls"), []
-    before, report = classifier_teacher(e, site)
-    folder = site.runs / "cache" / f"teacher-{report['hash']}"
+    workspace, e, steps = place[0], tiny(place, "KDcls"), []
+    before, report = classifier_teacher(e, workspace)
+    folder = workspace.runs / "cache" / f"teacher-{report['hash']}"
     path = folder / file
     path.write_bytes(damage(path.read_bytes()))
     capsys.readouterr()
-    after, again = classifier_teacher(e, site, lambda what, done, of: steps.append(done))
+    after, again = classifier_teacher(e, workspace, lambda what, done, of: steps.append(done))
     assert str(folder) in capsys.readouterr().err and steps == [1, 2] and again["top1"] == report["top1"]
     assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
 
 
 def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch):
-    site, teachers = place[0], []
+    workspace, teachers = place[0], []
     e = tiny(place, "ours+FKD")
 
     def kept_from(make):
@@ -239,20 +239,20 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
 
     for name in ("classifier_teacher", "FromDetector"):
         monkeypatch.setattr(runs, name, kept_from(getattr(runs, name)))
-    record = run(e, site)
+    record = run(e, workspace)
     (teacher, report), fkd = teachers
     assert record.status == "done" and {"KDcls", "loc", "KDloc", "fkd_feature"} <= set(record.curve)
     assert record.teacher["hash"] == report["hash"] and record.teacher["detector"] == "SSD512-VGG19"
-    kept = classifier_teacher(e, site)[0].state_dict()  # as the cache, checked by its hash, has it
+    kept = classifier_teacher(e, workspace)[0].state_dict()  # as the cache, checked by its hash, has it
     assert all(torch.equal(v, kept[k]) for k, v in teacher.state_dict().items())
-    senior = load((run_folder(detector_teacher(e), site) / "student.safetensors").read_bytes())
-    assert all(torch.equal(v, senior[k]) for k, v in fkd.teacher.state_dict().items()) and len(senior) > 20
+    detector = load((run_folder(detector_teacher(e), workspace) / "student.safetensors").read_bytes())
+    assert all(torch.equal(v, detector[k]) for k, v in fkd.teacher.state_dict().items()) and len(detector) > 20
     plain = load_file(
-        run_folder(tiny(place), site) / "student.safetensors"
+        run_folder(tiny(place), workspace) / "student.safetensors"
     )  # a baseline has no teacher at all
-    mine = load_file(run_folder(e, site) / "student.safetensors")
+    mine = load_file(run_folder(e, workspace) / "student.safetensors")
     assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in plain.items()}
-    assert record.parameters == sum(p.numel() for p in trained_student(e, site).parameters())
+    assert record.parameters == sum(p.numel() for p in trained_student(e, workspace).parameters())
 
 
 def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
@@ -266,29 +266,29 @@ def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
 
 def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch, capsys):
     there = site_in(tmp_path)
-    site, e = there[0], tiny(there)
-    first = initial_weights(e, site)
-    (cached,) = (p for p in (site.runs / "cache").iterdir() if p.is_dir())
-    kept = site.results / "backbones" / cached.name
+    workspace, e = there[0], tiny(there)
+    first = initial_weights(e, workspace)
+    (cached,) = (p for p in (workspace.runs / "cache").iterdir() if p.is_dir())
+    kept = workspace.results / "backbones" / cached.name
     shutil.move(cached, kept)
     monkeypatch.setattr(classifiers, "fit", no_training)
-    assert all(torch.equal(first[k], v) for k, v in initial_weights(e, site).items())
+    assert all(torch.equal(first[k], v) for k, v in initial_weights(e, workspace).items())
     (kept / "weights.safetensors").write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="nothing should be trained"):  # so it would be
-        initial_weights(e, site)
+        initial_weights(e, workspace)
     assert f"{kept}: damaged, not used" in capsys.readouterr().err
 
 
 def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch):
     """Its images are scaled first, boxes with them; at 0 its identity is that of before the setting existed."""
-    (site, _), seen = place, []
+    (workspace, _), seen = place, []
     cut = classifiers.crop_batch
     monkeypatch.setattr(classifiers, "crop_batch", lambda images, targets, *more: (
         seen.append((images[0].shape[-2:], targets[0]["boxes"].max())), cut(images, targets, *more))[1])
-    _, full = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123), site)
+    _, full = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123), workspace)
     whole, _ = zip(*seen, strict=True)
     seen.clear()
-    _, half = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123, teacher_image_size=40), site)
+    _, half = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123, teacher_image_size=40), workspace)
     assert set(whole) == {(128, 128)} and {size for size, _ in seen} == {(40, 40)}
     assert max(edge for _, edge in seen) <= 40
     assert full["hash"] != half["hash"] and "teacher_image_size" not in full["identity"]
@@ -297,24 +297,24 @@ def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch)
 
 def test_a_backbone_may_learn_from_the_crops_of_the_data_themselves(place):
     """``crops``: as many classes as the data have, judged on val, and other weights for other data."""
-    (site, data), before = place, set((place[0].runs / "cache").glob("pretrain-*/report.json"))
+    (workspace, data), before = place, set((place[0].runs / "cache").glob("pretrain-*/report.json"))
     e = tiny(place, backbone_weights="crops")
-    weights = initial_weights(e, site)
-    (path,) = set((site.runs / "cache").glob("pretrain-*/report.json")) - before
+    weights = initial_weights(e, workspace)
+    (path,) = set((workspace.runs / "cache").glob("pretrain-*/report.json")) - before
     report = json.loads(path.read_text())
     assert report["split"] == "val" and report["identity"]["data"] == data.annotation_hash
     saved = load_file(path.parent / "weights.safetensors")
     assert saved[[name for name in saved if name.endswith("weight")][-1]].shape[0] == len(data.categories)
-    again = initial_weights(e.replace(pretrain_scenes=77), site)  # of badges: nothing to do with it
+    again = initial_weights(e.replace(pretrain_scenes=77), workspace)  # of badges: nothing to do with it
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
-    assert run(e, site).experiment["backbone_weights"] == "crops"
+    assert run(e, workspace).experiment["backbone_weights"] == "crops"
 
 
 def test_missing_data_writes_nothing(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        open_site("smoke", tmp_path / "none", tmp_path / "results", tmp_path / "runs", "cpu")
+        open_workspace("smoke", tmp_path / "none", tmp_path / "results", tmp_path / "runs", "cpu")
     with pytest.raises(ValueError, match="unknown SCALE"):
-        open_site("smoky", "", tmp_path / "results", tmp_path / "runs", "cpu")
+        open_workspace("smoky", "", tmp_path / "results", tmp_path / "runs", "cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -326,11 +326,11 @@ def test_the_detector_teacher_may_learn_at_its_own_rate():
 
 def test_mask_rcnn_trains_its_mask_branch_where_there_are_masks(place, tmp_path):
     """The embedded data have none: the box branch alone. With outlines in the annotation file, both."""
-    site, data = place
+    workspace, data = place
     small = {k: v for k, v in TINY.items() if k != "detector_teacher_steps"}
-    plain = run(cell(site, data, "MaskRCNN-R50", "ours", **small), site)
+    plain = run(experiment_for(workspace, data, "MaskRCNN-R50", "ours", **small), workspace)
     assert plain.status == "done" and {"KDcls", "loc", "KDloc", "loss_classifier"} <= set(plain.curve) and "loss_mask" not in plain.curve
-    assert any("no masks" in note for note in notes(site, data, {plain.hash: plain}))
+    assert any("no masks" in note for note in notes(workspace, data, {plain.hash: plain}))
     root = shutil.copytree(data.root, tmp_path / "outlined")
     for path in (root / "annotations").glob("*.json"):
         body = json.loads(path.read_text())
@@ -338,18 +338,18 @@ def test_mask_rcnn_trains_its_mask_branch_where_there_are_masks(place, tmp_path)
             x, y, w, h = row["bbox"]
             row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         path.write_text(json.dumps(body))
-    there = open_site("smoke", root, tmp_path / "results", tmp_path / "runs", "cpu")
-    masked = run(cell(*there, "MaskRCNN-R50", **small), there[0])
+    there = open_workspace("smoke", root, tmp_path / "results", tmp_path / "runs", "cpu")
+    masked = run(experiment_for(*there, "MaskRCNN-R50", **small), there[0])
     assert masked.status == "done" and "loss_mask" in masked.curve
     assert not any("no masks" in note for note in notes(*there, {masked.hash: masked}))
     with torch.no_grad():
-        found = trained_student(cell(*there, "MaskRCNN-R50", **small), there[0])([torch.rand(3, 64, 64)])[0]
+        found = trained_student(experiment_for(*there, "MaskRCNN-R50", **small), there[0])([torch.rand(3, 64, 64)])[0]
     assert "masks" in found
 
 
 def test_ours_works_without_anchors(place):
-    site, data = place
-    record = run(cell(site, data, "FCOS-R50", "ours", **TINY), site)
+    workspace, data = place
+    record = run(experiment_for(workspace, data, "FCOS-R50", "ours", **TINY), workspace)
     assert record.status == "done" and {"KDcls", "loc", "KDloc", "bbox_ctrness"} <= set(record.curve)
     assert record.memory_mb > 100 or not Path("/proc/self/clear_refs").exists()
-    assert record.relative_seconds > 0 and run(cell(site, data, "FCOS-R50", **TINY), site).relative_seconds == 1.0
+    assert record.relative_seconds > 0 and run(experiment_for(workspace, data, "FCOS-R50", **TINY), workspace).relative_seconds == 1.0

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, Seen
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch
 
 WEIGHT = 250.0  # none is published for a neck; this is of the authors' order for images of 32 px
 
@@ -18,7 +18,7 @@ class AttentionTransfer(nn.Module):
         super().__init__()
         self.weight = factor * WEIGHT
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         levels = [(attention(s) - attention(t)).square().mean() for s, t in seen.maps()]
         return {"at": self.weight * torch.stack(levels).mean()}
 

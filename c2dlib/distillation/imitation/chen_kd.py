@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, Seen, adapted, adapters, half_square
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch, adapted, adapters, half_square
 
 # The paper leaves some weights open; MU and the classes' are those of its ports. Margin m = 0.
 MU = 0.8  # share of the labels' loss; the soft one's is 1 - MU
@@ -28,7 +28,7 @@ class ChenKD(nn.Module):
         super().__init__()
         self.adapters, self.factor = adapters(necks, 1), factor
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         hint = torch.stack([2 * half_square(s, t) for s, t in adapted(self.adapters, seen.maps())]).mean()
         terms = {"kd_hint": GAMMA * hint}
         for name, head in seen.out.heads().items():

@@ -33,7 +33,7 @@ class Necks:
 
 
 @dataclass(frozen=True)
-class Seen:
+class TeacherStudentBatch:
     """One batch as both detectors see it."""
 
     out: TrainOutput  # the student's step
@@ -64,7 +64,7 @@ class FromDetector:
         with torch.no_grad():
             theirs = self.teacher.backbone(out.images)
             heads = self._heads(theirs, out) if getattr(self.method, "asks_heads", False) else {}
-        seen = Seen(out, pair_levels(out.features, theirs), heads)
+        seen = TeacherStudentBatch(out, pair_levels(out.features, theirs), heads)
         with torch.autocast(out.images.device.type, enabled=False):
             return self.method(seen)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, Seen, adapted, adapters
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch, adapted, adapters
 
 WEIGHT, TAU = 10.0, 1.0  # published for a neck, per level
 
@@ -20,7 +20,7 @@ class CWD(nn.Module):
         super().__init__()
         self.adapters, self.weight = adapters(necks, 1, spare_equal=True), factor * WEIGHT
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         levels = [channel_kl(s, t, TAU) for s, t in adapted(self.adapters, seen.maps())]
         return {"cwd": self.weight * torch.stack(levels).sum()}
 

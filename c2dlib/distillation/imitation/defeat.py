@@ -7,7 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import SIDE, Necks, Seen, adapted, adapters, half_square, level_of
+from c2dlib.distillation.imitation.common import (
+    SIDE,
+    Necks,
+    TeacherStudentBatch,
+    adapted,
+    adapters,
+    half_square,
+    level_of,
+)
 
 OBJECTS, BACKGROUND = 3.0, 12.0  # the released weights: the background's mean error is small
 STD = 1e-4
@@ -23,7 +31,7 @@ class DeFeat(nn.Module):
         super().__init__()
         self.adapters, self.side, self.factor = adapters(necks, 3, STD), SIDE * necks.anchor_scale, factor
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         masks = inside_objects(seen, self.side)
         levels = list(zip(adapted(self.adapters, seen.maps()), masks, strict=True))
         inside, outside = (torch.stack([half_square(s, t, mask if fg else 1 - mask) for (s, t), mask in levels]).mean()
@@ -32,7 +40,7 @@ class DeFeat(nn.Module):
 
 
 @torch.no_grad()
-def inside_objects(seen: Seen, side: float) -> list[Tensor]:
+def inside_objects(seen: TeacherStudentBatch, side: float) -> list[Tensor]:
     """Per level [B, 1, H, W], 1 in the cells of that level's boxes; a box thinner than a cell has its top-left one."""
     height, width = seen.out.images.shape[2:]
     masks = []

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from c2dlib.distillation.imitation.common import SIDE, Necks, Seen, adapted, adapters, half_square, level_of
+from c2dlib.distillation.imitation.common import (
+    SIDE,
+    Necks,
+    TeacherStudentBatch,
+    adapted,
+    adapters,
+    half_square,
+    level_of,
+)
 
 WEIGHT = 3.0  # for a pyramid of 256 channels, as in DeFeat's code: the published 0.01 is per channel
 PSI = 0.5
@@ -20,14 +28,14 @@ class FGFI(nn.Module):
         super().__init__()
         self.adapters, self.side, self.weight = adapters(necks, 3, STD), SIDE * necks.anchor_scale, factor * WEIGHT
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         masks = near_objects(seen, self.side)
         levels = [half_square(s, t, mask) for (s, t), mask in zip(adapted(self.adapters, seen.maps()), masks, strict=True)]
         return {"fgfi": self.weight * torch.stack(levels).mean()}
 
 
 @torch.no_grad()
-def near_objects(seen: Seen, side: float) -> list[Tensor]:
+def near_objects(seen: TeacherStudentBatch, side: float) -> list[Tensor]:
     """Per level [B, 1, H, W], 1 where an anchor's IoU with an object of that level is above PSI times the best one's.
 
     So every object has at least one cell.

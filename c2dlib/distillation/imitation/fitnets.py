@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, Seen, adapted, adapters, half_square
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch, adapted, adapters, half_square
 
 WEIGHT = 1.0  # none is published for a neck
 
@@ -17,5 +17,5 @@ class FitNets(nn.Module):
         super().__init__()
         self.adapters, self.weight = adapters(necks, 1), factor * WEIGHT
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         return {"fitnets": self.weight * torch.stack([half_square(s, t) for s, t in adapted(self.adapters, seen.maps())]).mean()}

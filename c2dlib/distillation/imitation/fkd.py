@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, Seen
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch
 
 EPS = 1e-12  # inside every square root: the norm's gradient stays finite where S = T
 TERMS = ("feature", "channel", "spatial", "nonlocal")
@@ -115,7 +115,7 @@ class FKD(nn.Module):
         self.levels = nn.ModuleList(Level(i, *channels, tau, necks.one_stage) for i, channels in enumerate(
             zip(necks.student, necks.teacher, strict=True)))
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         """One step's weighted scalars, "fkd_" + each of TERMS."""
         norms = sum(level(*maps) for level, maps in zip(self.levels, seen.maps(), strict=True))
         return {f"fkd_{name}": w * norm for name, w, norm in zip(TERMS, self.weights, norms, strict=True)}

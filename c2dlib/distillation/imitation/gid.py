@@ -9,7 +9,7 @@ from torchvision.ops import MultiScaleRoIAlign, nms
 
 from c2dlib.detectors.matching import match_anchors
 from c2dlib.detectors.train_output import Head
-from c2dlib.distillation.imitation.common import Necks, Seen
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch
 
 CANDIDATES, SMALLEST, OVERLAP, KEPT = 3000, 10.0, 0.3, 10  # per image: boxes, their side in pixels, IoU, instances
 CELLS = 10
@@ -30,7 +30,7 @@ class GID(nn.Module):
             raise ValueError("GID needs as many channels in every level")
         self.adapter, self.factor = nn.Conv2d(necks.student[0], necks.teacher[0], 3, padding=1), factor
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         name, head = next(iter(seen.out.heads().items()))
         logits, deltas = seen.heads[name]
         first = 1 if name == "dense" else 0  # RetinaNet's column 0 is never used
@@ -48,7 +48,7 @@ class GID(nn.Module):
         }
         return {name: self.factor * term for name, term in terms.items()}
 
-    def _pooled(self, seen: Seen, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _pooled(self, seen: TeacherStudentBatch, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Both pyramids' features of the instances, each from the level of its size: twice [G, C, 10, 10]."""
         sizes = [tuple(seen.out.images.shape[2:])] * len(boxes)
         pool = MultiScaleRoIAlign(list(seen.levels), CELLS, 2)

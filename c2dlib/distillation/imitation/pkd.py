@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, Seen, adapted, adapters, half_square
+from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch, adapted, adapters, half_square
 
 EPS = 1e-6
 LEVELS = 4  # the finest ones
@@ -24,7 +24,7 @@ class PKD(nn.Module):
         self.adapters = adapters(necks, 1, spare_equal=True)[:LEVELS]
         self.weight = factor * (ONE_STAGE if necks.one_stage else TWO_STAGE)
 
-    def forward(self, seen: Seen) -> dict[str, Tensor]:
+    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         levels = [half_square(standardised(s), standardised(t)) for s, t in adapted(self.adapters, seen.maps()[:LEVELS])]
         return {"pkd": self.weight * torch.stack(levels).sum()}
 
