@@ -96,9 +96,11 @@ setup:
 test: setup
 	.venv/bin/python -m pytest $(ARGS)
 
-## check the style with ruff
+## check style (ruff) and types (mypy)
 lint: setup
-	.venv/bin/ruff check . $(ARGS)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 ## measure the speed of a training step
 bench: setup
