@@ -25,7 +25,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.misc import ConvNormActivation
 
 from c2dlib.config.weights import WeightsError, weights_path
-from c2dlib.detectors.ssd import VGG_STD, vgg_features
+from c2dlib.data.augment import VGG_STD
+from c2dlib.detectors.ssd import vgg_features
 
 IMAGENET = {"r50": ResNet50_Weights.IMAGENET1K_V1, "r101": ResNet101_Weights.IMAGENET1K_V1,
             "mv2": MobileNet_V2_Weights.IMAGENET1K_V1, "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,

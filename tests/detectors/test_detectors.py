@@ -18,9 +18,10 @@ from torchvision.models.detection import (
 from c2dlib.config.experiment import experiment
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.config.weights import WeightsError
+from c2dlib.data.augment import VGG_MEAN
 from c2dlib.detectors.backbones import build_body, load_initial_weights
 from c2dlib.detectors.build import build_student, parameter_count
-from c2dlib.detectors.ssd import SSD300, VGG_MEAN, build_ssd
+from c2dlib.detectors.ssd import SSD300, build_ssd
 
 BARE = {"weights": None, "weights_backbone": None, "num_classes": 81}
 
