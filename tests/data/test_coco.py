@@ -158,7 +158,7 @@ def test_groceries_load_fast(shared):
     start = time.monotonic()
     folder = load_folder(shared / "data" / "groceries")
     assert time.monotonic() - start < 15
-    assert len(folder.categories) == 25 and folder.image_counts == {"train": 3462, "val": 742}
+    assert len(folder.categories) == 25 and folder.image_counts == {"train": 3462, "val": 742, "test": 743}
 
 
 BOX = [2, 1, 6, 1, 6, 5, 2, 5]  # x 2..6, y 1..5
