@@ -16,7 +16,7 @@ from c2dlib import distributed
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.badges import make_badges
-from c2dlib.data.batches import stream
+from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import DataError, load_folder
 from c2dlib.detectors.build import build_student
 from c2dlib.distillation.classify import IMITATION_CLASSES, ClassifierToDetector
@@ -306,7 +306,7 @@ def test_accumulated_parts_make_the_step_of_the_whole(tmp_path):
     assert max(float(c.abs().max()) for c in changes[0]) > 1e-3
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*changes, strict=True))
     with pytest.raises(ValueError, match=r"batch_size=6 cannot be divided among 4 process\(es\) and 1 part"):
-        stream(None, None, 0, 6, 0, 1, world=4)
+        training_batches(None, None, 0, 6, 0, 1, world=4)
 
 
 def test_data_that_changed_since_an_interruption_are_refused(tmp_path):

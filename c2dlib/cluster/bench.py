@@ -25,7 +25,7 @@ from c2dlib.cluster.cost import OBJECTS as COCO_OBJECTS
 from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.config.students import STUDENTS
 from c2dlib.data.augment import train_transform
-from c2dlib.data.coco import read_image
+from c2dlib.data.images import read_image
 from c2dlib.detectors.build import build_student
 from c2dlib.detectors.train_output import TrainOutput
 from c2dlib.distillation.classify import ClassifierToDetector

@@ -5,21 +5,23 @@ from __future__ import annotations
 import torch
 from torchvision.transforms import v2
 
-from c2dlib.detectors.ssd import VGG_MEAN
+# The mean of torchvision's VGG16_Weights.IMAGENET1K_FEATURES, which SSD subtracts; its std is one grey level.
+VGG_MEAN, VGG_STD = [0.48235, 0.45882, 0.40784], [1 / 255, 1 / 255, 1 / 255]
 
 
 def train_transform(e) -> v2.Transform:
-    """What a student's images go through before its own resizing: uint8 in, float 0..1 out.
+    """The augmentation of a student's training images, before its own resizing: uint8 images in, float 0..1 out.
 
-    SSD (section 2.2 of its paper): photometric distortion, expand, minimum-IoU crop, flip. Faster R-CNN and
-    RetinaNet: flip. An Experiment's settings switch the steps on and off.
+    SSD (section 2.2 of its paper): photometric distortion, expand, minimum-IoU crop, flip. Faster R-CNN and RetinaNet: flip.
+
+    Args:
+        e: an Experiment; its settings ``photometric``, ``zoom_out``, ``iou_crop``, ``flip`` and ``vertical_flip`` count.
     """
     steps = [v2.ToDtype(torch.float32, scale=True)]
     if e.photometric:
         steps.append(v2.RandomPhotometricDistort(p=0.5))
     if e.zoom_out > 1:
-        fill = tuple(VGG_MEAN)
-        steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, e.zoom_out), p=0.5))
+        steps.append(v2.RandomZoomOut(fill=tuple(VGG_MEAN), side_range=(1.0, e.zoom_out), p=0.5))
     if e.iou_crop:
         steps.append(v2.RandomIoUCrop())
     if e.flip:
@@ -30,5 +32,5 @@ def train_transform(e) -> v2.Transform:
 
 
 def plain_transform() -> v2.Transform:
-    """What images go through at evaluation: uint8 in, float 0..1 out."""
+    """No augmentation, for evaluation: uint8 images in, float 0..1 out."""
     return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.ToPureTensor()])

@@ -25,11 +25,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from torchvision.ops.misc import ConvNormActivation
 
 from c2dlib.config.weights import WeightsError, weights_path
-from c2dlib.detectors.ssd import VGG_STD, vgg_features
+from c2dlib.data.augment import VGG_STD
+from c2dlib.detectors.ssd import vgg_features
 
 IMAGENET = {"r50": ResNet50_Weights.IMAGENET1K_V1, "r101": ResNet101_Weights.IMAGENET1K_V1,
             "mv2": MobileNet_V2_Weights.IMAGENET1K_V1, "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
             "vgg19": VGG19_Weights.IMAGENET1K_V1}
+NO_IMAGENET = {"qr50": "The paper trained it (66.33 % top-1) and did not publish it. ",
+               "mv1": "Those of Keras Applications fit, renamed to the keys of `mobilenet_v1`. "}
+NO_IMAGENET["mv1x025"] = NO_IMAGENET["mv1"]
 MV2_STAGES = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2],
               [6, 320, 1, 1]]  # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride
 
@@ -131,9 +135,8 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
         return
     if source == "imagenet":
         if kind not in IMAGENET:
-            raise WeightsError(f"There are no public ImageNet weights for {kind}. Train it on ImageNet (the paper: "
-                               f"66.33 % top-1) and pass backbone_weights=FILE.safetensors, or "
-                               f"backbone_weights=none to start from random weights.")
+            raise WeightsError(f"torchvision publishes no ImageNet weights for {kind}. {NO_IMAGENET[kind]}Name a file, "
+                               f"backbone_weights=FILE.safetensors, or start from random weights, backbone_weights=none.")
         weights = IMAGENET[kind].get_state_dict(progress=True, check_hash=True)
         prefix = {"v": "features.", "m": "features.", "r": ""}[kind[0]]
         keys = body.state_dict().keys()

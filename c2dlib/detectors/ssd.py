@@ -10,6 +10,7 @@ from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHea
 from torchvision.models.detection.ssdlite import _extra_block, _normal_init
 from torchvision.models.vgg import cfgs, make_layers
 
+from c2dlib.data.augment import VGG_MEAN, VGG_STD
 from c2dlib.detectors.matching import gather_positives, match_anchors, mean_and_std
 from c2dlib.detectors.train_output import TrainOutput
 
@@ -22,8 +23,6 @@ SSD512 = {"scales": [0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06],
           "extra": [(3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (4, 1, 1)],
           "ratios": [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]],
           "steps": [8, 16, 32, 64, 128, 256, 512]}
-# The mean of torchvision's VGG16_Weights.IMAGENET1K_FEATURES, whose std is one grey level.
-VGG_MEAN, VGG_STD = [0.48235, 0.45882, 0.40784], [1 / 255, 1 / 255, 1 / 255]
 
 
 def vgg_features(depth: int, width: float, batch_norm: bool) -> nn.Sequential:

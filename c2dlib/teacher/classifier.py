@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import timm
 import torch
@@ -25,7 +26,7 @@ class MobileNetV1Classifier(nn.Module):
     weights are missing where the others' are at hand.
     """
 
-    pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    pretrained_cfg: ClassVar[dict] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
     def __init__(self, num_classes: int, width: float):
         super().__init__()

@@ -19,13 +19,12 @@ from torchvision.transforms import v2
 from c2dlib.config import weights
 from c2dlib.config.experiment import PRETRAINING, RECIPE, Experiment, digest
 from c2dlib.config.students import ARCHITECTURES
-from c2dlib.data.augment import plain_transform, train_transform
+from c2dlib.data.augment import VGG_MEAN, VGG_STD, plain_transform, train_transform
 from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
-from c2dlib.data.batches import stream
+from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoSplit
 from c2dlib.detectors.backbones import build_body
 from c2dlib.detectors.build import parameter_count
-from c2dlib.detectors.ssd import VGG_MEAN, VGG_STD
 from c2dlib.files import sha256, write_whole
 from c2dlib.records import body_hash
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
@@ -100,7 +99,7 @@ def trained(course: Course, folder: Path, workspace: Workspace, progress: Progre
 
         def batches(start: int):
             transform = _scaled(train_transform(course.augment), course.image_size)
-            return stream(train, transform, 0, course.images, start, course.steps, course.augment.workers)
+            return training_batches(train, transform, 0, course.images, start, course.steps, course.augment.workers)
 
         fit(Schedule(course.lr), course.steps, {"classifier": classifier}, batches, losses, folder, workspace.device,
             lambda done, of: progress(course.title, done, of))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from c2dlib import distributed
-from c2dlib.data.batches import mix
+from c2dlib.data.batches import combine_seeds
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 CHECKPOINT_SECONDS = 30  # an interruption loses at most this much work
@@ -96,7 +96,7 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
     for place, (images, targets) in enumerate(batches(start), start * parts):
         step, part = divmod(place, parts)
         whole = part + 1 == parts  # the step's last part
-        torch.manual_seed(mix(e.seed, 3, step, *[distributed.rank(), part] * (several or parts > 1)))
+        torch.manual_seed(combine_seeds(e.seed, 3, step, *[distributed.rank(), part] * (several or parts > 1)))
         images = [image.to(accelerator.device, non_blocking=True) for image in images]
         targets = [{k: v.to(accelerator.device, non_blocking=True) for k, v in target.items()} for target in targets]
         if part == 0:

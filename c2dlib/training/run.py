@@ -21,7 +21,7 @@ from c2dlib.config.methods import imitation_in, needs_classifier, parts
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
-from c2dlib.data.batches import stream
+from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoFolder, DataError
 from c2dlib.detectors.build import build_student, parameter_count
 from c2dlib.distillation.classify import IMITATION_CLASSES, class_targets, distillers
@@ -195,7 +195,7 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
         return distributed.as_one_batch(named, divisors, len(images))
 
     def batches(start: int):
-        return stream(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers, group=e.group_by_aspect,
+        return training_batches(train, train_transform(e), e.seed, e.batch_size, start, steps, e.workers, group=e.group_by_aspect,
                       parts=e.accumulate, rank=distributed.rank(), world=distributed.world())
 
     def validate(step: int) -> None:

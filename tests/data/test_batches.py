@@ -8,7 +8,7 @@ import torch
 from c2dlib.config.experiment import experiment
 from c2dlib.data.augment import plain_transform, train_transform
 from c2dlib.data.badges import make_badges
-from c2dlib.data.batches import Positions, mix, stream
+from c2dlib.data.batches import EndlessSamples, combine_seeds, training_batches
 from c2dlib.data.coco import load_folder
 
 SSD = train_transform(experiment("smoke", "SSD300-VGG16", photometric=True, zoom_out=4.0, iou_crop=True))
@@ -30,35 +30,35 @@ def same(a, b):
         torch.equal(s[k], t[k]) for s, t in zip(targets, other_targets, strict=True) for k in s)
 
 
-def test_mix_is_splitmix64():
-    assert mix(0) == 0xE220A8397B1DCDAF >> 1  # the published first outputs for the seeds 0 and 1234567
-    assert mix(1234567) == 6457827717110365317 >> 1
-    assert mix(1, 2, 3) == 3851293329796251419 and mix(3, 2, 1) == 7716143592125757362  # worked in numpy
-    assert len({mix(seed, part, i) for seed in range(5) for part in (1, 2, 3) for i in range(200)}) == 3000
+def test_combined_seeds_are_splitmix64():
+    assert combine_seeds(0) == 0xE220A8397B1DCDAF >> 1  # the published first outputs for the seeds 0 and 1234567
+    assert combine_seeds(1234567) == 6457827717110365317 >> 1
+    assert combine_seeds(1, 2, 3) == 3851293329796251419 and combine_seeds(3, 2, 1) == 7716143592125757362  # worked in numpy
+    assert len({combine_seeds(seed, part, i) for seed in range(5) for part in (1, 2, 3) for i in range(200)}) == 3000
 
 
 def test_starting_late_equals_continuing(split):
-    whole = list(stream(split, SSD, seed=3, batch_size=4, start=0, steps=5))
+    whole = list(training_batches(split, SSD, seed=3, batch_size=4, start=0, steps=5))
     torch.manual_seed(99)  # whatever happened before
     torch.rand(7)
-    late = list(stream(split, SSD, seed=3, batch_size=4, start=2, steps=5))
+    late = list(training_batches(split, SSD, seed=3, batch_size=4, start=2, steps=5))
     assert len(whole) == 5 and len(late) == 3
     assert all(same(a, b) for a, b in zip(whole[2:], late, strict=True))
 
 
 def test_worker_processes_change_nothing(split):
-    alone = list(stream(split, SSD, seed=3, batch_size=2, start=1, steps=3))
-    helped = list(stream(split, SSD, seed=3, batch_size=2, start=1, steps=3, workers=2))
+    alone = list(training_batches(split, SSD, seed=3, batch_size=2, start=1, steps=3))
+    helped = list(training_batches(split, SSD, seed=3, batch_size=2, start=1, steps=3, workers=2))
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
 
 
 def test_seeds_and_epochs_differ(split):
     def first(seed, start):
-        return next(iter(stream(split, SSD, seed, batch_size=6, start=start, steps=start + 1)))
+        return next(iter(training_batches(split, SSD, seed, batch_size=6, start=start, steps=start + 1)))
 
     assert same(first(0, 0), first(0, 0))
     assert not same(first(0, 0), first(1, 0)) and not same(first(0, 0), first(0, 1))
-    orders = [Positions(split, SSD, seed).order(epoch) for seed in range(3) for epoch in range(3)]
+    orders = [EndlessSamples(split, SSD, seed).order(epoch) for seed in range(3) for epoch in range(3)]
     assert len(set(map(tuple, orders))) > 5
 
 
@@ -66,7 +66,7 @@ def test_an_epoch_shows_each_image_once(split):
     fingerprints = sorted(float(split[i][0].double().sum()) for i in range(6))
     assert len(set(fingerprints)) == 6
     for start in (0, 3, 6):  # batches of 2: epochs begin at 0, 3, 6
-        batches = stream(split, plain_transform(), seed=5, batch_size=2, start=start, steps=start + 3)
+        batches = training_batches(split, plain_transform(), seed=5, batch_size=2, start=start, steps=start + 3)
         seen = [float((image.double() * 255).round().sum()) for images, _ in batches for image in images]
         assert sorted(seen) == fingerprints
 
@@ -82,14 +82,14 @@ def test_images_without_boxes_are_left_out(root, tmp_path):
             annotation["iscrowd"] = 1
     path.write_text(json.dumps(data))
     split = load_folder(folder).splits["train"]
-    positions = Positions(split, plain_transform(), seed=0)
-    assert len(split) == 6 and sorted(positions.usable) == [0, 3, 4, 5]
-    assert all(len(positions[p][1]["boxes"]) for p in range(8))
+    samples = EndlessSamples(split, plain_transform(), seed=0)
+    assert len(split) == 6 and sorted(samples.items) == [0, 3, 4, 5]
+    assert all(len(samples[p][1]["boxes"]) for p in range(8))
 
 
 def test_augmented_samples_are_what_detectors_take(split):
     flipped = 0
-    for images, targets in stream(split, SSD, seed=1, batch_size=6, start=0, steps=4):
+    for images, targets in training_batches(split, SSD, seed=1, batch_size=6, start=0, steps=4):
         for image, target in zip(images, targets, strict=True):
             height, width = image.shape[-2:]
             boxes = target["boxes"]
@@ -98,7 +98,7 @@ def test_augmented_samples_are_what_detectors_take(split):
             assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2)).all()
             assert (boxes[:, 2:] - boxes[:, :2] >= 1).all() and set(target) == {"boxes", "labels"}
     plain, flip = plain_transform(), train_transform(experiment("smoke", "FasterRCNN-R50"))
-    a, b = Positions(split, plain, 7), Positions(split, flip, 7)
+    a, b = EndlessSamples(split, plain, 7), EndlessSamples(split, flip, 7)
     for p in range(6):
         (image, target), (other, moved) = a[p], b[p]
         if not torch.equal(image, other):
@@ -125,7 +125,7 @@ def test_masks_go_with_their_images_and_boxes(root):
         path.write_text(before)
     e = experiment("smoke", "MaskRCNN-R50", vertical_flip=True)
     seen = 0
-    for _, targets in stream(split, train_transform(e), 0, 4, 0, 3):
+    for _, targets in training_batches(split, train_transform(e), 0, 4, 0, 3):
         for target in targets:
             for mask, box in zip(target["masks"], target["boxes"], strict=True):
                 y, x = torch.where(mask > 0)

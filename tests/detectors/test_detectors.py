@@ -15,19 +15,26 @@ from torchvision.models.detection import (
     ssd300_vgg16,
 )
 
-from c2dlib.config.experiment import experiment
+from c2dlib.config.experiment import experiment, parse_override
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.config.weights import WeightsError
+from c2dlib.data.augment import VGG_MEAN
 from c2dlib.detectors.backbones import build_body, load_initial_weights
 from c2dlib.detectors.build import build_student, parameter_count
-from c2dlib.detectors.ssd import SSD300, VGG_MEAN, build_ssd
+from c2dlib.detectors.ssd import SSD300, build_ssd
 
 BARE = {"weights": None, "weights_backbone": None, "num_classes": 81}
 
 
+BEYOND_STUDENTS = ["SSD300-MV1x025", "RetinaNet-MV1x025", "FasterRCNN-MV1", "FasterRCNN-MV1x025 first_level=3",
+                   "FasterRCNN-MV2 first_level=3", "FasterRCNN-R50 first_level=3"]
+
+
 def smoke(name, classes=5):
+    """A student of scale smoke: its name, and settings that are changed."""
+    name, *settings = name.split()
     torch.manual_seed(0)
-    return build_student(experiment("smoke", name), classes, "none")
+    return build_student(experiment("smoke", name, **dict(map(parse_override, settings))), classes, "none")
 
 
 def paper(name, **changes):
@@ -46,7 +53,7 @@ def scenes():
         for b, x in zip(boxes, labels, strict=True)]
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", [*STUDENTS, *BEYOND_STUDENTS])
 class TestStep:
     def test_task_losses_equal_torchvisions(self, name):
         step, (images, targets) = smoke(name), scenes()
@@ -255,25 +262,28 @@ def test_qr50_has_a_quarter_of_r50s_channels():
         assert name == "conv1.weight" or slim.shape[1] * 4 == full.shape[1]
 
 
-@pytest.mark.parametrize("name", [n for n, a in ARCHITECTURES.items() if a.family != "ssd"])
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if not n.startswith("SSD")])
 def test_frozen_stages_and_norms(name):
     body = paper(name, frozen_stages=2).backbone.body
     assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in body.modules())
     frozen = {k.split(".")[0] for k, p in body.named_parameters() if not p.requires_grad}
-    assert frozen == ({"0", "1", "2", "3"} if name.endswith("MV2") else {"conv1", "layer1"})
+    mobilenets = {"MV2": 4, "MV1": 7, "MV1x025": 7}  # layers up to the last one of stride 4
+    last = mobilenets.get(name.split("-")[1])
+    assert frozen == ({str(i) for i in range(last)} if last else {"conv1", "layer1"})
 
 
 @pytest.mark.parametrize("name, sides", [
     ("FasterRCNN-R50", [16, 8, 4, 2, 1]), ("FasterRCNN-QR50", [16, 8, 4, 2, 1]),
-    ("FasterRCNN-MV2", [16, 8, 4, 2, 1]),
-    ("RetinaNet-R50", [8, 4, 2, 1, 1])])
+    ("FasterRCNN-MV2", [16, 8, 4, 2, 1]), ("FasterRCNN-MV1x025", [16, 8, 4, 2, 1]), ("FasterRCNN-MV1", [16, 8, 4, 2, 1]),
+    ("FasterRCNN-MV1x025 first_level=3", [8, 4, 2, 1]), ("FasterRCNN-R50 first_level=3", [8, 4, 2, 1]),
+    ("RetinaNet-MV1x025", [8, 4, 2, 1, 1]), ("RetinaNet-R50", [8, 4, 2, 1, 1])])
 @pytest.mark.parametrize("depth", [0.34, 0.5, 1.0])
 def test_any_depth_keeps_the_strides(name, sides, depth):
     """Levels of stride 4 to 32 and a pool (Faster R-CNN), or 8 to 32, P6 and P7 (RetinaNet), of 64 pixels."""
     with torch.device("meta"):
-        model = build_student(experiment("smoke", name, depth=depth), 3, "none").model
+        model = smoke(f"{name} depth={depth}", 3).model
         assert [m.shape[-1] for m in model.backbone(torch.zeros(2, 3, 64, 64)).values()] == sides
-    if "MV2" not in name:
+    if "MV" not in name:
         blocks = [len(model.backbone.body[f"layer{i}"]) for i in (1, 2, 3, 4)]
         assert blocks == {0.34: [1, 1, 2, 1], 0.5: [2, 2, 3, 2], 1.0: [3, 4, 6, 3]}[depth]
 

@@ -1,0 +1,251 @@
+"""Validation of COCO-format folders: each test breaks one thing in a good folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from c2dlib.data import validation
+from c2dlib.data.coco import DataError, load_folder
+from tests.data.test_coco import HEIGHT, WIDTH, good, write
+
+
+def broken(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_folder(root)
+    text = str(caught.value)
+    assert text.startswith(str(root)) and "What to do: " in text.splitlines()[-1]
+    return text
+
+
+def test_degenerate_boxes_are_dropped_and_outsiders_clipped(tmp_path):
+    train = good()
+    bad = [[1, 1, 0, 2], [1, 1, 2, -1], [float("nan"), 1, 2, 2], [1, 1, float("inf"), 2], [20, 1, 5, 5],
+           [10**400, 1, 2, 2], [-4, 0, 4, 3]]  # fmt: skip
+    over = [-2, 3, 5, 50]  # -> [0, 3, 3, 5]
+    for i, box in enumerate([*bad, over], start=100):
+        train["annotations"].append({"id": i, "image_id": 30, "category_id": 3, "bbox": box, "area": 250})
+    folder = load_folder(write(tmp_path, train=train))
+    counts = folder.report.counts["train"]
+    assert (counts["dropped"], counts["clipped"]) == (7, 1)
+    assert folder.splits["train"][2][1]["boxes"].tolist() == [[0, 3, 3, 8]]
+    last = folder.splits["train"].annotations["annotations"][-1]
+    assert last["bbox"] == [0, 3, 3, 5] and last["area"] == 15
+    assert "7 dropped, 1 clipped" in folder.report.summary()
+    assert "annotation id 100, 101" in folder.report.warnings[0] and "107" in folder.report.warnings[1]
+
+
+def test_a_box_within_the_image_is_kept_to_the_digit(tmp_path):
+    train = good()
+    train["annotations"][2]["bbox"] = [0.1, 0.2, 0.3, 0.7]
+    annotations = load_folder(write(tmp_path, train=train)).splits["train"].annotations["annotations"]
+    assert annotations[0]["bbox"] == [0.1, 0.2, 0.3, 0.7]
+
+
+def test_folder_missing_empty_or_a_file(tmp_path):
+    text = broken(tmp_path / "none")
+    assert "no such folder" in text
+    (tmp_path / "void").mkdir()
+    assert "empty" in broken(tmp_path / "void") and "annotations/instances_train2017.json" in broken(
+        tmp_path / "void"
+    )
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in broken(tmp_path / "file")
+
+
+def test_annotation_files_missing_unreadable_not_json(tmp_path):
+    root = write(tmp_path, train="{'images': ")
+    (root / "annotations/instances_val2017.json").unlink()
+    text = broken(root)
+    assert "instances_val2017.json" in text and "instances_train2017.json is not valid JSON" in text
+    (root / "annotations/instances_val2017.json").mkdir()
+    assert "instances_val2017.json cannot be read" in broken(root)
+    assert "must hold an object" in broken(write(tmp_path / "list", train="[1]"))
+    assert "not valid JSON" in broken(write(tmp_path / "deep", train="[" * 100000))
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("value", [None, 5, {"a": 1}, "gone"])
+def test_lists_missing_or_of_a_wrong_type(tmp_path, key, value):
+    train = good()
+    train[key] = value
+    if value == "gone":
+        del train[key]
+    text = broken(write(tmp_path, train=train))
+    assert f"instances_train2017.json: {key} " in text and text.count("\n  ") == 1  # nothing follows from it
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value"),
+    [(k, f, v) for k, fields in {
+        "images": ("id", "file_name", "width", "height"), "categories": ("id", "name"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+    }.items() for f in fields for v in ("gone", None, [], {}, True, -1.5)]
+    + [("images", "id", "10"), ("images", "id", -1), ("images", "width", 0), ("images", "width", "12"),
+       ("annotations", "area", "big"), ("annotations", "area", float("nan")), ("annotations", "area", -1),
+       ("annotations", "iscrowd", 2), ("annotations", "iscrowd", "0"), ("annotations", "bbox", [1, 2, 3]),
+       ("annotations", "bbox", [1, 2, 3, "4"]), ("annotations", "bbox", [1, 2, 3, None])],
+)  # fmt: skip
+def test_wrong_or_missing_fields_are_listed(tmp_path, key, field, value):
+    train = good()
+    entry = train[key][2 if key == "annotations" else 1]
+    entry[field] = value
+    if value == "gone":
+        del entry[field]
+    text = broken(write(tmp_path, train=train))
+    singular = {"images": "image", "categories": "category", "annotations": "annotation"}[key]
+    where = f"{key}[" if field == "id" else f"{singular} id {entry['id']}"
+    line = next(line for line in text.splitlines() if f": {field} is " in line)
+    assert where in line and "instances_train2017.json" in line
+    assert ("is missing" in line) == (value == "gone")
+
+
+def test_entries_that_are_no_objects(tmp_path):
+    train = good()
+    train["images"].append(5)
+    train["annotations"].insert(0, None)
+    text = broken(write(tmp_path, train=train))
+    assert "images[3] is 5" in text and "annotations[0] is None" in text
+
+
+def test_duplicate_and_unknown_ids(tmp_path):
+    train = good()
+    train["images"][0]["id"] = 10
+    train["annotations"][0]["id"] = 7
+    train["categories"].append({"id": 3, "name": "again"})
+    train["annotations"][2] |= {"image_id": 99, "category_id": 55}
+    text = broken(write(tmp_path, train=train))
+    for part in ("images[1]: id 10 is used", "annotations[1]: id 7 is used", "categories[2]: id 3 is used",
+                 "annotation id 0: image_id 99", "annotation id 0: category_id 55"):  # fmt: skip
+        assert part in text, part
+
+
+def test_image_files_missing_unreadable_truncated(tmp_path):
+    root = write(tmp_path)
+    (root / "train2017/a.png").unlink()
+    (root / "train2017/b.png").write_text("no image")
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "val2017/c.png")
+    whole = (root / "val2017/c.png").read_bytes()
+    (root / "val2017/c.png").write_bytes(whole[: len(whole) // 2])
+    (root / "val2017/b.png").unlink()
+    (root / "val2017/b.png").mkdir()
+    text = broken(root)
+    assert "missing image file (2):" in text and "unreadable image file (2):" in text
+    for part in ("train2017/: image id 30: file_name 'a.png'", "train2017/: image id 20: file_name 'b.png'",
+                 "val2017/: image id 10: file_name 'c.png'",
+                 "val2017/: image id 20: file_name 'b.png'"):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_truncated_file_of_a_large_folder_shows_when_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "FULL_DECODE_LIMIT", 5)
+    root = write(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "train2017/c.png")
+    whole = (root / "train2017/c.png").read_bytes()
+    (root / "train2017/c.png").write_bytes(whole[: len(whole) // 2])
+    train = load_folder(root).splits["train"]
+    with pytest.raises(DataError, match="c.png: image id 10 cannot be read"):
+        train[0]
+    (root / "train2017/c.png").write_bytes(b"nothing")
+    assert "unreadable image file (1)" in broken(root)
+
+
+def test_floating_point_pixels_have_no_known_range(tmp_path):
+    root = write(tmp_path)
+    with (root / "train2017/c.png").open("wb") as file:
+        Image.new("F", (WIDTH, HEIGHT)).save(file, format="TIFF")
+    assert "pixel format 'F' is not supported" in broken(root)
+
+
+def test_image_size_must_match(tmp_path):
+    train = good()
+    train["images"][1] |= {"width": HEIGHT, "height": WIDTH}  # swapped, and no EXIF tag to justify it
+    text = broken(write(tmp_path, train=train))
+    assert "image id 10: file_name 'c.png': the file is 12 x 8, the annotation file says 8 x 12" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["../val2017/a.png", "{root}/train2017/c.png", "link.png", "sub/../c.png", "x\0y"]
+)
+def test_file_names_must_stay_inside(tmp_path, name):
+    train = good()
+    train["images"][1]["file_name"] = name = name.format(root=tmp_path)
+    root = write(tmp_path, train=train)
+    (tmp_path / "train2017/link.png").symlink_to(tmp_path / "val2017/a.png")
+    text = broken(root)
+    assert (
+        "leads out of the image folder (1)" in text or "\0" in name
+    ) and f"image id 10: file_name {name!r}" in text
+
+
+def test_an_image_folder_may_be_a_link_and_names_may_have_folders(tmp_path):
+    train = good()
+    train["images"][1]["file_name"] = "sub/c.png"
+    root = write(tmp_path / "data", train=train)
+    (root / "train2017/sub").mkdir()
+    (root / "train2017/c.png").rename(root / "train2017/sub/c.png")
+    (root / "train2017").rename(tmp_path / "elsewhere")
+    (root / "train2017").symlink_to(tmp_path / "elsewhere")
+    assert len(load_folder(root).splits["train"]) == 3
+
+
+def test_missing_image_folder_is_one_problem(tmp_path):
+    root = write(tmp_path)
+    (root / "val2017").rename(root / "valid")
+    text = broken(root)
+    assert "1 problem(s)" in text and "missing image folder (1):\n  val2017/" in text
+
+
+def test_empty_splits(tmp_path):
+    text = broken(write(tmp_path, val=good() | {"images": [], "annotations": []}))
+    assert "instances_val2017.json: images is an empty list" in text
+    crowd_only = good()
+    crowd_only["annotations"] = crowd_only["annotations"][:1]
+    assert "no usable box to train on" in broken(write(tmp_path, train=crowd_only))
+    assert "no usable box to train on" in broken(write(tmp_path, train=good() | {"annotations": []}))
+    write(tmp_path, val=good() | {"annotations": []})
+    assert load_folder(tmp_path).report.counts["val"]["boxes"] == 0
+
+
+def test_categories_must_be_those_of_train(tmp_path):
+    val, test = good(), good()
+    val["categories"][0]["name"] = "mug"
+    test["categories"].append({"id": 8, "name": "fork"})
+    text = broken(write(tmp_path, val=val, test=test))
+    assert "instances_val2017.json: category id 7 is 'mug', in train it is 'cup'" in text
+    assert "instances_test2017.json: category id 8 is 'fork', in train it is absent" in text
+    assert "2 problem(s)" in text
+    swapped = good()
+    swapped["categories"].reverse()  # the order of the list does not matter
+    assert load_folder(write(tmp_path, val=swapped, test=good())).categories[0].name == "bun"
+
+
+def test_all_problems_at_once_and_long_lists_cut(tmp_path):
+    train, val = good(), good()
+    train["annotations"] += [
+        {"id": i, "image_id": 99, "category_id": 3, "bbox": [1, 1, 2, 2]} for i in range(20, 50)
+    ]
+    train["annotations"][2]["bbox"] = "wide"
+    val["images"][0]["file_name"] = "../a.png"
+    val["categories"][1]["name"] = "loaf"
+    root = write(tmp_path, train=train, val=val, test="nonsense")
+    (root / "train2017/b.png").unlink()
+    text = broken(root)
+    for part in ("unknown id (30):", "  ... and 10 more", "bbox is 'wide'", "'../a.png'", "'loaf'", "'b.png'",
+                 "instances_test2017.json is not valid JSON", "35 problem(s)"):  # fmt: skip
+        assert part in text, part
+    assert text.count("image_id 99") == 20
+
+
+@pytest.mark.parametrize("cuts", ["small", [1], [96, 32], [0, 5], [1, "2"], [1, 10**400]])
+def test_area_cuts_are_two_rising_numbers(tmp_path, cuts):
+    assert "area_cuts" in broken(write(tmp_path, train=good() | {"info": {"area_cuts": cuts}}))
+
+
+def test_images_are_not_looked_at_twice(tmp_path):
+    root = write(tmp_path)
+    (root / "train2017/a.png").unlink()
+    assert load_folder(root, check_images=False).image_counts == {"train": 3, "val": 3}
