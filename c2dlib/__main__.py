@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors a person can mend are printed without a traceback, with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m c2dlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    reproduce = commands.add_parser("reproduce", help="train what a table needs, print paper against ours")
+    reproduce = commands.add_parser("reproduce", help="train what a table needs, print the paper's numbers beside the reproduced ones")
     reproduce.add_argument("table", nargs="?", default="table2", help="table1 to table5, table2x, controls, sizes, schedules, choices, figure3, figure4, method, teacher, your_data or scale")
     reproduce.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
     reproduce.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in ("claims", "html"):
             return _look_back(options)
         if options.command == "readme":
-            from c2dlib.reporting.tables import update_readme
+            from c2dlib.reporting.readme import update_readme
 
             update_readme()
             return 0
@@ -88,25 +88,25 @@ def _look_back(options) -> int:
 
 def reproduce_table(options) -> int:
     """Train the missing runs, print each row as it is done, execute the notebook, print the table."""
-    from c2dlib.reporting import notebooks, tables
+    from c2dlib.reporting import notebooks, tables, work_list
     from c2dlib.training.schedule import run_all
     from c2dlib.workspace import open_workspace
 
-    known(options.table, [*tables.TABLES, *notebooks.PIECES], "table, figure or notebook")
+    known(options.table, [*work_list.TABLES, *notebooks.PIECES], "table, figure or notebook")
     if options.table in notebooks.PIECES:
         return reproduce_piece(options)
     overrides = dict(map(parse_override, options.set))
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
+    work_list.plan_rows(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
                  Path(options.data).name if options.data else "badges")
     workspace, folder = open_workspace(options.scale, options.data, device=options.device)
-    print(f"{tables.TABLES[options.table].title}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/",
+    print(f"{work_list.TABLES[options.table].title}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/",
           flush=True)
     for warning in folder.report.warnings:
         print(f"note: {warning}", flush=True)
-    rows = tables.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
-    printer = tables.Printer(rows, workspace)
-    run_all(tables.experiments(rows), workspace, options.jobs, printer)
+    rows = work_list.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
+    printer = tables.Printer(rows)
+    run_all(work_list.experiments(rows), workspace, options.jobs, printer)
     frame = tables.write_table(options.table, rows, workspace, folder)
     executed = notebooks.execute(options.table, workspace, {
         "seeds": options.seeds, "students": options.students, "methods": options.methods,
@@ -133,7 +133,7 @@ def reproduce_piece(options) -> int:
         ValueError: for an option its notebook has no use for, or what is misspelt, before anything is written.
     """
     from c2dlib.config.experiment import experiment
-    from c2dlib.reporting import notebooks, tables
+    from c2dlib.reporting import notebooks, work_list
     from c2dlib.workspace import open_workspace
 
     name, overrides = notebooks.PIECES[options.table], dict(map(parse_override, options.set))
@@ -151,9 +151,9 @@ def reproduce_piece(options) -> int:
     if overrides and "overrides" not in inside:
         raise ValueError(f"{options.table} has no SET: its notebook takes {', '.join(inside)}")
     if options.table == "figure3":
-        tables.check("table1", options.scale, options.seeds, options.students, options.methods, overrides)
+        work_list.plan_rows("table1", options.scale, options.seeds, options.students, options.methods, overrides)
     else:
-        experiment(options.scale, given.get("student", tables.ABLATED), given.get("method", "baseline"), **overrides)
+        experiment(options.scale, given.get("student", work_list.ABLATED), given.get("method", "baseline"), **overrides)
     workspace, folder = open_workspace(options.scale, options.data, device=options.device)
     print(f"{name}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/", flush=True)
     given |= {name: value for name, value in _common(options, overrides, workspace).items() if name in inside}

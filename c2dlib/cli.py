@@ -125,16 +125,16 @@ def _told(record, workspace) -> int:
 
 def _rows(options):
     """The rows of a table that are asked for, what is misspelt told before anything is read."""
-    from c2dlib.reporting import tables
+    from c2dlib.reporting import work_list
     from c2dlib.workspace import open_workspace
 
-    known(options.table, tables.TABLES, "table")
+    known(options.table, work_list.TABLES, "table")
     known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
     overrides = dict(map(parse_override, options.set))
-    tables.check(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
+    work_list.plan_rows(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
                  Path(options.data).name if options.data else "badges")
     workspace, folder = open_workspace(options.scale, options.data, device=options.device)
-    return workspace, folder, tables.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
+    return workspace, folder, work_list.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
 
 
 def print_table(options) -> int:
@@ -154,14 +154,14 @@ def plan_table(options) -> int:
 
     from c2dlib.cluster import cost
     from c2dlib.cluster import jobs as grid
-    from c2dlib.reporting import tables
+    from c2dlib.reporting.work_list import experiments
 
     gpu = cost.GPUS[known(options.gpu, cost.GPUS, "GPU")]
     if options.gpus < 1:
         raise ValueError(f"--gpus {options.gpus} must be at least 1")
     workspace, folder, rows = _rows(options)
     said = f"--scale {options.scale}" + (f" --data {shlex.quote(options.data)}" if options.data else "")
-    made = grid.lines(tables.experiments(rows), workspace, folder, said, gpu, options.gpus)
+    made = grid.lines(experiments(rows), workspace, folder, said, gpu, options.gpus)
     if not made:
         print(f"{options.table}: every run is finished; make reproduce-{options.table} prints it")
         return 0

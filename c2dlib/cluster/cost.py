@@ -199,11 +199,11 @@ def _close(ours, paper) -> bool:
 
 def paper_runs() -> list[Experiment]:
     """Every run of Tables 1 to 5 at ``coco`` scale, once, one seed, and the detectors that are imitated; no classifiers."""
-    from c2dlib.reporting.tables import check
+    from c2dlib.reporting.work_list import plan_rows
 
     found = {}
     for table in ("table1", "table2", "table3a", "table3b", "table4", "table5"):
-        for line in check(table, "coco"):
+        for line in plan_rows(table, "coco"):
             e = experiment("coco", line.student, line.method, **line.changes)
             for needed in [detector_teacher(e)] if imitation_in(e.method) else []:
                 found.setdefault(needed.hash(), needed)

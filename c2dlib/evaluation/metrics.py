@@ -1,4 +1,4 @@
-"""COCO metrics: hotcoco where evaluation repeats, pycocotools to verify what a table prints."""
+"""Detections -> COCO metrics: by hotcoco, which is fast, and verified by pycocotools for what a table prints."""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ IOUS = [50 + 5 * i for i in range(10)]
 @torch.inference_mode()
 def detect(model: nn.Module, split, device: str, batch_size: int = 16,
            progress: Callable[[int, int], None] = lambda done, of: None) -> list[dict]:
-    """A detector's boxes on a split, as COCO results (image_id, category_id, bbox xywh in pixels, score).
+    """The detections of a model on a split, as COCO results (image_id, category_id, bbox xywh in pixels, score).
 
-    Where several processes share a run each looks at its share of the images, and all get the boxes of all, image by image.
+    If several processes share a run, each evaluates a part of the images; every process returns the detections on all
+    images, in the order of the split.
 
     Args:
-        model: a plain torchvision detector.
+        model: a plain torchvision detector; it stays on ``device`` in evaluation mode.
+        progress: called after each batch with the images done and their number, of this process.
     """
     model.to(device, memory_format=torch.channels_last).eval()
-    plain, found_on = plain_transform(), {}
-    mine = range(distributed.rank(), len(split), distributed.world())
-    for first in range(0, len(mine), batch_size):
-        rows = mine[first : first + batch_size]
-        images = [plain(split[i][0]).to(device) for i in rows]
-        for i, found in zip(rows, model(images), strict=True):
-            results = found_on[i] = []
-            boxes = found["boxes"].double()
-            boxes[:, 2:] -= boxes[:, :2]
-            for box, label, score in zip(boxes.tolist(), found["labels"].tolist(), found["scores"].tolist(),
-                                         strict=True):
-                results.append({"image_id": split.image_ids[i], "category_id": split.categories[label - 1].id,
-                                "bbox": box, "score": score})
-        progress(first + len(rows), len(mine))
-    everyones = {i: rows for share in distributed.gathered(found_on) for i, rows in share.items()}
-    return [row for i in sorted(everyones) for row in everyones[i]]
+    plain, by_image = plain_transform(), {}
+    own_images = range(distributed.rank(), len(split), distributed.world())
+    for first in range(0, len(own_images), batch_size):
+        indices = own_images[first : first + batch_size]
+        outputs = model([plain(split[i][0]).to(device) for i in indices])
+        by_image |= {i: _coco_results(split, i, output) for i, output in zip(indices, outputs, strict=True)}
+        progress(first + len(indices), len(own_images))
+    all_images = {i: results for part in distributed.gathered(by_image) for i, results in part.items()}
+    return [result for i in sorted(all_images) for result in all_images[i]]
+
+
+def _coco_results(split, index: int, output: dict) -> list[dict]:
+    """One image's torchvision detections (boxes xyxy, labels from 1, scores) as COCO results."""
+    boxes = output["boxes"].double()
+    boxes[:, 2:] -= boxes[:, :2]
+    return [{"image_id": split.image_ids[index], "category_id": split.categories[label - 1].id, "bbox": box, "score": score}
+            for box, label, score in zip(boxes.tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True)]
 
 
 def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[float, float] = (32, 96),
@@ -55,8 +58,8 @@ def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[flo
     Args:
         annotations: a COCO dict; crowds are ignore regions.
         detections: COCO results; may be empty.
-        area_cuts: sides in pixels between small, medium and large.
-        verify: compute them with pycocotools too, and insist that they are equal.
+        area_cuts: the side lengths in pixels that separate small, medium and large objects.
+        verify: also compute the metrics with pycocotools and require that they are equal.
 
     Returns:
         name -> percent; None where no object is of that size (COCO's -1).
@@ -66,19 +69,19 @@ def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[flo
     """
     check_detections(annotations, detections)
     ranges = [[0, 1e10], [0, area_cuts[0] ** 2], [area_cuts[0] ** 2, area_cuts[1] ** 2], [area_cuts[1] ** 2, 1e10]]
-    metrics = _run(COCO, COCOeval, annotations, detections, ranges)
+    metrics = _evaluate(COCO, COCOeval, annotations, detections, ranges)
     if verify and detections:  # pycocotools cannot load an empty list
         from pycocotools.coco import COCO as ReferenceCOCO
         from pycocotools.cocoeval import COCOeval as ReferenceEval
 
-        reference = _run(ReferenceCOCO, ReferenceEval, annotations, detections, ranges)
+        reference = _evaluate(ReferenceCOCO, ReferenceEval, annotations, detections, ranges)
         if metrics != reference:
             raise ValueError(f"hotcoco and pycocotools disagree: {metrics} against {reference}")
     return metrics
 
 
 def check_detections(annotations: dict, detections: list[dict]) -> None:
-    """COCO results that an evaluator would misread without a word.
+    """Check COCO results for what the evaluators would misread silently.
 
     Raises:
         ValueError: if a score or box is not finite, or an image is not in the annotations.
@@ -91,18 +94,19 @@ def check_detections(annotations: dict, detections: list[dict]) -> None:
         raise ValueError(f"detections on images that are not in the annotations: {sorted(unknown)[:5]}")
 
 
-def _run(coco_class, eval_class, annotations: dict, detections: list[dict], ranges: list) -> dict:
+def _evaluate(coco_class, eval_class, annotations: dict, detections: list[dict], ranges: list) -> dict:
+    """The metrics by one evaluator; ``ranges``: [smallest, largest] area in pixels of all, small, medium and large objects."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # hotcoco: size ranges other than COCO's
+        warnings.simplefilter("ignore")  # hotcoco warns of size ranges other than COCO's
         if coco_class is COCO:
             truth = COCO(annotations)
-            found = truth.load_res(detections)
+            results = truth.load_res(detections)
         else:
             truth = coco_class()
             truth.dataset = annotations
             truth.createIndex()
-            found = truth.loadRes([dict(row) for row in detections])
-        evaluator = eval_class(truth, found, "bbox")
+            results = truth.loadRes([dict(row) for row in detections])
+        evaluator = eval_class(truth, results, "bbox")
         evaluator.params.areaRng = ranges
         evaluator.evaluate()
         evaluator.accumulate()

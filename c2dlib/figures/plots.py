@@ -19,7 +19,8 @@ from c2dlib.config.methods import IMITATIONS, PARTS, canonical
 from c2dlib.evaluation.tide import TYPES
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
-from c2dlib.reporting.tables import CONTROL, IOUS, labels
+from c2dlib.reporting.labels import frame_labels
+from c2dlib.reporting.work_list import CONTROL, IOUS
 
 BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#D55E00", "#8C8C8C"  # Okabe and Ito's: safe if colour-blind
 STYLES = {"baseline": ("#000000", "-"), "KDcls": (BLUE, "-"), "KDcls-labels": (GREY, "--"),
@@ -241,7 +242,7 @@ def table_bars(frame: pd.DataFrame) -> Figure:
 
     ``frame`` is that of ``tables.table``; a row without a number of ours says why.
     """
-    frame = frame.assign(method=labels(frame))
+    frame = frame.assign(method=frame_labels(frame))
     students = frame.student.unique().tolist()
     methods = [m for m in frame.method.unique() if not m.startswith("baseline")]
     size = (max(2.0 * len(students) + 1, 4.5) + 0.05 * max(map(len, methods), default=0), 1.6 + 0.42 * max(len(methods), 1))
@@ -552,7 +553,7 @@ def curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Fig
     """Losses along training, a line per run: above the detector's own, below the distillers' terms, logarithmic where they differ a lot.
 
     Args:
-        names: experiment hash -> what to call it, see ``tables.names``; else its method.
+        names: experiment hash -> what to call it, see ``labels.run_labels``; else its method.
     """
     students = list(dict.fromkeys(r.student for r in records))
     figure, grid = _figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")

@@ -13,7 +13,7 @@ from c2dlib.cluster import jobs as grid
 from c2dlib.config.experiment import Experiment, experiment, parse_override
 from c2dlib.data.badges import make_badges
 from c2dlib.records import ROOT
-from c2dlib.reporting.tables import experiments, work_list
+from c2dlib.reporting.work_list import experiments, work_list
 from c2dlib.training.run import experiment_for
 from c2dlib.training.schedule import plan
 from c2dlib.workspace import open_workspace

@@ -1,31 +1,25 @@
 """TIDE: by hand, against tidecv, and on everything a detector can do wrong."""
 
-import json
 import random
 
 import pandas as pd
 import pytest
 
-from c2dlib.evaluation import tide as errors
 from c2dlib.evaluation.tide import (
     TYPES,
+    _tidecv,
+    ap50_per_image,
     box_ap,
-    differences,
     examples,
-    gather,
-    run_errors,
+    telling_images,
     tide,
     tide_per_class,
 )
-from c2dlib.files import write_whole
-from c2dlib.reporting.tables import work_list
-from c2dlib.training.run import experiment_for, find_record, run, run_folder
-from c2dlib.workspace import Workspace, open_workspace
 from tests.evaluation.test_metrics import annotations, found
 
 TWO = annotations([(1, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40)], (1, 2))
 RIGHT = [found(1, [10, 20, 40, 40], 0.9, 1), found(2, [100, 100, 40, 40], 0.9, 2)]
-WRONG = {  # a detection in place of, or (Dupe, Bkg) surer than, the right one of image 1
+WRONG = {  # a detection in place of, or (Dupe, Bkg) with a higher score than, the right one of image 1
     "Cls": [found(1, [10, 20, 40, 40], 0.9, 2)],
     "Loc": [found(1, [30, 20, 40, 40], 0.9, 1)],  # IoU 1/3
     "Both": [found(1, [30, 20, 40, 40], 0.9, 2)],
@@ -36,7 +30,7 @@ WRONG = {  # a detection in place of, or (Dupe, Bkg) surer than, the right one o
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_each_type_is_told_and_shown(kind):
+def test_each_type_is_counted_and_shown(kind):
     detections = [*WRONG[kind], RIGHT[1]]
     line = tide(TWO, detections, [50]).loc[50]
     counts = {t: int(line[f"n_{t}"]) for t in TYPES}
@@ -82,7 +76,7 @@ def test_agrees_with_tidecv(crowds, counted, points):
     truth, detections = random_scene(0, crowds)
     ours = tide(truth, detections, [50, 75])
     for iou in (50, 75):
-        theirs = errors._tidecv(truth, detections, iou)
+        theirs = _tidecv(truth, detections, iou)
         for kind, rows in theirs.error_dict.items():
             assert ours.loc[iou, f"n_{kind.short_name}"] == pytest.approx(len(rows), rel=counted, abs=60 * counted)
         base = theirs.ap_data.get_mAP()
@@ -139,94 +133,16 @@ def test_bad_thresholds_are_refused():
         tide(TWO, RIGHT, [50, 5])
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workspace")
-    return open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
-
-
-def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
-    (workspace, folder), settings = place, {"steps": 2, "pretrain_steps": 1, "pretrain_scenes": 8}
-    rows = work_list("table1", *place, 1, ["SSD300-VGG16"], ["baseline", "loc"], settings)
-    e = experiment_for(workspace, folder, "SSD300-VGG16", **settings)
-    with pytest.raises(FileNotFoundError, match="no detections of SSD300-VGG16.baseline.s0"):
-        run_errors(e, workspace)
-    assert all(frame.empty for frame in gather(rows, workspace))
-    record = run(e, workspace)
-    first, kept = run_errors(e, workspace), workspace.results / "errors" / f"{record.name}.json"
-    assert first.by_iou.index.tolist() == list(range(50, 100, 5)) and len(first.by_class) == len(folder.categories)
-    assert first.by_iou.AP[50] == pytest.approx(record.metrics["AP50"], abs=1e-4)
-
-    with monkeypatch.context() as patch:  # read, not computed again
-        patch.setattr(errors, "tide", None)
-        pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
-    by_iou, by_class = gather(rows, workspace)
-    assert by_iou.method.unique().tolist() == ["baseline"] and by_iou.IoU.tolist() == first.by_iou.index.tolist()
-    assert by_class["class"].tolist() == [c.name for c in folder.categories]
-
-    body = json.loads(kept.read_text())
-    write_whole(kept, json.dumps(body | {"checkpoint_sha256": "of another training"}))
-    pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
-    assert json.loads(kept.read_text()) == body
-    del (older := json.loads(kept.read_text()))["by_iou"]["columns"][-1]  # written before box_ap was
-    older["by_iou"]["data"] = [row[:-1] for row in older["by_iou"]["data"]]
-    write_whole(kept, json.dumps(older))
-    assert run_errors(e, workspace).by_iou.AP_boxes.isna().all() and first.by_iou.AP_boxes.notna().all()
-
-
-def test_detections_of_another_training_are_not_believed(place):
-    (workspace, folder), settings = place, {"steps": 1, "pretrain_steps": 1, "pretrain_scenes": 8}
-    e = experiment_for(workspace, folder, "SSD300-VGG16", **settings)
-    run(e, workspace)
-    import gzip
-
-    perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
-               for a in folder.splits[e.eval_split].annotations["annotations"]]
-    write_whole(run_folder(e, workspace) / "detections.json.gz", gzip.compress(json.dumps(perfect).encode()))
-    with pytest.raises(errors.RecordError, match="give AP50 100.0000, its record says"):
-        run_errors(e, workspace)
-    assert find_record(e, workspace).status == "done"
-
-
-def test_differences_are_paired_by_seed():
-    base, other = [30.0, 34.0, 32.0], [29.0, 31.0, 32.0]
-    frame = pd.DataFrame([{"student": "S", "method": m, "seed": seed, "origin": "a", "IoU": 50, **dict.fromkeys(TYPES, 0.0), "Cls": v}
-                          for m, values in (("baseline", base), ("KDcls", other)) for seed, v in enumerate(values)])
-    lines = differences(frame, ["Cls"]).set_index("method")
-    assert lines.dAP.tolist() == pytest.approx([32, 92 / 3]) and pd.isna(lines.change["baseline"])
-    mine = lines.loc["KDcls"]  # differences -1, -3, 0: mean -4/3, sd 1.527525, t(2) = 4.302653
-    assert mine.change == pytest.approx(-4 / 3)
-    assert mine.change_high - mine.change == pytest.approx(4.302653 * 1.527525 / 3**0.5, abs=1e-4)
-    frame.loc[frame.index[-1], "origin"] = "b"  # pre-trained on another machine than its baseline
-    assert differences(frame, ["Cls"]).set_index("method").change["KDcls"] == pytest.approx(-2)
-
-
 def test_images_are_chosen_by_rule():
     """Per image: both right, one of two right, a crowd alone does not count; equal changes are ordered by id."""
     truth = annotations([(1, 1, 10, 20, 40, 40), (2, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40), (3, 1, 0, 0, 9, 9)],
                         (1, 2), crowds=[3])
     detections = [found(1, [10, 20, 40, 40]), found(2, [10, 20, 40, 40])]
-    assert errors.ap50_per_image(truth, detections).to_dict() == pytest.approx({1: 100, 2: 100 * 51 / 101})
-    assert errors.ap50_per_image(truth, []).to_dict() == {1: 0, 2: 0}
+    assert ap50_per_image(truth, detections).to_dict() == pytest.approx({1: 100, 2: 100 * 51 / 101})
+    assert ap50_per_image(truth, []).to_dict() == {1: 0, 2: 0}
     before = pd.Series({1: 10.0, 2: 50, 3: 50, 4: 90, 5: 20, 6: 20, 7: 20})
     after = pd.Series({1: 90.0, 2: 80, 3: 80, 4: 10, 5: 20, 6: 20, 7: 20})
-    chosen = errors.telling_images(before, after)
+    chosen = telling_images(before, after)
     assert chosen.index.tolist() == [1, 2, 3, 5, 4, 7]
     assert chosen.sort.tolist() == ["gained"] * 2 + ["middle"] * 2 + ["lost"] * 2
-    assert errors.telling_images(before[:3], after[:3], each=5).index.tolist() == [1, 2, 3]
-
-
-def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
-    workspace = Workspace("smoke", tmp_path, tmp_path / "results", tmp_path / "runs")
-    frame = pd.DataFrame([{"student": "S", "method": m, "seed": 0, "origin": "a", "IoU": iou, **dict.fromkeys(TYPES, 1.0), "AP_boxes": v}
-                          for m, v in (("baseline", 80.0), ("loc", 84.5)) for iou in range(50, 100, 5)])
-    text = errors.write_figure3(frame, workspace)
-    assert "| S | loc | 1 | 84.5 (+4.5) | 84.5 (+4.5) |" in text and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
-    text = errors.write_figure3(frame.assign(AP_boxes=float("nan")), workspace)
-    assert "boxes" not in text and "AP_boxes" not in (tmp_path / "results" / "figure3.csv").read_text()
-
-
-def test_figure_3_in_words_has_cost_and_change_with_interval():
-    line = {"student": "S", "method": "KDcls", "type": "Cls", "IoU": 50, "dAP": 9.0, "seeds": 3, "change": -2,
-            "change_low": -3, "change_high": -1}
-    assert "9.0 (-2.0 [-3.0, -1.0])" in errors.markdown(pd.DataFrame([line]), (50,), ("Cls",))
+    assert telling_images(before[:3], after[:3], each=5).index.tolist() == [1, 2, 3]

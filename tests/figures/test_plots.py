@@ -61,7 +61,7 @@ def test_table_bars_shows_the_papers_gain_ours_and_why_there_is_none():
     assert a.get_title() == "A\n30.0 | 40.0"
     intervals = [line.get_xdata() for line in a.lines if len(set(line.get_xdata())) == 2]
     assert [list(x) for x in intervals] == [[0.5, 2.5]]
-    assert [label.get_text() for label in a.get_yticklabels()] == ["KD", "ours", "KDcls-labels"]
+    assert [label.get_text() for label in a.get_yticklabels()] == ["KD", "C2D", "KDcls-labels"]
 
 
 def test_table_bars_without_a_baseline_or_any_method():

@@ -8,10 +8,11 @@ import pytest
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.coco import CocoFolder, Report
-from c2dlib.evaluation.tide import gather, write_figure3
 from c2dlib.records import ROOT, read_record
 from c2dlib.reporting.claims import write_claims
-from c2dlib.reporting.tables import TABLES, work_list, write_table
+from c2dlib.reporting.errors import gather, write_figure3
+from c2dlib.reporting.tables import write_table
+from c2dlib.reporting.work_list import TABLES, work_list
 from c2dlib.workspace import Workspace
 
 FROZEN = json.loads((ROOT / "tests" / "config" / "frozen" / "hashes.json").read_text())
@@ -21,8 +22,8 @@ SEEDS = 20  # records beyond are not looked for
 
 
 def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
-    """A copy of committed results and what their records say of the data, which need not be here."""
-    record = read_record(sorted((results / "records").glob("*.json"))[0])
+    """A copy of committed results, with the data folder that their records describe; its images need not be on this machine."""
+    record = read_record(min((results / "records").glob("*.json")))
     splits = {name: range(record.data["images"][name]) for name in ("train", "val", "test") if name in record.data["images"]}
     name, _, scale = results.name.rpartition("-")
     folder = CocoFolder(Path("nowhere"), name, splits, list(range(record.data["classes"])), Report(), (0, 0),
@@ -37,9 +38,9 @@ def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
 
 def rows_of(source: str, committed: pd.DataFrame, workspace: Workspace, folder: CocoFolder) -> list:
     """The rows of a committed file, with as many seeds as it has."""
-    told = committed.get("records", pd.Series(dtype=str)).dropna().str.findall(r"\.s(\d+)\.").explode().astype(float)
-    asked = committed.get("status", pd.Series(dtype=str)).dropna().str.extract(r"of (\d+) seeds")[0].astype(float)
-    seeds = int(max([*(told + 1), *asked.dropna(), *committed.seeds]))
+    recorded = committed.get("records", pd.Series(dtype=str)).dropna().str.findall(r"\.s(\d+)\.").explode().astype(float)
+    planned = committed.get("status", pd.Series(dtype=str)).dropna().str.extract(r"of (\d+) seeds")[0].astype(float)
+    seeds = int(max([*(recorded + 1), *planned.dropna(), *committed.seeds]))
     return work_list(source, workspace, folder, seeds, list(committed.student.unique()), list(committed.method.unique()))
 
 

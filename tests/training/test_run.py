@@ -19,7 +19,7 @@ from c2dlib.config.experiment import experiment
 from c2dlib.data.coco import DataError
 from c2dlib.evaluation.metrics import coco_metrics
 from c2dlib.records import RecordError, read_record
-from c2dlib.reporting.tables import notes
+from c2dlib.reporting.notes import notes
 from c2dlib.training import classifiers
 from c2dlib.training import run as runs
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
@@ -155,7 +155,8 @@ def test_of_two_processes_one_trains(uninterrupted, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_row(place):
-    from c2dlib.reporting.tables import Row, table
+    from c2dlib.reporting.tables import table
+    from c2dlib.reporting.work_list import Row
 
     e = tiny(place, lr=1e30, steps=5, clip=0.0)
     record = run(e, place[0])

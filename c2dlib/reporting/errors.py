@@ -1,0 +1,158 @@
+"""The TIDE errors of finished runs: kept beside their records, gathered over a table, and Figure 3 as CSV and Markdown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from c2dlib.config.experiment import Experiment
+from c2dlib.evaluation.tide import BOXES, TYPES, box_ap, tide, tide_per_class
+from c2dlib.files import write_whole
+from c2dlib.records import RecordError
+from c2dlib.reporting.labels import method_label
+from c2dlib.reporting.markdown import markdown_table
+from c2dlib.reporting.statistics import difference_text, paired_difference
+from c2dlib.reporting.work_list import Row
+from c2dlib.training.run import find_record, run_detections
+from c2dlib.workspace import Workspace, opened
+
+RUN_COLUMNS = ["student", "method", "seed", "origin"]
+
+
+@dataclass(frozen=True)
+class RunErrors:
+    """The TIDE errors of one run on its evaluation split."""
+
+    by_iou: pd.DataFrame  # of ``tide``, joined with ``box_ap`` (NaN where the file was written without it)
+    by_class: pd.DataFrame  # of ``tide_per_class`` at IoU 0.50
+
+
+def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
+    """The errors of a finished run, from ``errors/`` beside its record, else computed from its detections and kept there.
+
+    Raises:
+        FileNotFoundError: if there are neither kept errors of the record's checkpoint nor detections.
+        RecordError: if the detections do not give the AP50 of the record.
+    """
+    record, path = find_record(e, workspace), workspace.results / "errors" / f"{e.name}.{e.hash()}.json"
+    if record and (kept := _read(path, record.checkpoint_sha256)):
+        return kept
+    detections, annotations = run_detections(e, workspace), opened(workspace.data).splits[e.eval_split].annotations
+    errors = RunErrors(tide(annotations, detections).join(box_ap(annotations, detections)), tide_per_class(annotations, detections))
+    if abs(errors.by_iou.AP[50] - (record.metrics["AP50"] or 0)) > 1e-6:
+        raise RecordError(f"{e.name}: its detections give AP50 {errors.by_iou.AP[50]:.4f}, its record says "
+                          f"{record.metrics['AP50']:.4f}; delete the record to run again")
+    frames = {name: json.loads(getattr(errors, name).round(4).to_json(orient="split")) for name in RunErrors.__annotations__}
+    write_whole(path, json.dumps({"checkpoint_sha256": record.checkpoint_sha256, **frames}) + "\n")
+    return _read(path, record.checkpoint_sha256)
+
+
+def _read(path: Path, checkpoint_sha256: str) -> RunErrors | None:
+    """Kept errors, if the file is whole and belongs to this checkpoint."""
+    try:
+        body = json.loads(path.read_text())
+        if body["checkpoint_sha256"] != checkpoint_sha256:
+            return None
+        by_iou, by_class = (pd.DataFrame(**body[name]) for name in RunErrors.__annotations__)
+        return RunErrors(by_iou if BOXES in by_iou else by_iou.assign(**{BOXES: float("nan")}), by_class)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _errors_or_none(e: Experiment, workspace: Workspace) -> RunErrors | None:
+    """None for a run that is not finished, or whose detections are not on this machine."""
+    try:
+        return run_errors(e, workspace)
+    except FileNotFoundError:
+        return None
+
+
+def unknown(rows: list[Row], workspace: Workspace) -> list[Experiment]:
+    """The experiments of these rows whose errors can be neither read nor computed on this machine."""
+    return [e for row in rows for e in row.experiments if _errors_or_none(e, workspace) is None]
+
+
+def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The errors of the finished runs of these rows; runs whose errors are ``unknown`` are left out.
+
+    Returns:
+        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and origin, then IoU or
+        class, before the numbers.
+    """
+    by_iou, by_class = [], []
+    for row in rows:
+        for e in row.experiments:
+            if errors := _errors_or_none(e, workspace):
+                run = {"student": row.student, "method": row.method, "seed": e.seed, "origin": find_record(e, workspace).origin}
+                by_iou.append(errors.by_iou.rename_axis("IoU").reset_index().assign(**run))
+                by_class.append(errors.by_class.rename_axis("class").reset_index().assign(**run))
+    return _stacked(by_iou), _stacked(by_class)
+
+
+def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The frames of several runs as one, with the columns that name the run first."""
+    if not frames:
+        return pd.DataFrame(columns=RUN_COLUMNS)
+    return pd.concat(frames)[[*RUN_COLUMNS, *frames[0].columns.drop(RUN_COLUMNS)]].reset_index(drop=True)
+
+
+def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
+    """dAP of each method against its student's baseline: means, and the difference paired by seed and origin.
+
+    Args:
+        by_iou: of ``gather``.
+
+    Returns:
+        One line per student, method, IoU and type: ``dAP`` and ``seeds``; except for the baseline ``change`` with
+        ``change_low`` and ``change_high``, its 95 % t interval from two seeds on. Below 0: fewer points lost to that error.
+    """
+    lines, baseline = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "origin", "IoU"])
+    for (student, method, iou), runs in by_iou.groupby(["student", "method", "IoU"], sort=False):
+        for kind in types:
+            line = {"student": student, "method": method, "IoU": iou, "type": kind, "dAP": runs[kind].mean(), "seeds": len(runs)}
+            if method != "baseline":
+                pairs = [(value, baseline[kind].get((student, seed, origin, iou)))
+                         for seed, origin, value in zip(runs.seed, runs.origin, runs[kind], strict=True)]
+                change = zip(("change", "change_low", "change_high"), paired_difference(pairs), strict=True)
+                line |= {name: value for name, value in change if value is not None}
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def markdown(lines: pd.DataFrame, ious: tuple[int, ...] = (50, 65, 75, 90), types: tuple[str, ...] = ("Cls", "Loc")) -> str:
+    """``differences`` as a Markdown table: per student and method the cost at some IoUs, and its change with interval."""
+    rows = []
+    for (student, method), of_method in lines.groupby(["student", "method"], sort=False):
+        by_type = of_method.set_index(["type", "IoU"])
+        cells = [_cell(by_type.loc[kind, iou]) for kind in types for iou in ious]
+        rows.append([student, method_label(method), str(of_method.seeds.max()), *cells])
+    head = ["student", "method", "seeds", *(f"{kind} at {iou / 100:.2f}" for kind in types for iou in ious)]
+    return markdown_table(head, rows, text_columns=(0, 1)) + "\n"
+
+
+def _cell(line: pd.Series) -> str:
+    """``12.3 (-1.2 [-2.0, -0.4])``: the cost, and its change against the baseline."""
+    change = difference_text(line.get("change"), line.get("change_low"), line.get("change_high"))
+    return f"{line.dAP:.1f} ({change})" if change else f"{line.dAP:.1f}"
+
+
+def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
+    """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return the latter's text."""
+    lines = differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
+    write_whole(workspace.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
+    write_whole(workspace.results / "figure3.md", text := figure3_markdown(lines))
+    return text
+
+
+def figure3_markdown(lines: pd.DataFrame) -> str:
+    """``differences`` as ``figure3.md``: classification and localisation errors, and AP of the boxes alone where it is measured."""
+    paragraphs = ["# Figure 3: classification and localisation errors over IoU", "", markdown(lines),
+                  ("dAP in AP points (TIDE): the AP that would be gained if only the errors of this type were corrected. In brackets: the "
+                  "change against the student's baseline, paired by seed, with its 95 % interval. All types and thresholds are in "
+                  "`figure3.csv`, single runs in `errors/`."), ""]
+    if (lines.type == BOXES).any():
+        paragraphs += ["## The boxes alone", "", markdown(lines, (50, 75, 80, 90), (BOXES,)), "AP with every class counted as one.", ""]
+    return "\n".join(paragraphs)

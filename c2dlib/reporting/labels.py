@@ -1,0 +1,48 @@
+"""What methods and rows are called in tables, figures and claims."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from c2dlib.config.methods import canonical, parts
+from c2dlib.reporting.work_list import CONTROL, OWN_BASELINE, Row
+
+C2D = ["KDcls", "loc", "KDloc"]  # the method that the paper calls "ours"
+PREFIXES = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p ", "train_share": "share ",
+            "schedule": "schedule x "}  # what stands before a setting's value in a label
+
+
+def method_label(method: str) -> str:
+    """``ours`` and ``KDcls+loc+KDloc`` -> ``C2D``; ``ours+FKD`` -> ``C2D + FKD``; other names as they are.
+
+    Raises:
+        ValueError: for an unknown method, naming the valid ones.
+    """
+    names = parts(method)
+    if not set(C2D) <= set(names):
+        return method
+    return " + ".join(["C2D", *(name for name in names if name not in C2D)])
+
+
+def row_label(method: str, settings: dict) -> str:
+    """A row's method and the settings that its table varies: ``KDcls, λ_kc 0.4, T 2``; NaN settings are left out."""
+    if method in ("baseline", CONTROL) and not set(OWN_BASELINE) & set(settings):
+        return method
+    values = [PREFIXES.get(name, "") + (value if isinstance(value, str) else f"{value:g}")
+              for name, value in settings.items() if pd.notna(value)]
+    return ", ".join([method_label(method), *values])
+
+
+def varied_settings(frame: pd.DataFrame) -> list[str]:
+    """The columns of a result table that hold what differs between its rows besides student and method."""
+    return list(frame.columns[2 : frame.columns.get_loc("paper_mAP")])
+
+
+def frame_labels(frame: pd.DataFrame) -> list[str]:
+    """A ``row_label`` for each line of a ``tables.table``."""
+    return [row_label(line["method"], {name: line[name] for name in varied_settings(frame)}) for line in frame.to_dict("records")]
+
+
+def run_labels(rows: list[Row]) -> dict[str, str]:
+    """Experiment hash -> the ``row_label`` of its row, one name per method."""
+    return {e.hash(): row_label(canonical(row.method), row.settings) for row in rows for e in row.experiments}

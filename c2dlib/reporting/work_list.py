@@ -1,0 +1,253 @@
+"""Which rows each table has, and which experiments give a row: the paper's tables are read from results/paper/*.csv.
+
+The command line takes the tables' names from here, so torch and pandas are imported only when rows are built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from c2dlib.config.experiment import Experiment, experiment, known
+from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, UNDEFINED_FOR, canonical
+from c2dlib.config.students import ARCHITECTURES
+from c2dlib.records import ROOT
+
+if TYPE_CHECKING:
+    from c2dlib.data.coco import CocoFolder
+    from c2dlib.workspace import Workspace
+
+PAPER = ROOT / "results" / "paper"
+ABLATED = "SSD300-VGG16"  # the student of tables that name none (section 4.3)
+CONTROL = "KDcls-labels"  # the label control: KD_cls with one-hot labels in place of the teacher's probabilities
+METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
+IOUS = [f"AP{iou}" for iou in range(50, 100, 5)]
+TOP1 = "teacher_top1"  # accuracy of the classification teacher, in percent
+OWN_BASELINE = ("train_share", "schedule")  # settings that the baseline must share for a gain over it
+
+CONTROLS = ["baseline", "KDcls", *CLASS_CONTROLS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
+SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
+SCHEDULES = [1, 3]  # times the steps of a scale
+CHOICES = {  # student -> method, setting, values compared on val
+    "FasterRCNN-QR50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("ours", "lambda_l", [0.02, 0.05]), (CONTROL, "", [0])],
+    "RetinaNet-R50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("FKD", "lambda_fkd", [0.02, 0.1]), ("PKD", "lambda_pkd", [0.1, 1]),
+                      ("CWD", "lambda_cwd", [0.1, 1]), ("FitNets", "lambda_fitnets", [0.01, 0.1]),
+                      ("KD", "lambda_kd", [0.01]), ("DeFeat", "lambda_defeat", [0.01]), (CONTROL, "", [0])],
+    "FasterRCNN-R50": [(name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD")],
+    "SSD512-VGG16": [("FKD", "lambda_fkd", [0.02, 0.1]),
+                     *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
+}
+
+# How a line of a table becomes an experiment: (the line, the student's baseline at this scale) -> method, changed settings.
+
+
+def _method_only(line: dict, e: Experiment) -> tuple[str, dict]:
+    return line["method"], {}
+
+
+def _weight_and_temperature(line: dict, e: Experiment) -> tuple[str, dict]:
+    if line["lambda_kc"] == 0:
+        return "baseline", {}
+    return "KDcls", {"lambda_kc": line["lambda_kc"], "temperature": line["T"]}
+
+
+def _teacher_and_size(line: dict, e: Experiment) -> tuple[str, dict]:
+    return "KDcls", {"teacher": line["teacher"].lower().replace("-", "_"),  # timm's names
+                     "teacher_size": round(line["input_size"] * e.teacher_size / 112)}
+
+
+def _crops_and_layers(line: dict, e: Experiment) -> tuple[str, dict]:
+    terms = line["layers"].split("+")  # obj: the crops themselves; l0, l1: the teacher's feature maps of them
+    method = "+".join(["loc"] * ("obj" in terms) + ["KDloc"] * ("l0" in terms))
+    return method, {"sampling_size": round(line["sampling_size"] * e.sampling_size / 112),
+                    "pool_obj": line["pooling_size"], "pool_maps": line["pooling_size"],
+                    "kd_loc_layers": 2 if "l1" in terms else 1}
+
+
+def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
+    return line["method"], {"train_share": line["train_share"]} if line["train_share"] < 1 else {}
+
+
+def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:
+    longer = {"steps": round(e.steps * line["schedule"])} if e.steps else {"epochs": e.epochs * line["schedule"]}
+    return line["method"], longer if line["schedule"] != 1 else {}
+
+
+def _choice(line: dict, e: Experiment) -> tuple[str, dict]:
+    return line["method"], {"eval_split": "val"} | ({line["setting"]: line["value"]} if line["setting"] else {})
+
+
+# The lines of tables that the paper does not have.
+
+
+def _every_imitation() -> list[dict]:
+    """Each detector-to-detector method alone and with C2D, with the paper's number where Table 2 has one."""
+    paper = {(line["student"], line["method"]): line for line in _paper_lines("table2")}
+    lines = []
+    for student in ("FasterRCNN-R50", "RetinaNet-R50", "SSD512-VGG16"):
+        names = [n for n in IMITATIONS if n not in UNDEFINED_FOR.get(ARCHITECTURES[student].family, [])]
+        lines += [(student, m) for m in ("baseline", "ours", *names, *(f"ours+{n}" for n in names))]
+    lines += [(student, m) for student in ("FCOS-R50", "MaskRCNN-R50") for m in ("baseline", "KDcls", "ours")]
+    return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
+
+
+def _controls() -> list[dict]:
+    return [{"method": method} for method in CONTROLS]
+
+
+def _sizes() -> list[dict]:
+    return [{"method": method, "train_share": share}
+            for share in SHARES for method in ("baseline", "KDcls", "KDcls+loc+KDloc", CONTROL)]
+
+
+def _schedules() -> list[dict]:
+    return [{"method": method, "schedule": times}
+            for times in SCHEDULES for method in ("baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", CONTROL)]
+
+
+def _choices() -> list[dict]:
+    return [{"student": student, "method": method, "setting": setting, "value": float(value),
+             "changed": f"{setting} {float(value):g}" if setting else math.nan}
+            for student, compared in CHOICES.items()
+            for method, setting, values in (("baseline", "", [0]), *compared) for value in values]
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a table becomes experiments."""
+
+    title: str
+    settings: tuple[str, ...] = ()  # what differs between its rows besides student and method
+    experiment_of: Callable[[dict, Experiment], tuple[str, dict]] = _method_only
+    own_lines: Callable[[], list[dict]] | None = None  # None: the lines are those of results/paper/<table>.csv
+
+
+TABLES = {
+    "table1": Table("Table 1: five loss settings on compact students"),
+    "table2": Table("Table 2: C2D compared and combined with detector-to-detector distillation"),
+    "table2x": Table("Table 2, extended: nine detector-to-detector methods alone and combined with C2D, two more students",
+                     own_lines=_every_imitation),
+    "table3a": Table("Table 3a: weight and temperature of KD_cls", ("lambda_kc", "T"), _weight_and_temperature),
+    "table3b": Table("Table 3b: architecture and input size of the teacher", ("teacher", "input_size"), _teacher_and_size),
+    "table4": Table("Table 4: sampling size, pooling size and layers of loc and KD_loc",
+                    ("ablation", "sampling_size", "pooling_size", "layers"), _crops_and_layers),
+    "table5": Table("Table 5: AP at each IoU threshold"),
+    "controls": Table("Controls: do the gains need the teacher's probabilities, and the image?", own_lines=_controls),
+    "sizes": Table("Training images: how does the gain depend on their number?", ("train_share",), _train_share, _sizes),
+    "schedules": Table("Longer schedule: do the gains remain?", ("schedule",), _schedule, _schedules),
+    "choices": Table("Choices: loss weights compared on val", ("changed",), _choice, _choices),
+}
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row of a table at a scale, before seeds and data are known."""
+
+    student: str
+    method: str  # as the table writes it
+    settings: dict  # what its table varies, in the paper's units
+    changes: dict  # fields of the student's Experiment
+    paper: dict  # metric -> the paper's number; {} for rows that the paper does not have
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: the paper's numbers, and the experiments (one per seed) that reproduce them."""
+
+    student: str
+    method: str  # as the table writes it
+    paper: dict  # metric -> the paper's number; {} for rows that the paper does not have
+    experiments: tuple[Experiment, ...]
+    settings: dict = field(default_factory=dict)  # what its table varies, in the paper's units
+
+
+def work_list(table: str, workspace: Workspace, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
+              methods: list[str] | None = None, overrides: dict | None = None) -> list[Row]:
+    """The rows of a table in the paper's order, with each student's baseline and label control.
+
+    Args:
+        seeds: how many, from 0 on.
+        students, methods: only these; None: all.
+        overrides: settings of Experiment to change in every row.
+
+    Raises:
+        ValueError: for an unknown table, student, method or setting, naming the valid ones.
+    """
+    from c2dlib.training.run import experiment_for
+
+    rows = []
+    for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
+        runs = tuple(experiment_for(workspace, folder, plan.student, plan.method, seed, **plan.changes, **(overrides or {}))
+                     for seed in range(seeds))
+        rows.append(Row(plan.student, plan.method, plan.paper, runs, plan.settings))
+    return rows
+
+
+def experiments(rows: list[Row]) -> list[Experiment]:
+    """The runs of a table in the order to train them: seed by seed, within a seed the students of the last rows
+    first, which are the most compact ones in the paper's tables."""
+    compact_first = list(dict.fromkeys(row.student for row in reversed(rows)))
+    ordered = sorted(rows, key=lambda row: compact_first.index(row.student))
+    return sorted((e for row in ordered for e in row.experiments), key=lambda e: e.seed)
+
+
+def plan_rows(table: str, scale: str, seeds: int = 1, students: list[str] | None = None,
+              methods: list[str] | None = None, overrides: dict | None = None, data: str = "badges") -> list[RowPlan]:
+    """The requested rows of a table, without reading data; the arguments and errors are those of ``work_list``."""
+    every = _all_plans(known(table, TABLES, "table"), scale, data)
+    for student in students or []:
+        known(student, list(dict.fromkeys(plan.student for plan in every)), f"student of {table}")
+    plans = [plan for plan in every if plan.student in (students or [plan.student])]
+    wanted, available = [canonical(method) for method in methods or []], sorted({canonical(plan.method) for plan in plans})
+    for method, name in zip(methods or [], wanted, strict=True):
+        if name not in available:
+            raise ValueError(f"{table} has no row {method!r} for these students; it has {', '.join(available)}")
+    if seeds < 1:
+        raise ValueError(f"SEEDS={seeds} must be at least 1")
+    if fixed := {"student", "method", "seed", "data", "data_hash", "eval_split"} & set(overrides or {}):
+        raise ValueError(f"SET cannot change {', '.join(sorted(fixed))}: use STUDENTS, METHODS, SEEDS and DATA")
+    if varied := {key for plan in plans for key in plan.changes} & set(overrides or {}):
+        raise ValueError(f"SET cannot change {', '.join(sorted(varied))}: {table} varies it from row to row")
+    experiment(scale, plans[0].student, **(overrides or {}))  # raises for an unknown setting
+    return [plan for plan in plans if not wanted or canonical(plan.method) in wanted]
+
+
+def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
+    """The lines of a table by student; a missing baseline is put before a student's lines, the label control after them."""
+    kind, by_student = TABLES[table], {}
+    for line in kind.own_lines() if kind.own_lines else _paper_lines(table):
+        by_student.setdefault(line.get("student", ABLATED), []).append(line)
+    plans = []
+    for student, lines in by_student.items():
+        baseline = experiment(scale, student, data=data)
+        rows = [_plan(kind, student, line, baseline) for line in lines]
+        methods = [row.method for row in rows]
+        if "baseline" not in methods:
+            rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(student)))
+        if CONTROL not in methods and any("KDcls" in method or method.startswith("ours") for method in methods):
+            rows.append(RowPlan(student, CONTROL, {}, {}, {}))
+        plans += rows
+    return plans
+
+
+def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPlan:
+    method, changes = kind.experiment_of(line, baseline)
+    present = {name: value for name, value in line.items() if not (isinstance(value, float) and math.isnan(value))}
+    settings = {name: present[name] for name in kind.settings if name in present}
+    paper = {name: value for name, value in present.items() if name in (*METRICS, *IOUS, TOP1)}
+    return RowPlan(student, method, settings, changes, paper)
+
+
+def _papers_baseline(student: str) -> dict:
+    """A student's baseline in Table 1, for tables that have none."""
+    (line,) = [line for line in _paper_lines("table1") if (line["student"], line["method"]) == (student, "baseline")]
+    return {metric: line[metric] for metric in ("mAP", "AP50", "AP75")}
+
+
+def _paper_lines(table: str) -> list[dict]:
+    """The lines of results/paper/<table>.csv; an empty cell is NaN."""
+    import pandas as pd
+
+    return pd.read_csv(PAPER / f"{table}.csv").to_dict("records")
