@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from c2dlib.config.methods import IMITATIONS, PARTS
+from c2dlib.config.methods import IMITATIONS, PARTS, canonical
 from c2dlib.figures.images import draw_boxes, show_image
 from c2dlib.figures.style import BLUE, GREEN, GREY, METHOD_STYLES, RED, method_name, new_figure, plain_axes
 from c2dlib.records import RunRecord
@@ -92,9 +92,10 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
     figure, grid = new_figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")
     lines, styles, imitation_terms = {}, {}, {name.lower() for name in IMITATIONS}
     for record in records:
-        name = (names or {}).get(record.hash, record.method)
+        name = method_name((names or {}).get(record.hash, record.method))
         if name not in styles:
-            styles[name] = METHOD_STYLES.get(name) or (plt.get_cmap("tab20")(len(styles) % 20), "-")
+            style = METHOD_STYLES.get(canonical(record.method)) if name == method_name(record.method) else None
+            styles[name] = style or (plt.get_cmap("tab20")(len(styles) % 20), "-")
         color, dashes = styles[name]
         added = [k for k in record.curve if k in PARTS or k.split("_")[0] in imitation_terms]
         own = [k for k in record.curve if k not in ("step", *added)]
@@ -104,7 +105,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
                 line, = axes[students.index(record.student)].plot(
                     record.curve["step"], total, color=color, linestyle=dashes, linewidth=1.3, alpha=0.85,
                     marker="o" if len(total) < 3 else None, markersize=4)
-                lines.setdefault(method_name(name), line)
+                lines.setdefault(name, line)
     for axes, text in zip(grid, ("detector's losses", "distillation terms"), strict=True):
         axes[0].set_ylabel(text, fontsize=8)
         for ax in axes:

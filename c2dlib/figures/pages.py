@@ -252,7 +252,7 @@ class PairPage(Page):
     @cached_property
     def ap50(self) -> pd.DataFrame:
         """AP50 of every image by itself: columns ``baseline``, ``distilled`` and ``change``, by image id."""
-        baseline, distilled = (tide.ap50_per_image(self.split.annotations, found) for found in self.results.values())
+        baseline, distilled = (tide.ap50_per_image(self.split.annotations, results) for results in self.results.values())
         return pd.DataFrame({"baseline": baseline, "distilled": distilled, "change": distilled - baseline})
 
     @cached_property
@@ -266,15 +266,15 @@ class PairPage(Page):
         lines = []
         for image_id, row in self.chosen.iterrows():
             image, boxes, labels = self._example(self.split.image_ids.index(image_id))
-            detected = {m: top_results(found, image_id, categories, len(boxes)) for m, found in self.results.items()}
+            detected = {m: top_results(results, image_id, categories, len(boxes)) for m, results in self.results.items()}
             truth = boxes, [self.class_names[c] for c in labels]
             lines.append((f"{row.sort}: {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected))
         return compare_detections(lines)
 
     def errors(self) -> pd.DataFrame:
         """The TIDE errors of both at IoU 0.50, a line each, as ``figures.error_bars`` draws them."""
-        return pd.concat(tide.tide(self.split.annotations, found, [50]).reset_index().assign(
-            student=self.student, method=method, seed=self.baseline.seed) for method, found in self.results.items())
+        return pd.concat(tide.tide(self.split.annotations, results, [50]).reset_index().assign(
+            student=self.student, method=method, seed=self.baseline.seed) for method, results in self.results.items())
 
 
 def session(device: str = "") -> str:

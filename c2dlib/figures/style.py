@@ -31,14 +31,14 @@ def method_style(method: str) -> tuple[str, str]:
 
 
 def method_name(label: str) -> str:
-    """A row's label with the paper's method called C2D: ``ours+FKD, T 2`` -> ``C2D+FKD, T 2``; others as they are."""
+    """A row's label with the paper's method called C2D: ``ours+FKD, T 2`` -> ``C2D + FKD, T 2``; others as they are."""
     method, *settings = label.split(", ")
     try:
         names = parts(method)
     except ValueError:  # no method
         return label
     if set(C2D) <= set(names):
-        method = "+".join(["C2D", *(name for name in names if name not in C2D)])
+        method = " + ".join(["C2D", *(name for name in names if name not in C2D)])
     return ", ".join([method, *settings])
 
 

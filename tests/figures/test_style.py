@@ -6,7 +6,7 @@ from c2dlib.figures.style import METHOD_STYLES, method_name, method_style, new_f
 
 
 @pytest.mark.parametrize("label, name", [
-    ("ours", "C2D"), ("KDcls+loc+KDloc", "C2D"), ("ours+FKD", "C2D+FKD"), ("KDcls+loc+KDloc+FKD, share 0.5", "C2D+FKD, share 0.5"),
+    ("ours", "C2D"), ("KDcls+loc+KDloc", "C2D"), ("ours+FKD", "C2D + FKD"), ("KDcls+loc+KDloc+FKD, share 0.5", "C2D + FKD, share 0.5"), ("C2D + FKD, T 2", "C2D + FKD, T 2"),
     ("KDcls, λ_kc 0.4, T 2", "KDcls, λ_kc 0.4, T 2"), ("loc-L1+KDloc-L1", "loc-L1+KDloc-L1"), ("baseline", "baseline"),
     ("no method", "no method")])
 def test_the_papers_method_is_called_c2d(label, name):

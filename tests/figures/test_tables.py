@@ -80,4 +80,4 @@ def test_names_beside_the_points_do_not_overlap(drawn):
     figure = drawn(figures.gain_over_cost(data))
     places = [text.xyann[1] for text in figure.axes[0].texts]  # share of the axes' height
     assert len(places) == 18 and all(b - a > 0.05 for a, b in pairwise(places)) and 0 <= places[0] and places[-1] <= 1
-    assert [text.get_text() for text in figure.axes[0].texts] == [name.replace("ours", "C2D") for name in data.method]  # by rising gain
+    assert [text.get_text() for text in figure.axes[0].texts] == [name.replace("ours+", "C2D + ") for name in data.method]  # by rising gain
