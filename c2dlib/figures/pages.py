@@ -241,7 +241,7 @@ class PairPage(Page):
         """The change in mAP, and whether its interval excludes 0."""
         gain = self.gain()
         excluded = "gain_low" in gain and (gain["gain_low"] > 0 or gain["gain_high"] < 0)
-        return Markdown(f"`{self.distilled.method}` changes mAP by **{_interval(gain)}** points over {len(self.pairs)} seed(s): "
+        return Markdown(f"{method_name(self.distilled.method)} changes mAP by **{_interval(gain)}** points over {len(self.pairs)} seed(s): "
                         + ("the interval excludes 0." if excluded else "chance is not excluded."))
 
     @cached_property
