@@ -10,7 +10,7 @@ from pathlib import Path
 from c2dlib.cli import add_parsers
 from c2dlib.config.experiment import SCALES, known, parse_override
 from c2dlib.config.weights import WeightsError
-from c2dlib.data.coco import DataError
+from c2dlib.data.validation import DataError
 from c2dlib.records import RecordError
 
 

@@ -17,7 +17,8 @@ from c2dlib.config.experiment import Experiment
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.badges import make_badges
 from c2dlib.data.batches import training_batches
-from c2dlib.data.coco import DataError, load_folder
+from c2dlib.data.coco import load_folder
+from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
 from c2dlib.distillation.classify import IMITATION_CLASSES, ClassifierToDetector
 from c2dlib.distillation.imitation.common import FromDetector, Necks

@@ -7,7 +7,7 @@ L1_CONTROLS = {"loc-L1": "loc", "KDloc-L1": "KDloc"}  # controls: an L1 box loss
 IMITATIONS = ["KD", "FGFI", "GID", "FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD"]  # from a detector to a detector
 UNDEFINED_FOR = {"ssd": ["KD", "FGFI", "GID", "DeFeat"], "fcos": ["KD", "FGFI", "GID"]}  # they need a pyramid, or anchors
 PARTS = ["KDcls", *CLASS_CONTROLS, "loc", "KDloc", *L1_CONTROLS, *IMITATIONS]  # what a method name is made of, in this order
-ALIASES = {"ours": "KDcls+loc+KDloc"}
+ALIASES = {"ours": "KDcls+loc+KDloc", "C2D": "KDcls+loc+KDloc"}  # the paper's name, and the one in tables and figures
 METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", *IMITATIONS, *(f"ours+{name}" for name in IMITATIONS),
            *CLASS_CONTROLS, *L1_CONTROLS]
 

@@ -13,7 +13,8 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.models.detection import SSD300_VGG16_Weights
 from tqdm import tqdm
 
-from c2dlib.data.coco import CocoFolder, DataError, load_folder
+from c2dlib.data.coco import CocoFolder, load_folder
+from c2dlib.data.validation import DataError
 from c2dlib.files import sha256, write_whole
 
 # Of the published files: sha256 of each annotation file, images, annotations (crowds among them); archives with bytes and md5.

@@ -15,7 +15,8 @@ from torchvision.utils import draw_bounding_boxes, save_image
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.weights import WeightsError
-from c2dlib.data.coco import Category, CocoFolder, DataError
+from c2dlib.data.coco import Category, CocoFolder
+from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.files import write_whole

@@ -1,4 +1,4 @@
-"""A small explorer of errors for JupyterLab: choose run, class, error type and IoU, page through the images."""
+"""An explorer of TIDE errors for JupyterLab: choose run, class, error type and IoU, and page through the images."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from matplotlib.figure import Figure
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation.tide import MEANING, TYPES, ErrorExample, examples, tide
-from c2dlib.figures import plots
+from c2dlib.figures.errors import error_bars, error_examples
+from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.training.run import run_detections
 from c2dlib.workspace import Workspace, opened
 
 PER_PAGE = 4
-HEADLESS = "C2D_HEADLESS"  # set while a notebook is executed without anyone who could click
 
 
-class Errors:
-    """What the explorer shows, without any widget: TIDE's bars and a page of errors of one run."""
+class ErrorBrowser:
+    """The figures of the explorer, without widgets: the cost of each error type, and a page of errors of one run."""
 
     def __init__(self, runs: list[Experiment], workspace: Workspace):
-        """Only runs whose detections are on this machine.
+        """Runs whose detections are not on this machine are left out.
 
         Raises:
             FileNotFoundError: if there is none.
         """
-        self.workspace, self.runs, self.split = workspace, {}, None
+        self.workspace, self.runs = workspace, {}
         for e in runs:
             try:
                 run_detections(e, workspace)
             except FileNotFoundError as error:
                 missing = error
-                continue
-            self.runs[e.name] = e
+            else:
+                self.runs[e.name] = e
         if not self.runs:
             raise FileNotFoundError(f"no run with detections on this machine: {missing}" if runs else "no run given")
         self.split = opened(workspace.data).splits[next(iter(self.runs.values())).eval_split]
@@ -57,27 +57,27 @@ class Errors:
                                    (category, ["", *self.names.values()], "class")):
             if value not in valid:
                 raise ValueError(f"no {what} {value!r}; there are {', '.join(filter(None, valid))}")
-        return [one for one in self.examples(run, iou)[type]
-                if not category or category in (self.names.get(one.category_id), self.names.get(one.truth_category_id))]
+        return [error for error in self.examples(run, iou)[type]
+                if not category or category in (self.names.get(error.category_id), self.names.get(error.truth_category_id))]
 
     def figure(self, run: str, type: str = "Cls", iou: int = 50, category: str = "", page: int = 0) -> Figure:
         """A page of errors; see ``matching`` for what it raises."""
-        every = self.matching(run, type, iou, category)
-        shown = every[page * PER_PAGE : (page + 1) * PER_PAGE]
+        errors = self.matching(run, type, iou, category)
+        on_page = errors[page * PER_PAGE : (page + 1) * PER_PAGE]
         plain = plain_transform()
-        images = {one.image_id: plain(self.split[self.row[one.image_id]][0]) for one in shown}
-        where = f"{page * PER_PAGE + 1} to {page * PER_PAGE + len(shown)} of {len(every)}" if shown else "none"
-        return plots.error_examples(images, shown, self.names, f"{type} ({MEANING[type]}) at IoU {iou / 100:.2f}: {where}")
+        images = {error.image_id: plain(self.split[self.row[error.image_id]][0]) for error in on_page}
+        numbers = f"{page * PER_PAGE + 1} to {page * PER_PAGE + len(on_page)} of {len(errors)}" if on_page else "none"
+        return error_examples(images, on_page, self.names, f"{type} ({MEANING[type]}) at IoU {iou / 100:.2f}: {numbers}")
 
     def bars(self, run: str, iou: int = 50) -> Figure:
-        """What each type costs this run."""
+        """The cost of each error type in this run, in AP points."""
         e = self.runs[run]
-        line = tide(self.split.annotations, run_detections(e, self.workspace), [iou]).reset_index()
-        return plots.error_bars(line.assign(student=e.student, method=e.method, seed=e.seed), iou)
+        costs = tide(self.split.annotations, run_detections(e, self.workspace), [iou]).reset_index()
+        return error_bars(costs.assign(student=e.student, method=e.method, seed=e.seed), iou)
 
 
 def explore(runs: list[Experiment], workspace: Workspace):
-    """The explorer: widgets in JupyterLab; executed headless, the figure of its first choice.
+    """The explorer: widgets in JupyterLab; in a notebook executed headless, the figure of their first values.
 
     Args:
         runs: finished runs; those whose detections are not on this machine are left out.
@@ -85,35 +85,35 @@ def explore(runs: list[Experiment], workspace: Workspace):
     Raises:
         FileNotFoundError: if there is no run to show.
     """
-    shown = Errors(runs, workspace)
+    browser = ErrorBrowser(runs, workspace)
     if os.environ.get(HEADLESS):
-        return shown.figure(next(iter(shown.runs)))
+        return browser.figure(next(iter(browser.runs)))
     import ipywidgets as widgets
 
-    run = widgets.Dropdown(options=list(shown.runs), description="run", layout={"width": "26em"})
+    run = widgets.Dropdown(options=list(browser.runs), description="run", layout={"width": "26em"})
     kind = widgets.ToggleButtons(options=TYPES, description="error", style={"button_width": "4.5em"})
-    category = widgets.Dropdown(options=[("every class", ""), *((n, n) for n in shown.names.values())], description="class")
+    category = widgets.Dropdown(options=[("every class", ""), *((n, n) for n in browser.names.values())], description="class")
     iou = widgets.IntSlider(50, 50, 95, 5, description="IoU, %", continuous_update=False)
     page = widgets.BoundedIntText(1, 1, 1, description="page")
-    as_it_is = {"object_fit": "contain", "align_self": "flex-start", "max_width": "100%"}  # else stretched to the cell
-    bars, images = (widgets.Image(format="png", layout=as_it_is) for _ in range(2))
+    unstretched = {"object_fit": "contain", "align_self": "flex-start", "max_width": "100%"}
+    bars, images = (widgets.Image(format="png", layout=unstretched) for _ in range(2))
 
-    def turn(_=None) -> None:
-        images.value = _png(shown.figure(run.value, kind.value, iou.value, category.value, page.value - 1))
+    def show_page(_=None) -> None:
+        images.value = _png(browser.figure(run.value, kind.value, iou.value, category.value, page.value - 1))
 
-    def choose(_=None) -> None:
-        found = len(shown.matching(run.value, kind.value, iou.value, category.value))
-        page.max = max(-(-found // PER_PAGE), 1)
-        bars.value = _png(shown.bars(run.value, iou.value))
+    def show_choice(_=None) -> None:
+        count = len(browser.matching(run.value, kind.value, iou.value, category.value))
+        page.max = max(-(-count // PER_PAGE), 1)
+        bars.value = _png(browser.bars(run.value, iou.value))
         if page.value == 1:
-            turn()
+            show_page()
         else:
-            page.value = 1  # which turns
+            page.value = 1  # its observer shows the page
 
     for control in (run, kind, category, iou):
-        control.observe(choose, "value")
-    page.observe(turn, "value")
-    choose()
+        control.observe(show_choice, "value")
+    page.observe(show_page, "value")
+    show_choice()
     return widgets.VBox([widgets.HBox([run, category]), kind, widgets.HBox([iou, page]), images, bars])
 
 

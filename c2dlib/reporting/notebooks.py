@@ -1,4 +1,4 @@
-"""Notebooks executed headless, in this process's own Python environment, whole or not at all."""
+"""Notebooks executed headless, in the Python environment of this process; an executed copy is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 import nbformat
 
-from c2dlib.figures.explorer import HEADLESS
 from c2dlib.files import write_whole
 from c2dlib.records import ROOT
 from c2dlib.workspace import Workspace
 
 FOLDER = ROOT / "notebooks"
 PIECES = {"method": "00_method", "teacher": "01_teacher", "figure3": "figure3_errors", "figure4": "figure4_examples",
-          "your_data": "your_data", "scale": "scale"}  # what is reproduced beside the tables, and its notebook
+          "your_data": "your_data", "scale": "scale"}  # what `reproduce` takes besides the tables -> its notebook
+HEADLESS = "C2D_HEADLESS"  # environment variable, set while a notebook is executed: figures are shown in place of widgets
 
 
 def parameters(name: str) -> list[str]:
-    """The parameters that ``notebooks/<name>.ipynb`` has."""
+    """The names of the parameters of ``notebooks/<name>.ipynb``."""
     from papermill.inspection import _infer_parameters
     from papermill.iorw import load_notebook_node
 
@@ -29,25 +29,30 @@ def parameters(name: str) -> list[str]:
 
 
 def execute(name: str, workspace: Workspace, given: dict) -> Path:
-    """Run ``notebooks/<name>.ipynb`` with parameters; leave the executed copy beside the results.
+    """Execute ``notebooks/<name>.ipynb`` with parameters; return the path of the executed copy beside the results.
 
-    Papermill writes while it runs, so it writes to a temporary name that is renamed at the end; a notebook that
-    stops on an error is kept as ``<name>.failed.ipynb``.
+    Papermill writes while it runs, therefore to a temporary name that is renamed at the end. A notebook that stops on
+    an error is kept as ``<name>.failed.ipynb``.
+
+    Args:
+        name: the notebook's file name without its suffix.
+        workspace: its ``results`` folder receives the executed copy.
+        given: parameter -> value; the others keep the notebook's defaults.
 
     Raises:
-        ValueError: for a parameter the notebook does not have (papermill would only warn).
+        ValueError: for a parameter that the notebook does not have (papermill only warns).
         papermill.PapermillExecutionError: if a cell raises.
     """
     import papermill
 
     source, target = FOLDER / f"{name}.ipynb", workspace.results / f"{name}.ipynb"
-    inside = parameters(name)
-    if unknown := sorted(set(given) - set(inside)):
-        raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(inside)}")
+    known = parameters(name)
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".ipynb")
     os.close(handle)
-    os.environ[HEADLESS] = "1"  # nobody can click: widgets become figures
+    os.environ[HEADLESS] = "1"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -65,7 +70,7 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
 
 
 def _keep(temporary: str, target: Path) -> None:
-    """Put the executed copy in place, readable by all and without the paths papermill notes in it."""
+    """Put the executed copy in place, readable by all and without the paths that papermill records in its metadata."""
     notebook = nbformat.read(temporary, 4)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
@@ -73,32 +78,34 @@ def _keep(temporary: str, target: Path) -> None:
 
 
 def html(workspace: Workspace) -> Path:
-    """Render every executed notebook of a workspace, and its claims, into ``html/``, with an index; no server, no network needed.
+    """Render the executed notebooks and the claims of a workspace into ``html/``, with an index; return the index.
+
+    The pages need no server and no network.
 
     Raises:
-        FileNotFoundError: if no notebook was executed there yet.
+        FileNotFoundError: if no notebook was executed there.
     """
     from nbconvert import HTMLExporter
     from nbconvert.filters import markdown2html
 
     executed = sorted(p for p in workspace.results.glob("*.ipynb") if not p.name.startswith("."))
     if not executed:
-        raise FileNotFoundError(f"{workspace.results}: no executed notebook; `make reproduce-table2` makes one")
-    exporter, lines, folder = HTMLExporter(), [], workspace.results / "html"
-    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""  # nothing from elsewhere
+        raise FileNotFoundError(f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one")
+    exporter, items, folder = HTMLExporter(), [], workspace.results / "html"
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""  # nothing is loaded from the network
     for path in executed:
         notebook = nbformat.read(path, 4)
         body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         write_whole(folder / f"{path.stem}.html", body)
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
-        lines.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
+        items.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
     name = escape(f"{workspace.data_name}, scale {workspace.scale}")
     for path in (path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()):
         text = path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
         write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
-        lines.insert(0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>')
-    write_whole(folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(lines))))
+        items.insert(0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>')
+    write_whole(folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items))))
     return folder / "index.html"
 
 

@@ -22,7 +22,8 @@ from c2dlib.config.students import ARCHITECTURES
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
-from c2dlib.data.coco import CocoFolder, DataError
+from c2dlib.data.coco import CocoFolder
+from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student, parameter_count
 from c2dlib.distillation.classify import IMITATION_CLASSES, class_targets, distillers
 from c2dlib.distillation.imitation.common import FromDetector, Necks

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from c2dlib.data.coco import DataError, load_folder
+from c2dlib.data.coco import load_folder
+from c2dlib.data.validation import DataError
 
 WIDTH, HEIGHT = 12, 8
 

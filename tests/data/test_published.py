@@ -8,8 +8,9 @@ from PIL import Image
 
 from c2dlib.data import published as prepare
 from c2dlib.data.badges import make_badges
-from c2dlib.data.coco import DataError, load_folder
+from c2dlib.data.coco import load_folder
 from c2dlib.data.published import check_data
+from c2dlib.data.validation import DataError
 
 XML = """<annotation><size><width>{w}</width><height>{h}</height><depth>3</depth></size>{objects}</annotation>"""
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>

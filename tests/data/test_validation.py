@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from c2dlib.data import validation
-from c2dlib.data.coco import DataError, load_folder
+from c2dlib.data.coco import load_folder
+from c2dlib.data.validation import DataError
 from tests.data.test_coco import HEIGHT, WIDTH, good, write
 
 

@@ -10,7 +10,7 @@ from torchvision.models.detection import ssd300_vgg16
 
 from c2dlib.__main__ import main
 from c2dlib.config.weights import WeightsError
-from c2dlib.data.coco import DataError
+from c2dlib.data.validation import DataError
 from c2dlib.deployment.student import detect_on, evaluate, load_student, read_picture
 from c2dlib.detectors.build import build_student
 from c2dlib.training.run import describe, experiment_for, run, run_folder

@@ -1,11 +1,12 @@
-"""The explorer: widgets that follow one another, figures without them, and clear words where there is nothing."""
+"""The explorer: widgets that depend on one another, figures without them, and messages that name what does not exist."""
 
 import pytest
 from matplotlib.figure import Figure
 
 from c2dlib.evaluation.tide import TYPES
 from c2dlib.figures import explorer
-from c2dlib.figures.explorer import Errors, explore
+from c2dlib.figures.explorer import ErrorBrowser, explore
+from c2dlib.reporting import notebooks
 from c2dlib.training.run import experiment_for, run
 from c2dlib.workspace import open_workspace
 
@@ -26,18 +27,18 @@ def trained(place):
 
 
 def test_pages_hold_every_error_once(place, trained):
-    shown = Errors([trained, trained.replace(seed=7)], place[0])  # seed 7 was never trained
-    assert list(shown.runs) == [trained.name]
+    browser = ErrorBrowser([trained, trained.replace(seed=7)], place[0])  # seed 7 was never trained
+    assert list(browser.runs) == [trained.name]
     for kind in TYPES:
-        every = shown.matching(trained.name, kind, 50)
-        by_class = [shown.matching(trained.name, kind, 50, name) for name in shown.names.values()]
+        every = browser.matching(trained.name, kind, 50)
+        by_class = [browser.matching(trained.name, kind, 50, name) for name in browser.names.values()]
         assert set(map(id, every)) == {id(one) for some in by_class for one in some}
-    count = len(shown.matching(trained.name, "Miss", 95))
+    count = len(browser.matching(trained.name, "Miss", 95))
     assert count > explorer.PER_PAGE
-    last = shown.figure(trained.name, "Miss", 95, page=(count - 1) // explorer.PER_PAGE)
+    last = browser.figure(trained.name, "Miss", 95, page=(count - 1) // explorer.PER_PAGE)
     assert f"to {count} of {count}" in last.get_suptitle()
     assert len([ax for ax in last.axes if ax.get_images()]) == (count - 1) % explorer.PER_PAGE + 1
-    assert shown.figure(trained.name, "Cls", page=9999).get_suptitle().endswith("none")
+    assert browser.figure(trained.name, "Cls", page=9999).get_suptitle().endswith("none")
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -46,23 +47,23 @@ def test_pages_hold_every_error_once(place, trained):
     ({"category": "fish"}, "no class 'fish'; there are 3-arm hub-1")])
 def test_what_does_not_exist_is_named(place, trained, changes, words):
     with pytest.raises(ValueError, match=words):
-        Errors([trained], place[0]).figure(**{"run": trained.name, **changes})
+        ErrorBrowser([trained], place[0]).figure(**{"run": trained.name, **changes})
 
 
 def test_no_run_to_show(place, trained):
     with pytest.raises(FileNotFoundError, match="no run given"):
-        Errors([], place[0])
+        ErrorBrowser([], place[0])
     with pytest.raises(FileNotFoundError, match="no run with detections on this machine: .*seed|s7"):
         explore([trained.replace(seed=7)], place[0])
 
 
 def test_headless_it_is_a_figure(place, trained, monkeypatch):
-    monkeypatch.setenv(explorer.HEADLESS, "1")
+    monkeypatch.setenv(notebooks.HEADLESS, "1")
     assert isinstance(explore([trained], place[0]), Figure)
 
 
 def test_widgets_follow_one_another(place, trained, monkeypatch):
-    monkeypatch.delenv(explorer.HEADLESS, raising=False)
+    monkeypatch.delenv(notebooks.HEADLESS, raising=False)
     box = explore([trained], place[0])
     (run_, category), kind, (iou, page), images, bars = (
         box.children[0].children, box.children[1], box.children[2].children, *box.children[3:])

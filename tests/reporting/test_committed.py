@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from c2dlib.config.experiment import Experiment
-from c2dlib.data.coco import CocoFolder, Report
+from c2dlib.data.coco import CocoFolder
+from c2dlib.data.validation import Report
 from c2dlib.records import ROOT, read_record
 from c2dlib.reporting.claims import write_claims
 from c2dlib.reporting.errors import gather, write_figure3

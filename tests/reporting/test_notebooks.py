@@ -1,4 +1,4 @@
-"""Notebooks: committed bare, without definitions, and every one of them runs headless at smoke scale."""
+"""Notebooks: committed without outputs and definitions; a table's notebook is short and begins with its table; all run headless."""
 
 import ast
 import json
@@ -24,12 +24,22 @@ TABLES = {"table1": (SSD, ["baseline", "KDcls"], 2), "table2": ("SSD512-VGG16", 
           "schedules": (SSD, ["baseline"], 2), "table2x": ("SSD512-VGG16", ["baseline", "PKD"], 2),
           "choices": ("SSD512-VGG16", ["baseline", "AT"], 3)}  # rows
 
-MORE_FIGURES = {"table5": (2, 1), "sizes": (1, 1), "table2": (2, 1), "table2x": (4, 1)}  # code cells and figures of their own
+# what a table's notebook shows besides its table, its verdict and its training: a piece of the code -> its figures, its notebooks
+SECTIONS = {"page.teacher_view()": (2, ["table1", "table2", "table3a", "table3b", "table4", "controls"]),
+            "assert_close": (0, ["table1"]),
+            "figures.gain_over_cost(page.frame)": (1, ["table2", "table2x"]),
+            "figures.ap_over_iou(page.frame)": (1, ["table5"]),
+            "figures.map_over_images(": (1, ["sizes"])}
+
+
+def cells_of(name: str, kind: str) -> list[str]:
+    """The sources of a notebook's cells of a kind, code or markdown."""
+    return [cell.source for cell in nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4).cells if cell.cell_type == kind]
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
-    """A fresh place to read and write; the notebooks share its pre-training and its teacher."""
+    """A fresh workspace; the notebooks share its pre-training and its teacher."""
     root = tmp_path_factory.mktemp("workspace")
     return open_workspace("smoke", "", root / "results", root / "runs", "cpu")[0]
 
@@ -40,7 +50,7 @@ def parameters(workspace: Workspace, **more) -> dict:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_source_is_bare(source: Path):
+def test_source_has_no_outputs(source: Path):
     notebook = nbformat.read(source, 4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -59,50 +69,78 @@ def test_source_defines_nothing(source: Path):
             assert not defined, f"definitions belong in c2dlib: {cell.source}"
 
 
-@pytest.mark.parametrize("name", [name for name in TABLES if name != "table1"])
-def test_tables_differ_in_words_only(name):
-    one, two = (nbformat.read(notebooks.FOLDER / f"{n}.ipynb", 4).cells for n in ("table1", name))
-    one, two = ([c.source for c in cells if c.cell_type == "code"] for cells in (one, two))
-    two = [source.replace(name, "table1") for source in two]
-    added = [source for source in two if source not in one]
-    assert one == [source for source in two if source not in added] and len(added) == MORE_FIGURES.get(name, (0, 0))[0]
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_a_tables_notebook_is_short_and_begins_with_its_table(name):
+    cells = nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4).cells
+    sources = [cell.source for cell in cells]
+    assert len(sources) <= 15
+    assert sources.index("page.table()") < 6 and sources.index("figures.table_bars(page.frame)") < sources.index("page.verdict()") < 8
+    assert all(len(cell.source.splitlines()) <= 10 for cell in cells[2:] if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("name", [name for name in tables.TABLES if name != "table1"])
+def test_tables_notebooks_do_not_drift_apart(name):
+    """They share their code, but for the sections that are listed, and the prose before every cell that they share."""
+    code = [source.replace(name, "table1", 1) if "TablePage" in source else source for source in cells_of(name, "code")]
+    sections = [source for source in code if any(piece in source for piece in SECTIONS)]
+    listed = [piece for piece, (_, names) in SECTIONS.items() if name in names]
+    assert len(sections) == len(listed) and all(any(piece in source for source in sections) for piece in listed)
+    common = [source for source in cells_of("table1", "code") if "page.teacher_view()" not in source and "by_hand" not in source]
+    assert [source for source in code if source not in sections] == common
+    prose, model = cells_of(name, "markdown"), cells_of("table1", "markdown")
+    run_time = prose[0].split("\n\n")[-1].split(" The same from a shell")[0]
+    assert run_time == model[0].split("\n\n")[-1].split(" The same from a shell")[0]
+    assert f"`make reproduce-{name} SCALE=smoke`" in " ".join(prose[0].split())
+    for heading in ("## Verdict", "## The table"):
+        of_name, of_model = (next(text for text in texts if text.startswith(heading)) for texts in (prose, model))
+        assert of_name[:80] == of_model[:80]
+    for heading in ("## One image", "## Training", "## Cost"):  # one text each
+        assert {text for text in prose if text.startswith(heading)} <= {
+            text for texts in (model, cells_of("table2", "markdown")) for text in texts}
+
+
+def test_losses_are_computed_by_hand_in_two_notebooks_only():
+    assert {source.stem for source in SOURCES if "assert_close" in source.read_text()} == {"00_method", "table1"}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_runs_headless(name, workspace):
     student, methods, count = TABLES[name]
-    if name == "table2":  # table1 trains in the notebook; here the runs are recorded before, and only read
+    if name == "table2":  # table1 trains in its notebook; these runs are recorded before and only read
         for row in tables.work_list(name, workspace, opened(workspace.data), 1, [student], methods, {"steps": 2}):
             run(row.experiments[0], workspace)
-    given = {"overrides": {}} if name == "schedules" else {}  # it varies the steps itself
+    given = {"overrides": {}} if name == "schedules" else {}  # the table varies the steps
     path = notebooks.execute(name, workspace, parameters(workspace, students=[student], methods=methods, **given))
     assert path == workspace.results / f"{name}.ipynb"
     frame = pd.read_csv(workspace.results / f"{name}.csv")
     assert set(frame.status) == {"done"} and list(dict.fromkeys(frame.method)) == methods and len(frame) == count
     cells = nbformat.read(path, 4).cells
     outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 5 + MORE_FIGURES.get(name, (0, 0))[1]
-    said = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
-    assert "c2dlib.distillation.losses.kd_cls" in said and "its checkpoint is not here" not in said
-    assert f"{count} of {count} runs are done" in said
+    figures = sum("image/png" in o.get("data", {}) for o in outputs)
+    assert figures == 2 + sum(count for count, names in SECTIONS.values() if name in names)  # the bars, the curves, the sections
+    shown = "\n".join(o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {}))
+    assert tables.TABLES[name].title in shown and f"{count} of {count} runs are done" in shown
+    assert "These runs did **not** test" in shown and "torchvision" in shown  # the versions
+    printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    assert ("c2dlib.distillation.losses.kd_cls" in printed) == ("c2dlib.distillation.losses.pooled_l1" in printed) == (name == "table1")
     assert not list(workspace.results.glob(f".{name}*")) and not (workspace.results / f"{name}.failed.ipynb").exists()
 
 
 @pytest.mark.parametrize("name, figures", [
     ("figure3_errors", 6), ("figure4_examples", 1), ("00_method", 6), ("01_teacher", 6), ("your_data", 3), ("scale", 1)])
 def test_figures_run_headless(name, figures, workspace):
-    """They train what is missing, show every figure, and keep the picture beside the tables."""
+    """They train what is missing, show every figure, and write the pictures of Figures 3 and 4 beside the tables."""
     more = {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
     given = {k: v for k, v in parameters(workspace, **more).items() if k in notebooks.parameters(name)}
     path = notebooks.execute(name, workspace, given)
     outputs = [o for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for o in cell.outputs]
     assert sum("image/png" in o.get("data", {}) for o in outputs) == figures
     assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in outputs)
-    said = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
+    printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
     if name.startswith("figure"):
         assert (workspace.results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     if name == "your_data":
-        assert "detections on 8 images agree" in said and "one CPU thread: onnx" in said
+        assert "detections on 8 images agree" in printed and "one CPU thread: onnx" in printed
         assert list(workspace.runs.rglob("*.onnx"))
     if name == "figure3_errors":
         frame = pd.read_csv(workspace.results / "figure3.csv")

@@ -16,7 +16,7 @@ from safetensors.torch import load, load_file, save
 from torchvision.models.detection.ssd import SSD
 
 from c2dlib.config.experiment import experiment
-from c2dlib.data.coco import DataError
+from c2dlib.data.validation import DataError
 from c2dlib.evaluation.metrics import coco_metrics
 from c2dlib.records import RecordError, read_record
 from c2dlib.reporting.notes import notes

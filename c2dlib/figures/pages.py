@@ -1,0 +1,296 @@
+"""What the notebooks share: where they run, one image, and a table, its verdict and its training in a call each.
+
+A notebook opens with one of these pages and then shows what the page holds, itself or by a function of ``figures``.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from c2dlib.config.experiment import Experiment
+from c2dlib.data.augment import plain_transform
+from c2dlib.evaluation import tide
+from c2dlib.figures.images import compare_detections, detections, top_results
+from c2dlib.figures.teacher import teacher_view
+from c2dlib.records import ROOT, RunRecord, circumstances
+from c2dlib.reporting import claims, errors, tables
+from c2dlib.reporting.labels import method_label, run_labels
+from c2dlib.reporting.markdown import markdown_table, number
+from c2dlib.reporting.notes import comparison, notes
+from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
+from c2dlib.reporting.work_list import experiments, work_list
+from c2dlib.teacher.crops import crop_regions
+from c2dlib.training.classifiers import classifier_teacher
+from c2dlib.training.run import experiment_for, run_detections
+from c2dlib.training.schedule import run_all
+from c2dlib.workspace import open_workspace
+
+
+class Example(NamedTuple):
+    """One image with its objects."""
+
+    image: Tensor  # [3, H, W] in 0..1
+    boxes: Tensor  # [N, 4] xyxy pixels of the image
+    labels: Tensor  # [N] 0..C-1
+
+
+class Page:
+    """The workspace and the data of a notebook.
+
+    Args:
+        scale, data, device, results, runs: the notebook's parameters of the same names; an empty ``data`` is the embedded
+            set, empty ``results`` and ``runs`` are those of the repository.
+
+    Raises:
+        DataError: naming everything that is wrong with the data.
+    """
+
+    def __init__(self, scale: str, data: str = "", device: str = "auto", results: str = "", runs: str = ""):
+        self.workspace, self.folder = open_workspace(
+            scale, data, Path(results or ROOT / "results"), Path(runs or ROOT / "runs"), device)
+        self.split = self.folder.splits[self.folder.eval_split]
+        self.class_names = self.split.class_names
+
+    def where(self) -> Markdown:
+        """The validated data, the commit, the device and the versions of this session."""
+        warnings = "".join(f"\n- {warning}" for warning in self.folder.report.warnings)
+        return Markdown(f"```text\n{self.folder.report.summary()}\n```\n{warnings}\n\n{session(self.workspace.device)}")
+
+    @cached_property
+    def example(self) -> Example:
+        """The first image of the evaluation split with three to six objects, else the first with any."""
+        rows = self.split.with_boxes()
+        row = next((i for i in rows if 3 <= len(self.split[i][1]["boxes"]) <= 6), rows[0])
+        return self._example(row)
+
+    def _example(self, row: int) -> Example:
+        image, target = self.split[row]
+        return Example(plain_transform()(image), target["boxes"].as_subclass(Tensor), target["labels"] - 1)
+
+    def show_example(self) -> Figure:
+        """The example with its ground truth."""
+        image, boxes, labels = self.example
+        return detections(image, (boxes, [self.class_names[c] for c in labels]), {})
+
+    def teacher_figure(self, e: Experiment) -> Figure:
+        """The example's crops as the classifier teacher of an experiment reads them; the teacher is trained if it is missing."""
+        image, boxes, labels = self.example
+        teacher = classifier_teacher(e, self.workspace)[0].cpu()
+        crops = crop_regions(image[None] * 255, boxes, torch.zeros(len(boxes), dtype=torch.int64), teacher.size)
+        reading = teacher.read(crops, layers=1)
+        probabilities = reading.logits.softmax(1)
+        figure = teacher_view(crops, labels, probabilities, self.class_names, reading.maps[0])
+        correct, of_truth = (probabilities.argmax(1) == labels).sum(), probabilities[range(len(labels)), labels].mean()
+        figure.suptitle(f"{e.teacher}: {correct} of {len(labels)} objects correct, mean probability of the true class "
+                        f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})", fontsize=9)
+        return figure
+
+
+class TablePage(Page):
+    """A table's notebook: its rows as experiments, trained where they are missing, and what their records show.
+
+    Args:
+        table: a key of ``reporting.work_list.TABLES``.
+        seeds: runs per row.
+        students, methods: only these rows; empty: all.
+        overrides: settings of Experiment to change in every row.
+        jobs: runs at once; 0: one per core, or one on a GPU.
+
+    Raises:
+        ValueError: for an unknown table, student, method or setting, naming the valid ones.
+    """
+
+    def __init__(self, table: str, *, scale: str, data: str, seeds: int, students: list[str], methods: list[str],
+                 overrides: dict, device: str, jobs: int, results: str, runs: str):
+        super().__init__(scale, data, device, results, runs)
+        self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
+        self.rows = work_list(table, self.workspace, self.folder, seeds, students, methods or None, overrides)
+        self.experiments = experiments(self.rows)
+        self._read_records()
+
+    def _read_records(self) -> None:
+        self.records = tables.collect(self.rows, self.workspace)  # experiment hash -> record
+        self.frame = tables.table(self.rows, self.records)  # a line per row, from what is finished
+
+    @property
+    def done(self) -> list[RunRecord]:
+        """The records of the runs that finished."""
+        return [record for record in self.records.values() if record.status == "done"]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Experiment hash -> the label of its row."""
+        return run_labels(self.rows)
+
+    def where(self) -> Markdown:
+        """As ``Page.where``, with the number of rows and of runs that have a record."""
+        runs = f"{len(self.rows)} rows, {len(self.experiments)} runs; {len(self.records)} have a record already."
+        return Markdown(f"{super().where().data}\n\n{runs}")
+
+    def table(self) -> Markdown:
+        """Train what is missing, print each row as it is done, write ``<table>.csv`` and ``<table>.md``; return the latter."""
+        run_all(self.experiments, self.workspace, self.jobs, tables.Printer(self.rows))
+        tables.write_table(self.name, self.rows, self.workspace, self.folder)
+        self._read_records()
+        devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
+        minutes = sum(record.wall_seconds for record in self.done) / 60
+        return Markdown(f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n{len(self.done)} of {len(self.experiments)} "
+                        f"runs are done: {minutes:.1f} minutes of training and evaluation on {devices}.")
+
+    def verdict(self) -> Markdown:
+        """A line per claim: the paper's difference, the reproduced one with its 95 % interval, and whether the claim holds."""
+        judged = claims.verdict(self.name, self.rows, self.records, self.workspace)
+        return Markdown(claims.summary(judged) if judged.empty else f"{claims.markdown(judged)}\n\n{claims.summary(judged)}")
+
+    def comparison(self) -> Markdown:
+        """A sentence per student: the gains of the methods that imitate a detector, and of C2D beside them."""
+        return bullets(comparison(self.frame))
+
+    def teacher_view(self) -> Figure:
+        """The example's crops as the table's classifier teacher reads them; the teacher is trained if it is missing."""
+        return self.teacher_figure(experiment_for(self.workspace, self.folder, self.rows[0].student, "KDcls", **self.overrides))
+
+    def not_tested(self) -> Markdown:
+        """What these runs cannot show."""
+        return Markdown("These runs did **not** test:\n\n" + bullets(claims.not_tested(self.workspace, self.seeds)).data)
+
+
+class ErrorsPage(TablePage):
+    """Figure 3: the TIDE errors of Table 1's runs. Takes the arguments of a ``TablePage`` but the table."""
+
+    def __init__(self, **parameters):
+        super().__init__("table1", **parameters)
+        self.name = "figure3"
+
+    def table(self) -> Markdown:
+        """Train the runs whose errors are not known on this machine; write ``figure3.csv`` and ``figure3.md``; return the latter.
+
+        Afterwards ``by_iou`` and ``by_class`` hold the errors of every run.
+        """
+        missing = errors.unknown(self.rows, self.workspace)
+        run_all(missing, self.workspace, self.jobs, tables.Printer(self.rows), with_weights=True)
+        self._read_records()
+        self.by_iou, self.by_class = errors.gather(self.rows, self.workspace)
+        return Markdown(errors.write_figure3(self.by_iou, self.workspace))
+
+    def boxes_alone(self) -> pd.DataFrame:
+        """AP with every class counted as one, and its change against the baseline, per student, method and IoU."""
+        return errors.differences(self.by_iou, [tide.BOXES])
+
+    def first_run(self) -> str:
+        """The errors of one run at IoU 0.50: their number, and their cost in AP points."""
+        run = self.by_iou[self.by_iou.IoU == 50].iloc[0]
+        counted = ", ".join(f"{kind} {int(run[f'n_{kind}'])} ({run[kind]:.1f})" for kind in tide.TYPES)
+        return f"{run.student}, {method_label(run.method)}, seed {run.seed}: AP50 {run.AP:.1f}; errors (cost): {counted}"
+
+    def largest(self) -> str:
+        """The error type that costs each student's baseline most at IoU 0.50."""
+        baselines = self.by_iou[(self.by_iou.IoU == 50) & (self.by_iou.method == "baseline")]
+        means = baselines.groupby("student", sort=False)[tide.TYPES].mean()
+        return "\n".join(f"{student}: the baseline loses most to {costs.idxmax()}, {costs.max():.1f} points; to Loc {costs.Loc:.1f}"
+                         for student, costs in means.iterrows())
+
+
+class PairPage(Page):
+    """One student trained with and without a method: its gain, its errors, and the images on which it changed.
+
+    Args:
+        student, method: names of ``config``; the method is compared with ``baseline``.
+        seeds: the seeds to train; the errors and the images are those of the first.
+        overrides: settings of Experiment to change in every run.
+        jobs: runs at once; 0: one per core, or one on a GPU.
+        page: scale, data, device, results and runs, as for ``Page``.
+    """
+
+    def __init__(self, student: str, method: str, seeds: list[int], overrides: dict, jobs: int, **page):
+        super().__init__(**page)
+        self.student, self.jobs = student, jobs
+        self.pairs = [{m: experiment_for(self.workspace, self.folder, student, m, seed, **overrides)
+                       for m in ("baseline", method)} for seed in seeds]
+        self.baseline, self.distilled = self.pairs[0].values()
+
+    def train(self) -> Markdown:
+        """Train what is missing; return mAP, AP50 and AP75 of both per seed, and their difference with its 95 % interval."""
+        experiments = [e for pair in self.pairs for e in pair.values()]
+        records = run_all(experiments, self.workspace, self.jobs, with_weights=True)
+        self.records = dict(zip((e.hash() for e in experiments), records, strict=True))
+        lines = []
+        for metric in ("mAP", "AP50", "AP75"):
+            baseline, distilled = (", ".join(map(number, values)) for values in zip(*self._values(metric), strict=True))
+            lines.append([metric, baseline, distilled, difference_text(*self.gain(metric)) or "–"])
+        head = ["metric", "baseline", "distilled", "difference [95 % CI]"]
+        return Markdown(f"{markdown_table(head, lines, text_columns=(0, 1, 2))}\n\nMetrics on `{self.folder.eval_split}`; "
+                        f"{self.folder.image_counts} images.")
+
+    def _values(self, metric: str) -> list[tuple[float, float]]:
+        """Baseline and distilled student, per seed."""
+        return [tuple(self.records[e.hash()].metrics[metric] for e in pair.values()) for pair in self.pairs]
+
+    def gain(self, metric: str = "mAP") -> Difference:
+        """Mean difference of the pairs, from two seeds on with its 95 % interval."""
+        return paired_difference([(distilled, baseline) for baseline, distilled in self._values(metric)])
+
+    def notes(self) -> Markdown:
+        """What to know before believing the numbers: data, scale, teacher, device."""
+        return bullets(notes(self.workspace, self.folder, self.records))
+
+    def verdict(self) -> Markdown:
+        """The change in mAP, and whether its interval excludes 0."""
+        gain = self.gain()
+        excluded = gain.low is not None and (gain.low > 0 or gain.high < 0)
+        change = difference_text(*gain) or "–"
+        return Markdown(f"{method_label(self.distilled.method)} changes mAP by **{change}** points over {len(self.pairs)} seed(s): "
+                        + ("the interval excludes 0." if excluded else "chance is not excluded."))
+
+    @cached_property
+    def results(self) -> dict[str, list[dict]]:
+        """Method -> the COCO results of its first seed on the evaluation split."""
+        return {method: run_detections(e, self.workspace) for method, e in self.pairs[0].items()}
+
+    @cached_property
+    def ap50(self) -> pd.DataFrame:
+        """AP50 of every image by itself: columns ``baseline``, ``distilled`` and ``change``, by image id."""
+        baseline, distilled = (tide.ap50_per_image(self.split.annotations, results) for results in self.results.values())
+        return pd.DataFrame({"baseline": baseline, "distilled": distilled, "change": distilled - baseline})
+
+    @cached_property
+    def chosen(self) -> pd.DataFrame:
+        """The two images that gained most, the two in the middle of the order, the two that lost most."""
+        return tide.telling_images(self.ap50.baseline, self.ap50.distilled)
+
+    def compare(self) -> Figure:
+        """The chosen images with their ground truth and as many boxes of each student as there are objects."""
+        categories = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
+        lines = []
+        for image_id, row in self.chosen.iterrows():
+            image, boxes, labels = self._example(self.split.image_ids.index(image_id))
+            detected = {m: top_results(results, image_id, categories, len(boxes)) for m, results in self.results.items()}
+            truth = boxes, [self.class_names[c] for c in labels]
+            lines.append((f"{row.sort}: {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected))
+        return compare_detections(lines)
+
+    def errors(self) -> pd.DataFrame:
+        """The TIDE errors of both at IoU 0.50, a line each, as ``figures.error_bars`` draws them."""
+        return pd.concat(tide.tide(self.split.annotations, results, [50]).reset_index().assign(
+            student=self.student, method=method, seed=self.baseline.seed) for method, results in self.results.items())
+
+
+def session(device: str = "") -> str:
+    """Commit, device and versions of this session, in a line of Markdown."""
+    now = circumstances()
+    changed = " with local changes" if now["dirty"] else ""
+    versions = ", ".join(f"{name} {number}" for name, number in now["versions"].items())
+    return f"Commit `{now['commit'][:10]}`{changed}{f', device {device}' if device else ''}; {versions}."
+
+
+def bullets(sentences: list[str]) -> Markdown:
+    """A list of sentences."""
+    return Markdown("\n".join(f"- {sentence}" for sentence in sentences))
