@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from c2dlib.config.experiment import digest, scale_data
+from c2dlib.config.experiment import scale_data
+from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 

@@ -49,7 +49,7 @@ def call(*arguments) -> int:
             ["table2", "--scale", "smoke", "--students", "SSD300-VGG16"],
             ["SSD300-VGG16", "SSD512-VGG16"],
         ),  # in Table 1 only
-        (["table2", "--scale", "smoke", "--methods", "baseline", "KDclss"], ["KDclss", "KDcls", "ours+FKD"]),
+        (["table2", "--scale", "smoke", "--methods", "baseline", "KDclss"], ["KDclss", "KDcls", "C2D+FKD"]),
         (["table2", "--scale", "smoke", "--set", "step=3"], ["'step'", "Did you mean", "steps"]),
         (["table2", "--scale", "smoke", "--set", "steps=three"], ["steps='three'", "int"]),
         (["table2", "--scale", "smoke", "--set", "steps"], ["'steps'", "setting=value"]),

@@ -89,7 +89,7 @@ def one_step(student, which, method, folder):
         terms = [ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], lambda_kc=0.4, temperature=2.0, lambda_l=0.15,
                                       lambda_kl=0.15, sampling_size=48, pool_obj=4, pool_maps=8, layers=1)]
     elif method:
-        detector = build_student(settings(ARCHITECTURES[student].teacher), CLASSES, "none").model
+        detector = build_student(settings(ARCHITECTURES[student].detector_teacher), CLASSES, "none").model
         channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, detector)]
         necks = Necks(*(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels), step.one_stage)
         trained["imitation"] = IMITATION_CLASSES[method](necks)

@@ -14,7 +14,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from c2dlib.config.experiment import Experiment, experiment, known
-from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, UNDEFINED_FOR, canonical
+from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
@@ -77,7 +77,7 @@ def _every_rival() -> list[dict]:
     paper = pd.read_csv(PAPER / "table2.csv").set_index(["student", "method"]).to_dict("index")
     lines = []
     for student in ("FasterRCNN-R50", "RetinaNet-R50", "SSD512-VGG16"):
-        names = [n for n in IMITATIONS if n not in UNDEFINED_FOR.get(ARCHITECTURES[student].family, [])]
+        names = [n for n in IMITATIONS if n not in ARCHITECTURES[student].family.undefined]
         lines += [(student, m) for m in ("baseline", "ours", *names, *(f"ours+{n}" for n in names))]
     lines += [(student, m) for student in ("FCOS-R50", "MaskRCNN-R50") for m in ("baseline", "KDcls", "ours")]
     return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
@@ -435,12 +435,12 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
     for report in {r.teacher["detector_hash"]: r.teacher for r in records.values()
                    if "detector" in r.teacher}.values():
         taught = [r.metrics["mAP"] for r in records.values() if r.status == "done" and r.method == "baseline"
-                  and ARCHITECTURES[r.student].teacher == report["detector"]]
+                  and ARCHITECTURES[r.student].detector_teacher == report["detector"]]
         weak = taught and report["detector_mAP"] <= max(taught)
         said.append(f"The detector that is imitated, {report['detector']}: {report['detector_mAP']:.1f} mAP."
                     + (" **It is no stronger than a student it teaches: those rows test nothing.**" if weak else ""))
     done = [r for r in records.values() if r.status == "done"]
-    if any(ARCHITECTURES[r.student].family == "mask_rcnn" and "loss_mask" not in r.curve for r in done):
+    if any(ARCHITECTURES[r.student].family.masks and "loss_mask" not in r.curve for r in done):
         said.append("The data have no masks: of Mask R-CNN the box branch alone was trained, as a Faster R-CNN is.")
     bases = {(r.student, r.origin) for r in done if r.method == "baseline"}
     for student in dict.fromkeys(r.student for r in done):
