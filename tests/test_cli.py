@@ -9,7 +9,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from c2dlib.__main__ import main
+from c2dlib.cli import main
 from c2dlib.records import ROOT
 from c2dlib.reporting import notebooks
 from c2dlib.reporting.tables import TABLES

@@ -227,7 +227,7 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
 
 DIES = """
 import os, signal, sys
-from c2dlib import __main__
+from c2dlib import cli
 from c2dlib.training import loop as engine
 
 engine.CHECKPOINT_SECONDS, save = 0, engine.save_checkpoint
@@ -238,7 +238,7 @@ def save_and_die(folder, step, state):
         os.kill(os.getpid(), signal.SIGKILL)
 
 engine.save_checkpoint = save_and_die
-sys.exit(__main__.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[1:]))
 """
 RUN = ["run", "SSD300-VGG16", "KDcls+loc", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "norm=frozen", "steps=5",
        "batch_size=4", "optimizer=sgd", "lr=0.001", "max_positives=0", "teacher_steps=2", "teacher_images=4", "image_size=64"]

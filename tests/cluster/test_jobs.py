@@ -7,9 +7,8 @@ import subprocess
 import pytest
 import torch
 
-from c2dlib.__main__ import main
-from c2dlib.cluster import cost
-from c2dlib.cluster import jobs as grid
+from c2dlib.cli import main
+from c2dlib.cluster import cost, jobs
 from c2dlib.config.experiment import Experiment, experiment, parse_override
 from c2dlib.data.badges import make_badges
 from c2dlib.records import ROOT
@@ -79,7 +78,7 @@ def test_every_student_of_the_paper_has_been_counted():
 def test_a_plan_has_every_run_once_behind_what_it_needs(here):
     workspace, folder = open_workspace("coco", here)
     rows = experiments(work_list("table2", workspace, folder))
-    made = grid.lines(rows, workspace, folder, "--scale coco --data photos", A100, gpus=4)
+    made = jobs.plan_jobs(rows, workspace, folder, "--scale coco --data photos", A100, gpus=4)
     assert len({line.command for line in made}) == len(made)
     assert {line.name for line in made} >= {e.name for e in rows}
     assert sum("R101.baseline" in line.name for line in made) == 2  # one for all Faster R-CNNs, one for RetinaNet
@@ -138,9 +137,9 @@ def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
 
 def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
     """With commands that only note that they ran, one of which fails the first time: what needs it waits for the next."""
-    lines = [grid.Line(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted") for i, (command, needs, level) in enumerate([
+    lines = [jobs.PlannedJob(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted") for i, (command, needs, level) in enumerate([
         ("echo a >>ran", (), 0), ("test -e allowed && echo b >>ran", (), 0), ("echo c >>ran", (0,), 1), ("echo d >>ran", (1, 2), 2)])]
-    (tmp_path / "plan.mk").write_text(grid.makefile(lines))
+    (tmp_path / "plan.mk").write_text(jobs.makefile(lines))
     make = ["make", "-k", "-j2", "-f", "plan.mk"]
     assert subprocess.run(make, cwd=tmp_path, check=False, capture_output=True).returncode != 0
     assert sorted((tmp_path / "ran").read_text().split()) == ["a", "c"]
