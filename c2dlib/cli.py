@@ -257,12 +257,11 @@ def detect(checkpoint: Checkpoint, pictures: Annotated[Positional[tuple[str, ...
     return 0
 
 
-def export(checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar="FILE")], device: CpuOrCuda = "cpu", picture: str = "") -> int:
+def export(checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar="FILE")], picture: str = "") -> int:
     """Export a student as ONNX and check that onnxruntime detects the same boxes.
 
     Args:
         onnx: The file to write.
-        device: Not used; the export runs on the CPU.
         picture: A picture of the kind the student will see, for the check; empty: noise.
     """
     import torch

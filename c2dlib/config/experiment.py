@@ -180,7 +180,7 @@ class Experiment:
         if imitation in self.architecture.family.undefined:
             raise ValueError(f"{imitation} is not defined for {self.student}: it needs a feature pyramid with anchors")
         if imitation and not self.architecture.detector_teacher:
-            raise ValueError(f"{self.student} is a teacher itself: there is no detector for it to imitate")
+            raise ValueError(f"there is no stronger detector that {self.student} could imitate")
 
     def _check_values(self) -> None:
         for name, choices in {"norm": ["frozen", "batch"], "optimizer": ["sgd", "adamw"],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torchvision.transforms import v2
 
+from c2dlib.config.experiment import Experiment
 from c2dlib.detectors.ssd import VGG_MEAN
 
 
-def train_transform(e) -> v2.Transform:
+def train_transform(e: Experiment) -> v2.Transform:
     """What a student's images go through before its own resizing: uint8 in, float 0..1 out.
 
     SSD (section 2.2 of its paper): photometric distortion, expand, minimum-IoU crop, flip. Faster R-CNN and
