@@ -3,7 +3,7 @@
 
 ## the Python >= 3.11 that a new .venv is made from
 PYTHON ?= python3
-## smoke (seconds), mini (minutes on a laptop) or coco (the paper's scale)
+## smoke (seconds), mini (minutes on a laptop), photos (photographs) or coco (the paper's scale)
 SCALE ?= mini
 ## a COCO-format folder; empty: the embedded Badges data set
 DATA ?=
@@ -102,7 +102,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-## measure the speed of a training step
+## measure what a training step and the losses cost
 bench: setup
 	.venv/bin/python -m c2dlib bench$(call option,--device,$(DEVICE)) $(ARGS)
 
@@ -110,7 +110,7 @@ bench: setup
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
 
-## check a COCO copy or convert PASCAL VOC: make data DATA=FOLDER; says what to download from where
+## check a COCO copy or convert PASCAL VOC: make data DATA=FOLDER; without DATA, where to download them
 data: setup
 	.venv/bin/python -m c2dlib data$(call option,--data,$(DATA)) $(ARGS)
 

@@ -1,224 +1,283 @@
-"""The commands beside ``reproduce``: one run, a table's plan, a data check, and a trained student's use."""
+"""Every command of ``python -m c2dlib``. tyro makes the options and their help from the functions' signatures and docstrings.
+
+A command reads its options, calls one function of the library and prints. Modules that need torch are imported inside the
+commands: help and the answer to a misspelt scale do not wait for it.
+"""
 
 from __future__ import annotations
 
-import argparse
+import os
+import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
-from tqdm import tqdm
+import tyro
+from tyro.conf import Positional, arg
 
-from c2dlib import distributed
-from c2dlib.config.experiment import SCALES, known, parse_override
+from c2dlib.config.experiment import check_scale, known, parse_override, scale_names
+from c2dlib.config.weights import WeightsError
+from c2dlib.records import RecordError
 
-
-def add_parsers(commands: argparse._SubParsersAction) -> None:
-    """``run``, ``plan``, ``data``, ``evaluate``, ``detect``, ``export``; each sets ``call``."""
-    def command(name: str, call, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text)
-        made.set_defaults(call=call)
-        return made
-
-    def of_site(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--scale", default="mini", help=", ".join(sorted(p.stem for p in SCALES.glob("*.yaml"))))
-        parser.add_argument("--data", default="", help="a COCO-format folder; empty: the embedded Badges")
-        parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-        parser.add_argument("--set", nargs="*", default=[], metavar="setting=value", help="change an Experiment's field")
-
-    one = command("run", run_one, "one row of a table; also in several processes, by torchrun or, on GPUs, accelerate launch")
-    one.add_argument("student")
-    one.add_argument("method")
-    of_site(one)
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--part", default="student", choices=["student", "teacher", "pretrain", "detector"],
-                     help="only what this run needs first: its classifier, its pre-training, the detector it imitates")
-    printed = command("table", print_table, "a table of what is finished; nothing is trained")
-    planned = command("plan", plan_table, "a table's runs as independent jobs, with hours and memory")
-    for parser in (printed, planned):
-        parser.add_argument("table")
-        of_site(parser)
-        parser.add_argument("--seeds", type=int, default=1)
-        parser.add_argument("--students", nargs="*", default=[])
-        parser.add_argument("--methods", nargs="*", default=[])
-    planned.add_argument("--gpu", default="A100", help="what the hours are for: a name in c2dlib/cluster/cost.py")
-    planned.add_argument("--gpus", type=int, default=1, help="GPUs per run")
-    planned.add_argument("--gpus-per-node", type=int, default=8)
-    planned.add_argument("--slurm", default="", metavar="FOLDER", help="write job arrays and submit.sh there")
-    planned.add_argument("--make", default="", metavar="FILE", help="write a makefile there, for make -j")
-    data = command("data", check_folder, "check a COCO copy or convert PASCAL VOC; says what to download")
-    data.add_argument("--data", default="")
-    measured = command("evaluate", evaluate_student, "COCO metrics of a student's checkpoint")
-    shown = command("detect", detect_on_pictures, "a student's boxes on pictures")
-    exported = command("export", export_student, "a student as ONNX, checked")
-    for parser in (measured, shown, exported):
-        parser.add_argument("checkpoint", help="student.safetensors, or the run's folder it lies in")
-        parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    measured.add_argument("--data", default="", help="a COCO-format folder with the student's classes; empty: the embedded Badges")
-    measured.add_argument("--scale", default="mini", help="of the embedded Badges")
-    measured.add_argument("--split", default="", help="empty: test where there is one, else val")
-    shown.add_argument("pictures", nargs="+")
-    shown.add_argument("--out", default="detections", help="a folder")
-    shown.add_argument("--threshold", type=float, default=0.5, help="lowest score that is shown")
-    exported.add_argument("onnx", help="the file to write")
-    exported.add_argument("--picture", default="", help="any picture of the kind it will see; empty: noise")
+Scale = Annotated[str, arg(help=f"One of {', '.join(scale_names())}.", metavar="NAME")]
+Data = Annotated[str, arg(help="A COCO-format folder; empty: the embedded Badges.", metavar="FOLDER")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], arg(help="auto: a GPU if there is one.")]
+Seeds = Annotated[int, arg(help="Runs per row, with the seeds 0, 1, ...")]
+Students = Annotated[tuple[str, ...], arg(help="Only these students.", metavar="NAME ...")]
+Methods = Annotated[tuple[str, ...], arg(help="Only these methods.", metavar="NAME ...")]
+Settings = Annotated[tuple[str, ...], arg(name="set", help="Settings of Experiment to change.", metavar="SETTING=VALUE ...")]
+Checkpoint = Annotated[Positional[str], arg(help="A student.safetensors, or the folder of the run that wrote it.", metavar="CHECKPOINT")]
+CpuOrCuda = Literal["cpu", "cuda"]
 
 
-def run_one(options) -> int:
-    """Train and evaluate one row, or one thing it needs; every process of it calls this."""
-    from c2dlib.config.methods import imitation_in, needs_classifier
-    from c2dlib.training.classifiers import classifier_teacher, initial_weights
-    from c2dlib.training.run import detector_teacher, experiment_for, run
-    from c2dlib.workspace import open_workspace
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; errors that a person can mend are printed in one line without a traceback.
 
-    device, overrides = distributed.join(options.device), dict(map(parse_override, options.set))
-    if distributed.world() == 1 and device == "cuda":
-        distributed.claim_gpu(Path("runs/locks"), wait=True)
-    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    if not distributed.first():
-        distributed.agreed(None)  # the first process has validated the data
-    workspace, folder = open_workspace(options.scale, options.data, device=device, check_images=distributed.first())
-    if distributed.first():
-        distributed.agreed(None)
-    e = experiment_for(workspace, folder, options.student, options.method, options.seed, **overrides)
-    if len(set(hashes := distributed.gathered(e.hash()))) > 1:
-        raise ValueError(f"{options.data}: the processes do not read the same data or settings (runs {', '.join(sorted(set(hashes)))})")
-    progress = _Bar()
-    if options.part == "teacher" and needs_classifier(e.method):
-        print(f"top-1 {classifier_teacher(e, workspace, progress)[1]['top1']:.2f} %")
-    elif options.part == "pretrain":
-        initial_weights(e, workspace, progress)
-    elif options.part == "detector" and imitation_in(e.method):
-        return _told(run(detector_teacher(e), workspace, progress, with_weights=True), workspace)
-    elif options.part == "student":
-        return _told(run(e, workspace, progress), workspace)
-    else:
-        raise ValueError(f"{e.student} {e.method} needs no {options.part}")
+    Returns:
+        The exit code: 0 success, 1 a run failed, 2 wrong options or data, 130 interrupted.
+    """
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    try:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m c2dlib", args=arguments,
+                                                    description="Classifier-to-detector distillation, reproduced.")
+    except (RecordError, WeightsError, ValueError, OSError) as error:
+        return _print_error(error)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        from c2dlib.data.validation import DataError
+
+        if not isinstance(error, DataError):
+            raise
+        return _print_error(error)
+
+
+def _print_error(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def _overrides(settings: tuple[str, ...]) -> dict:
+    return dict(map(parse_override, settings))
+
+
+def reproduce(name: Annotated[Positional[str], arg(metavar="NAME")] = "table2", scale: Scale = "mini", data: Data = "", seeds: Seeds = 1,
+              jobs: int = 0, device: Device = "auto", students: Students = (), methods: Methods = (), settings: Settings = ()) -> int:
+    """Train what a table needs, print the paper's numbers beside the reproduced ones, execute the notebook.
+
+    Args:
+        name: A table, figure or notebook; `python -m c2dlib names` lists them.
+        jobs: Runs at the same time; 0: one per core, or one per GPU.
+    """
+    check_scale(scale)
+    overrides = _overrides(settings)
+    from c2dlib.reporting import reproduce as library
+
+    finished = library.reproduce(name, scale, data, seeds, jobs, device, students, methods, overrides)
+    return 0 if finished else 1
+
+
+def table(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale = "mini", data: Data = "", seeds: Seeds = 1,
+          device: Device = "auto", students: Students = (), methods: Methods = (), settings: Settings = ()) -> int:
+    """Write and print a table from the finished runs; nothing is trained.
+
+    Args:
+        name: A table; `python -m c2dlib names` lists them.
+    """
+    check_scale(scale)
+    overrides = _overrides(settings)
+    from c2dlib.reporting import reproduce as library
+
+    workspace, folder, rows = library.open_table(name, scale, data, seeds, students, methods, overrides, device)
+    statuses = library.print_table(name, workspace, folder, rows)
+    print(f"{statuses.count('done')} of {len(statuses)} rows are done; written: {workspace.results / name}.csv, .md")
     return 0
 
 
-class _Bar:
-    """Progress of the first process, with an estimate of the time left."""
+def plan(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale = "mini", data: Data = "", seeds: Seeds = 1,
+         device: Device = "auto", students: Students = (), methods: Methods = (), settings: Settings = (), gpu: str = "A100",
+         gpus: int = 1, gpus_per_node: int = 8, slurm: Annotated[str, arg(metavar="FOLDER")] = "",
+         make: Annotated[str, arg(metavar="FILE")] = "") -> int:
+    """Print a table's unfinished runs as independent jobs with estimated hours and memory, or write them for a scheduler.
 
-    def __init__(self):
-        self.what, self.bar = "", None
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        if not distributed.first():
-            return
-        if what != self.what:
-            if self.bar:
-                self.bar.close()
-            self.what, self.bar = what, tqdm(total=of, desc=what, initial=done - 1, dynamic_ncols=True)
-        self.bar.update(done - self.bar.n)
-        if done == of:
-            self.bar.close()
-
-
-def _told(record, workspace) -> int:
-    if distributed.first():
-        if record.status == "done":
-            print(" · ".join(f"{name} {value:.1f}" for name, value in record.metrics.items() if name in ("mAP", "AP50", "AP75")))
-        else:
-            print(f"{record.status}: {record.reason}")
-        print(f"record: {workspace.results / 'records' / record.name}.json")
-    return int(record.status != "done")
-
-
-def _rows(options):
-    """The rows of a table that are asked for, what is misspelt told before anything is read."""
-    from c2dlib.reporting import work_list
-    from c2dlib.workspace import open_workspace
-
-    known(options.table, work_list.TABLES, "table")
-    known(options.scale, [p.stem for p in SCALES.glob("*.yaml")], "SCALE")
-    overrides = dict(map(parse_override, options.set))
-    work_list.plan_rows(options.table, options.scale, options.seeds, options.students, options.methods, overrides,
-                 Path(options.data).name if options.data else "badges")
-    workspace, folder = open_workspace(options.scale, options.data, device=options.device)
-    return workspace, folder, work_list.work_list(options.table, workspace, folder, options.seeds, options.students, options.methods, overrides)
-
-
-def print_table(options) -> int:
-    """Write and print a table from the records there are."""
-    from c2dlib.reporting import tables
-
-    workspace, folder, rows = _rows(options)
-    frame = tables.write_table(options.table, rows, workspace, folder)
-    print((workspace.results / f"{options.table}.md").read_text())
-    print(f"{(frame.status == 'done').sum()} of {len(frame)} rows are done; written: {workspace.results / options.table}.csv, .md")
-    return 0
-
-
-def plan_table(options) -> int:
-    """Print, or write for a scheduler, what of a table is still to be run."""
-    import shlex
-
-    from c2dlib.cluster import cost
-    from c2dlib.cluster import jobs as grid
+    Args:
+        name: A table; `python -m c2dlib names` lists them.
+        gpu: The GPU that the hours are estimated for, by its name in c2dlib/cluster/cost.py.
+        gpus: GPUs per run.
+        gpus_per_node: GPUs of one machine of the cluster.
+        slurm: Write job arrays and submit.sh into this folder.
+        make: Write a makefile there, for make -j.
+    """
+    check_scale(scale)
+    overrides = _overrides(settings)
+    from c2dlib.cluster import cost, jobs
+    from c2dlib.reporting.reproduce import open_table
     from c2dlib.reporting.work_list import experiments
 
-    gpu = cost.GPUS[known(options.gpu, cost.GPUS, "GPU")]
-    if options.gpus < 1:
-        raise ValueError(f"--gpus {options.gpus} must be at least 1")
-    workspace, folder, rows = _rows(options)
-    said = f"--scale {options.scale}" + (f" --data {shlex.quote(options.data)}" if options.data else "")
-    made = grid.lines(experiments(rows), workspace, folder, said, gpu, options.gpus)
-    if not made:
-        print(f"{options.table}: every run is finished; make reproduce-{options.table} prints it")
-        return 0
-    if options.slurm:
-        written = grid.slurm(made, Path(options.slurm), options.gpus, options.gpus_per_node)
-        print("\n".join(map(str, written)) + f"\nsh {written[-1]}   queues {len(made)} jobs")
-    if options.make:
-        from c2dlib.files import write_whole
-
-        write_whole(Path(options.make), grid.makefile(made))
-        print(f"{options.make}\nmake -k -j N -f {options.make}   runs {len(made)} jobs, N at once")
-    if not options.slurm and not options.make:
-        print(grid.text(made, gpu, options.gpus))
+    known(gpu, cost.GPUS, "GPU")
+    if gpus < 1:
+        raise ValueError(f"--gpus {gpus} must be at least 1")
+    workspace, folder, rows = open_table(name, scale, data, seeds, students, methods, overrides, device)
+    planned = jobs.plan_jobs(experiments(rows), workspace, folder, jobs.place_options(scale, data), cost.GPUS[gpu], gpus)
+    if not planned:
+        print(f"{name}: every run is finished; make reproduce-{name} prints it")
+    elif slurm or make:
+        print(jobs.write_plan(planned, slurm, make, gpus, gpus_per_node))
+    else:
+        print(jobs.plan_text(planned, cost.GPUS[gpu], gpus))
     return 0
 
 
-def check_folder(options) -> int:
+def run(student: Positional[str], method: Positional[str], scale: Scale = "mini", data: Data = "", device: Device = "auto",
+        settings: Settings = (), seed: int = 0, part: Literal["student", "teacher", "pretrain", "detector"] = "student") -> int:
+    """Train and evaluate one row of a table; torchrun or accelerate launch run it in several processes.
+
+    Args:
+        student: The detector to train.
+        method: The losses it is trained with.
+        seed: Random seed.
+        part: student: the row itself; else only what it needs first: its classification teacher, the pre-training of its
+            backbone, or the detector it imitates.
+    """
+    check_scale(scale)
+    overrides = _overrides(settings)
+    from c2dlib.cluster.jobs import run_job
+
+    return run_job(student, method, scale, data, device, seed, part, overrides)
+
+
+def data(folder: Annotated[str, arg(name="data", help="A COCO or PASCAL VOC folder.", metavar="FOLDER")] = "") -> int:
+    """Check a copy of COCO or convert PASCAL VOC; without a folder, say what to download from where."""
     from c2dlib.data.published import check_data, downloads
 
-    if not options.data:
+    if not folder:
         raise ValueError(f"which folder? make data DATA=/path/to/coco\n{downloads()}")
-    print(check_data(options.data))
+    print(check_data(folder))
     return 0
 
 
-def evaluate_student(options) -> int:
-    from c2dlib.deployment.student import evaluate, load_student
+def bench(device: CpuOrCuda = "cpu", repeats: int = 3, what: Literal["ratios", "counts", "throughput", "agreement"] = "ratios",
+          students: Students = ()) -> int:
+    """Measure what a training step and the paper's losses cost.
+
+    Args:
+        device: Where to measure.
+        repeats: How often each time is measured.
+        what: ratios: SSD300's step with and without the losses, against torchvision's; counts: arithmetic and memory of
+            every student's step at the paper's scale; throughput: images per second there; agreement: 20 steps on this
+            device against the CPU's.
+        students: Only these students (counts, throughput).
+    """
+    from c2dlib.cluster import bench as library
+
+    if what == "ratios":
+        return library.bench(device, repeats)
+    if what == "agreement":
+        return library.agreement(device)
+    measure = library.counts if what == "counts" else library.throughput
+    return measure(device, list(students), repeats)
+
+
+def claims(scale: Scale = "mini", data: Data = "") -> int:
+    """Judge each claim of the paper by the finished runs."""
+    check_scale(scale)
+    from c2dlib.reporting.claims import write_claims
     from c2dlib.workspace import open_workspace
 
-    student = load_student(options.checkpoint)
-    _, folder = open_workspace(options.scale, options.data)
-    split = options.split or folder.eval_split
-    metrics = evaluate(student, folder, split, options.device, _Bar())
+    print(write_claims(*open_workspace(scale, data)))
+    return 0
+
+
+def html(scale: Scale = "mini", data: Data = "") -> int:
+    """Write the executed notebooks as pages for a browser."""
+    check_scale(scale)
+    from c2dlib.reporting import notebooks
+    from c2dlib.workspace import open_workspace
+
+    workspace, _ = open_workspace(scale, data)
+    print(f"written: {notebooks.html(workspace)}")
+    return 0
+
+
+def readme() -> int:
+    """Write the README's tables from results/."""
+    from c2dlib.reporting.readme import update_readme
+
+    update_readme()
+    return 0
+
+
+def names() -> int:
+    """List the tables, notebooks, scales, students and methods."""
+    from c2dlib.config.methods import METHODS
+    from c2dlib.config.students import STUDENTS
+    from c2dlib.reporting.notebooks import PIECES
+    from c2dlib.reporting.work_list import TABLES
+
+    for kind, values in {"tables": TABLES, "figures and notebooks": PIECES, "scales": scale_names(), "students": STUDENTS,
+                         "methods": METHODS}.items():
+        print(f"{kind}: {' '.join(values)}")
+    return 0
+
+
+def evaluate(checkpoint: Checkpoint, device: CpuOrCuda = "cpu", data: Data = "", scale: Scale = "mini", split: str = "") -> int:
+    """Compute the COCO metrics of a student's checkpoint.
+
+    Args:
+        split: train, val or test; empty: test where there is one, else val.
+    """
+    check_scale(scale)
+    from c2dlib.deployment.student import evaluate as evaluate_student
+    from c2dlib.deployment.student import load_student
+    from c2dlib.workspace import ProgressBar, open_workspace
+
+    student = load_student(checkpoint)
+    _, folder = open_workspace(scale, data)
+    split = split or folder.eval_split
+    metrics = evaluate_student(student, folder, split, device, ProgressBar())
     print(f"{student.experiment.name} on {folder.name} {split}, {len(folder.splits[split])} images, percent:")
     print("\n".join(f"  {name:<6} {'-' if value is None else format(value, '.1f'):>5}" for name, value in metrics.items()))
     return 0
 
 
-def detect_on_pictures(options) -> int:
+def detect(checkpoint: Checkpoint, pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE ...")], device: CpuOrCuda = "cpu",
+           out: Annotated[str, arg(metavar="FOLDER")] = "detections", threshold: float = 0.5) -> int:
+    """Detect objects on pictures.
+
+    Args:
+        pictures: Image files.
+        out: Where the detections and a picture with boxes for each are written.
+        threshold: Lowest score of a detection that is shown.
+    """
     from c2dlib.deployment.student import detect_on, load_student
 
-    written = detect_on(load_student(options.checkpoint), options.pictures, Path(options.out), options.threshold, options.device)
+    if not pictures:
+        raise ValueError("which pictures? detect CHECKPOINT PICTURE ...")
+    written = detect_on(load_student(checkpoint), list(pictures), Path(out), threshold, device)
     print(f"written: {written} and a picture with boxes for each beside it")
     return 0
 
 
-def export_student(options) -> int:
+def export(checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar="FILE")], picture: str = "") -> int:
+    """Export a student as ONNX and check that onnxruntime detects the same boxes.
+
+    Args:
+        onnx: The file to write.
+        picture: A picture of the kind the student will see, for the check; empty: noise.
+    """
     import torch
 
     from c2dlib.deployment.export import check_onnx, export_onnx
     from c2dlib.deployment.student import load_student, read_picture
 
-    student = load_student(options.checkpoint)
+    student = load_student(checkpoint)
     torch.manual_seed(0)
-    picture = read_picture(options.picture) if options.picture else torch.rand(3, 480, 640)
-    path = export_onnx(student.model, Path(options.onnx), picture)
-    compared = check_onnx(path, student.model, [picture])
-    print(f"written: {path}; onnxruntime finds what the detector finds ({compared} boxes compared)")
+    example = read_picture(picture) if picture else torch.rand(3, 480, 640)
+    path = export_onnx(student.model, Path(onnx), example)
+    compared = check_onnx(path, student.model, [example])
+    print(f"written: {path}; onnxruntime detects the same boxes as torch ({compared} boxes compared)")
     print("labels: " + ", ".join(f"{i} {c.name}" for i, c in enumerate(student.categories, start=1)))
     return 0
+
+
+COMMANDS = {"reproduce": reproduce, "table": table, "plan": plan, "run": run, "data": data, "claims": claims, "html": html, "readme": readme,
+            "names": names, "bench": bench, "evaluate": evaluate, "detect": detect, "export": export}

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes."""
+"""Atomic writes, and hashes of file contents."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part.
+    """Write a file atomically: a reader finds the old content or the new one, never a part.
 
     Raises:
-        OSError: with a message that names the file and, if the disk is full, says so; the old file is intact.
+        OSError: if it cannot be written, for instance to a full disk; the message names the file. The old file is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
@@ -39,4 +39,5 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def sha256(content: bytes) -> str:
+    """The sha256 of some bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""RunRecord: everything a number in a table can be traced to, in one small file that checks itself."""
+"""RunRecord: everything a number of a table is traced to, in one small file that contains its own hash."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from pathlib import Path
 from c2dlib.files import sha256, write_whole
 
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "hotcoco", "pycocotools", "numpy"]
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # of the repository
 
 
 class RecordError(Exception):
-    """A record that is truncated, altered, or of another experiment."""
+    """A record is truncated, altered, or of another experiment."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """One finished (or failed) run."""
 
-    hash: str  # of the experiment's identity
+    hash: str  # of the identity in ``experiment``
     status: str  # done, failed or OOM
-    reason: str  # of a status other than done
+    reason: str  # why the status is not done; "" if it is
     student: str
     method: str
     seed: int
-    scale: str
-    experiment: dict  # the identity: every setting the numbers depend on
-    metrics: dict  # name -> percent, None where no object has that size
-    eval_split: str
+    scale: str  # a file of config/scales
+    experiment: dict  # the identity: every setting the numbers depend on, see config.identity
+    metrics: dict  # name -> percent; None where no object has that size
+    eval_split: str  # split the metrics are computed on: val or test
     parameters: int  # of the student, as used at inference
     seconds_per_step: float  # median over the run
-    wall_seconds: float  # training and evaluation, summed over interruptions
-    teacher: dict  # the classifier's hash, top-1, ECE (and the detector teacher's mAP); {} for none
-    curve: dict  # name of loss term -> values along the run
+    wall_seconds: float  # training and evaluation, summed over all interrupted parts
+    teacher: dict  # hash, top-1, ECE of the classification teacher, and mAP of the detector teacher; {} for none
+    curve: dict  # name of a loss term -> its values along the run
     data: dict  # name, annotation hash, images per split
     checkpoint_sha256: str
-    command: str
-    commit: str
-    dirty: bool
-    versions: dict
+    command: str  # that produced the run
+    commit: str  # of this repository
+    dirty: bool  # whether the code differed from that commit
+    versions: dict  # of Python and PACKAGES
     device: str
-    relative_seconds: float = 0.0  # forward and backward of a step in time of the plain student's; 0: not known
-    processes: int = 1  # that shared its batches
-    memory_mb: float = 0.0  # peak while training: of tensors (GPU), of the whole process (CPU); 0: not known
-    validation: dict = field(default_factory=dict)  # step -> metrics on val while it trained, where it was evaluated then
+    relative_seconds: float = 0.0  # time of a step's forward and backward over that of the same step without distillation; 0: not known
+    processes: int = 1  # that shared each batch
+    memory_mb: float = 0.0  # peak during training: of all tensors (GPU) or of the process (CPU); 0: not known
+    validation: dict = field(default_factory=dict)  # step -> metrics on val during training; {} unless validate_every is set
 
     @property
     def name(self) -> str:
@@ -61,13 +61,16 @@ class RunRecord:
 
     @property
     def origin(self) -> str:
-        """Of the student's initial weights. Pre-training rounds differently on another CPU, and its seeds share one: only runs of
-        one origin are compared. '' for records from before it was written down, all of one machine per data set."""
+        """Hash of the student's initial weights, or their name. Runs are compared only if it is the same.
+
+        Pre-training rounds differently on another CPU, so the same settings may give other weights there. Records without
+        this entry have ''; all of one data set come from one machine.
+        """
         return self.data.get("initial_weights", "")
 
 
 def write_record(record: RunRecord, folder: Path) -> Path:
-    """Write ``<student>.<method>.s<seed>.<hash>.json`` with a hash of its own content."""
+    """Write ``<student>.<method>.s<seed>.<hash>.json`` with a hash of its own content; return its path."""
     body = dataclasses.asdict(record)
     path = folder / f"{record.name}.json"
     write_whole(path, json.dumps({**body, "sha256": body_hash(body)}, indent=1, sort_keys=True) + "\n")
@@ -78,15 +81,15 @@ def read_record(path: Path) -> RunRecord:
     """Read and verify a record.
 
     Raises:
-        RecordError: if the file is not whole, was altered, or lacks a field.
+        RecordError: if the file is truncated, was altered or renamed, or lacks a field.
     """
     try:
         body = json.loads(path.read_text())
-        claimed = body.pop("sha256")
+        written_hash = body.pop("sha256")
         record = RunRecord(**body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: not a whole run record ({error}); not used. Delete it to run again.") from error
-    if body_hash(body) != claimed:
+    if body_hash(body) != written_hash:
         raise RecordError(f"{path}: content does not match its hash; not used. Delete it to run again.")
     if path.stem != record.name:
         raise RecordError(f"{path}: holds the record of {record.name}; not used.")
@@ -94,23 +97,26 @@ def read_record(path: Path) -> RunRecord:
 
 
 def body_hash(body: dict) -> str:
+    """The sha256 of a JSON object, independent of the order of its keys."""
     return sha256(json.dumps(body, sort_keys=True).encode())
 
 
 def command() -> str:
-    """What made this process, without any path of the machine: a worker has it from its parent."""
+    """The command that started this process, without the machine's paths; in a worker process, its parent's command."""
     program = Path(sys.argv[0])
-    here = f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
-    return os.environ.get("C2D_COMMAND", here)
+    own_command = f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
+    return os.environ.get("C2D_COMMAND", own_command)
 
 
 @cache
 def circumstances() -> dict:
-    """Commit, dirty flag and versions when this process first asked: its code is not read again if they change."""
+    """Commit, dirty flag and versions of the code that this process runs.
+
+    They are read at the first call and kept: a later checkout does not change the code that is already loaded.
+    """
     def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *args], check=False, capture_output=True,
-                              text=True)
-        return done.stdout.strip() if done.returncode == 0 else "unknown"
+        completed = subprocess.run(["git", "-C", str(ROOT), *args], check=False, capture_output=True, text=True)
+        return completed.stdout.strip() if completed.returncode == 0 else "unknown"
 
     changes = git("status", "--porcelain", "--", "c2dlib", "pyproject.toml", "requirements.lock")
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes),

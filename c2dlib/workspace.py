@@ -1,27 +1,30 @@
-"""Where a table's runs read and write: the data folder, the results, the ignored ``runs/``."""
+"""Where a table's runs read and write: the data folder, the results, the ignored ``runs/``; and their progress."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
-from c2dlib.config.experiment import digest, scale_data
+from c2dlib import distributed
+from c2dlib.config.experiment import scale_data
+from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 
-Progress = Callable[[str, int, int], None]  # what, steps done, steps
+Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a table's runs read and write, and on what they run."""
+    """The folders of a table's runs, and the device they run on."""
 
     scale: str
     data: Path  # a COCO-format folder
@@ -40,42 +43,67 @@ class Workspace:
 
 
 def open_workspace(scale: str, data: str | Path = "", results: Path = Path("results"), runs: Path = Path("runs"),
-              device: str = "auto", check_images: bool = True) -> tuple[Workspace, CocoFolder]:
-    """The embedded Badges (made if need be) or a COCO-format folder, validated before anything is written.
+                   device: str = "auto", check_images: bool = True) -> tuple[Workspace, CocoFolder]:
+    """Validate a COCO-format folder, or make the embedded Badges where they do not exist, before anything is written.
 
     Args:
-        check_images: of a folder; not needed where another process has just done so.
+        data: the folder; empty: Badges.
+        results, runs: where results and checkpoints are written.
+        check_images: whether the image files are checked too; False where another process has just checked them.
 
     Raises:
         DataError: with everything that is wrong with the folder.
+        ValueError: for an unknown scale.
     """
-    counts = scale_data(scale)
+    scenes = scale_data(scale)
     if data:
         folder = load_folder(data, check_images=check_images)
         name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
     else:
-        root = make_badges(runs / "data" / "badges" / digest({**counts, "version": VERSION}), **counts)
+        root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)
         folder, name = opened(root), "badges"
     return Workspace(scale, folder.root, results / f"{name}-{scale}", runs, device), folder
 
 
 @cache
 def opened(root: Path) -> CocoFolder:
-    """A folder this code has validated before: headers and files are not read again."""
+    """A folder that this code has validated before; its image files are not checked again."""
     return load_folder(root, check_images=False)
 
 
 @contextlib.contextmanager
-def waiting_lock(folder: Path, what: str):
-    """Only one process at a time works in a folder; the others wait, and say so. A dead process holds nothing."""
+def waiting_lock(folder: Path, what: str) -> Iterator[None]:
+    """Only one process at a time works in a folder. The others print that they wait; the lock of a dead process is released.
+
+    Args:
+        what: the work, as it is printed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f"{folder.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{what}: another process is at it, waiting for it", file=sys.stderr)
+        print(f"{what}: waiting for another process that works on it", file=sys.stderr)
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+class ProgressBar:
+    """A ``Progress`` for a terminal, with an estimate of the time left. Only the first of several processes shows it."""
+
+    def __init__(self):
+        self.what, self.bar = "", None
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if not distributed.first():
+            return
+        if what != self.what:
+            if self.bar:
+                self.bar.close()
+            self.what, self.bar = what, tqdm(total=of, desc=what, initial=done - 1, dynamic_ncols=True)
+        self.bar.update(done - self.bar.n)
+        if done == of:
+            self.bar.close()

@@ -1,19 +1,21 @@
-"""python -m c2dlib: what is misspelt ends with 2 and the valid names; a tiny table from end to end."""
+"""python -m c2dlib: a misspelt option ends with exit code 2 and the valid names; a tiny table from end to end."""
 
 import csv
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import papermill
 import pytest
 
-from c2dlib.__main__ import main
+from c2dlib.cli import COMMANDS, main
+from c2dlib.config.experiment import scale_names
 from c2dlib.records import ROOT
 from c2dlib.reporting import notebooks
 from c2dlib.reporting.work_list import TABLES
-from c2dlib.training import schedule as parallel
+from c2dlib.training import schedule
 
 SETTINGS = [
     "steps=2",
@@ -49,7 +51,7 @@ def call(*arguments) -> int:
             ["table2", "--scale", "smoke", "--students", "SSD300-VGG16"],
             ["SSD300-VGG16", "SSD512-VGG16"],
         ),  # in Table 1 only
-        (["table2", "--scale", "smoke", "--methods", "baseline", "KDclss"], ["KDclss", "KDcls", "ours+FKD"]),
+        (["table2", "--scale", "smoke", "--methods", "baseline", "KDclss"], ["KDclss", "KDcls", "C2D+FKD"]),
         (["table2", "--scale", "smoke", "--set", "step=3"], ["'step'", "Did you mean", "steps"]),
         (["table2", "--scale", "smoke", "--set", "steps=three"], ["steps='three'", "int"]),
         (["table2", "--scale", "smoke", "--set", "steps"], ["'steps'", "setting=value"]),
@@ -69,21 +71,21 @@ def call(*arguments) -> int:
 )
 def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, arguments, words):
     assert call(*arguments) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in words), said
-    assert "Traceback" not in said and not list(here.iterdir())
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in words), printed
+    assert "Traceback" not in printed and not list(here.iterdir())
 
 
 def test_every_command_of_make_reproduce_is_taken(here, monkeypatch, capsys):
-    """None of the pieces is asked for what its notebook cannot be told, whatever SEEDS and JOBS are."""
+    """Makefile's lists are those of the library, and no notebook gets an option that it has no parameter for."""
     printed = subprocess.run(["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=3", "JOBS=2"], cwd=ROOT, check=True,
                              capture_output=True, text=True).stdout
-    asked = [shlex.split(line.split("-m c2dlib ")[1]) for line in printed.splitlines() if "-m c2dlib reproduce" in line]
-    assert {words[1] for words in asked} == {*TABLES, *notebooks.PIECES} - {"choices"}  # of how the tables came about
+    commands = [shlex.split(line.split("-m c2dlib ")[1]) for line in printed.splitlines() if "-m c2dlib reproduce" in line]
+    assert {words[1] for words in commands} == {*TABLES, *notebooks.PIECES} - {"choices"}  # of how the tables came about
     given = {}
     monkeypatch.setattr(papermill, "execute_notebook", lambda source, target, told, **_: given.update({Path(source).stem: told}))
     monkeypatch.setattr(notebooks, "_keep", lambda *_: None)
-    for words in asked:
+    for words in commands:
         assert words[1] in TABLES or main(words) == 0, capsys.readouterr().err
     assert set(given) == set(notebooks.PIECES.values())
     assert given["figure3_errors"]["seeds"] == given["your_data"]["seeds"] == 3
@@ -99,7 +101,7 @@ def test_what_has_an_option_of_its_own_is_no_override(here, capsys, override):
 
 @pytest.mark.parametrize("method", ["loc", "KDcls"])
 def test_a_method_the_table_has_no_row_for_is_not_dropped_in_silence(here, capsys, method, monkeypatch):
-    monkeypatch.setattr(parallel, "run_all", lambda *_, **__: pytest.fail("nothing should be trained"))
+    monkeypatch.setattr(schedule, "run_all", lambda *_, **__: pytest.fail("nothing should be trained"))
     assert call("table2", "--scale", "smoke", "--methods", "baseline", method) == 2
     assert method in capsys.readouterr().err
 
@@ -130,9 +132,9 @@ def test_data_that_cannot_be_used_is_reported_and_nothing_is_written(
     data = tmp_path_factory.mktemp("data") / "mine"
     make(data)
     assert call("table2", "--scale", "smoke", "--data", str(data)) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in [str(data), *words]), said
-    assert "Traceback" not in said and not list(here.iterdir())
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in [str(data), *words]), printed
+    assert "Traceback" not in printed and not list(here.iterdir())
 
 
 def executed(monkeypatch) -> list:
@@ -147,8 +149,8 @@ def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
     arguments = ["table2", "--scale", "smoke", "--students", "SSD512-VGG16", "--methods", "baseline", "ours",
                  "--set", *SETTINGS]
     assert call(*arguments) == 0
-    said = capsys.readouterr().out
-    assert "29.4" in said and "32.1" in said and "mean nothing" in said and "badges-smoke" in said
+    printed = capsys.readouterr().out
+    assert "29.4" in printed and "32.1" in printed and "mean nothing" in printed and "badges-smoke" in printed
     results = here / "results" / "badges-smoke"
     with open(results / "table2.csv") as file:
         rows = list(csv.DictReader(file))
@@ -160,7 +162,7 @@ def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
         record = json.loads((results / "records" / f"{row['records']}.json").read_text())
         assert float(row["mAP"]) == pytest.approx(record["metrics"]["mAP"], abs=1e-4)
         assert record["experiment"]["steps"] == 2 and record["command"]
-    assert "| SSD512-VGG16 | C2D | 32.1 |" in (results / "table2.md").read_text()
+    assert "| SSD512-VGG16 | ours | 32.1 |" in (results / "table2.md").read_text()
     (name, parameters), = notebook
     assert (
         name == "table2" and parameters["scale"] == "smoke" and parameters["methods"] == ["baseline", "ours"]
@@ -168,14 +170,14 @@ def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
     assert parameters["overrides"]["steps"] == 2 and parameters["data"] == ""
 
     before = (results / "table2.csv").read_bytes()
-    monkeypatch.setattr(parallel, "_execute", lambda *_: pytest.fail("everything is finished"))
+    monkeypatch.setattr(schedule, "_execute", lambda *_: pytest.fail("everything is finished"))
     assert call(*arguments) == 0
     assert (results / "table2.csv").read_bytes() == before
 
 
 def test_a_row_that_has_no_record_is_no_success(here, monkeypatch):
     executed(monkeypatch)
-    monkeypatch.setattr(parallel, "run_all", lambda *_, **__: [None])  # the run died of an unexpected error
+    monkeypatch.setattr(schedule, "run_all", lambda *_, **__: [None])  # the run died of an unexpected error
     arguments = ["table2", "--scale", "smoke", "--students", "FasterRCNN-R50", "--set", *SETTINGS]
     assert call(*arguments, "--methods", "baseline") == 1
 
@@ -184,7 +186,7 @@ def test_ctrl_c_is_no_traceback(here, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parallel, "run_all", interrupted)
+    monkeypatch.setattr(schedule, "run_all", interrupted)
     assert call("table2", "--scale", "smoke") == 130
     assert "Traceback" not in capsys.readouterr().err
 
@@ -195,3 +197,53 @@ def test_claims_and_pages_of_a_place_without_runs(here, capsys):
     assert main(["html", "--scale", "smoke"]) == 2
     assert "no executed notebook" in capsys.readouterr().err
     assert main(["claims", "--scale", "smok"]) == 2 and "smoke" in capsys.readouterr().err
+
+
+LIGHT = "import sys; from c2dlib.cli import main\ntry: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code or 0\n" \
+    "print(sorted({'torch', 'pandas', 'torchvision'} & set(sys.modules))); sys.exit(code)"
+
+
+@pytest.mark.parametrize("arguments, code", [
+    (["--help"], 0),
+    (["reproduce", "--help"], 0),
+    (["reproduce", "table2", "--scale", "smok"], 2),
+    (["plan", "table2", "--scale", "smok"], 2),
+    (["run", "SSD300-VGG16", "KDcls", "--set", "steps"], 2),
+    (["table2"], 2),
+])
+def test_help_and_misspelt_options_do_not_wait_for_torch(arguments, code):
+    """torch takes seconds to import; without it these commands answer in about one."""
+    answer = subprocess.run([sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert answer.returncode == code and answer.stdout.splitlines()[-1] == "[]", answer
+
+
+def test_names_lists_every_table_scale_student_and_method(capsys):
+    assert main(["names"]) == 0
+    printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert printed["tables"].split() == list(TABLES)
+    assert printed["figures and notebooks"].split() == list(notebooks.PIECES)
+    assert {"smoke", "mini", "coco"} <= set(printed["scales"].split())
+    assert "SSD300-VGG16" in printed["students"].split() and "C2D+FKD" in printed["methods"].split()
+
+
+def test_options_of_every_command_are_taken(capsys):
+    """Help of each command, and a list option in any place."""
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0 and f"python -m c2dlib {command}" in capsys.readouterr().out
+    assert main(["table", "--students", "SSD30", "SSD512-VGG16", "--scale", "smoke", "--seeds", "2", "--", "table2"]) == 2
+    assert "SSD30" in capsys.readouterr().err
+    assert main(["detect", "checkpoint"]) == 2 and "which pictures?" in capsys.readouterr().err
+
+
+def test_one_line_tells_what_to_mend(capsys):
+    assert main(["claims", "--scale", "smok"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: unknown SCALE 'smok'. Did you mean smoke?")
+
+
+def test_make_help_names_every_scale():
+    text = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    line = next(line for line in text.splitlines() if line.startswith("  SCALE "))
+    assert all(scale in line for scale in scale_names())

@@ -90,7 +90,7 @@ def one_step(student, which, method, folder):
         terms = [ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], lambda_kc=0.4, temperature=2.0, lambda_l=0.15,
                                       lambda_kl=0.15, sampling_size=48, pool_obj=4, pool_maps=8, layers=1)]
     elif method:
-        detector = build_student(settings(ARCHITECTURES[student].teacher), CLASSES, "none").model
+        detector = build_student(settings(ARCHITECTURES[student].detector_teacher), CLASSES, "none").model
         channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, detector)]
         necks = Necks(*(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels), step.one_stage)
         trained["imitation"] = IMITATION_CLASSES[method](necks)
@@ -228,7 +228,7 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
 
 DIES = """
 import os, signal, sys
-from c2dlib import __main__
+from c2dlib import cli
 from c2dlib.training import loop as engine
 
 engine.CHECKPOINT_SECONDS, save = 0, engine.save_checkpoint
@@ -239,7 +239,7 @@ def save_and_die(folder, step, state):
         os.kill(os.getpid(), signal.SIGKILL)
 
 engine.save_checkpoint = save_and_die
-sys.exit(__main__.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[1:]))
 """
 RUN = ["run", "SSD300-VGG16", "KDcls+loc", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "norm=frozen", "steps=5",
        "batch_size=4", "optimizer=sgd", "lr=0.001", "max_positives=0", "teacher_steps=2", "teacher_images=4", "image_size=64"]

@@ -121,7 +121,7 @@ def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
 
     A detector that is imitated is taken for its student.
     """
-    student = next(s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].teacher))
+    student = next(s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].detector_teacher))
     mine = [row for row in read_bench("counts", folder) if row["student"] == student]
     same = [row for row in mine if row["method"] == e.method]
     return max(same or mine, key=lambda row: row["gflops"], default=None)

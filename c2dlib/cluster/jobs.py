@@ -8,97 +8,136 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from c2dlib import distributed
 from c2dlib.cluster.cost import Gpu, estimate
 from c2dlib.config.experiment import Experiment
+from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
-from c2dlib.training.run import experiment_for
-from c2dlib.training.schedule import plan
-from c2dlib.workspace import Workspace
+from c2dlib.records import RunRecord
+from c2dlib.training.classifiers import classifier_teacher, initial_weights
+from c2dlib.training.run import detector_teacher, experiment_for, run
+from c2dlib.training.schedule import Job, plan
+from c2dlib.workspace import ProgressBar, Workspace, open_workspace
+
+PARTS = {"teacher": "teacher", "pretrain": "pretrain", "run": "detector"}  # kind of a prerequisite -> value of --part
 
 
 @dataclass(frozen=True)
-class Line:
-    """One job of a plan."""
+class PlannedJob:
+    """One job of a plan: a command to be run by itself."""
 
     name: str
     command: str
     processes: int
-    needs: tuple[int, ...]  # lines, by number
-    level: int  # the longest way to it; lines of one level are independent
-    hours: float
-    memory_gb: float  # per GPU
+    needs: tuple[int, ...]  # jobs that must be finished before, by their number in the plan
+    level: int  # length of the longest chain of jobs before it; jobs of one level are independent
+    hours: float  # estimated; NaN: not known
+    memory_gb: float  # per GPU, estimated; NaN: not known
     source: str  # of hours: measured, counted, unknown
 
 
-def lines(experiments: list[Experiment], workspace: Workspace, folder: CocoFolder, options: str, gpu: Gpu, gpus: int = 1) -> list[Line]:
-    """What is not finished yet, each behind what it needs.
+def plan_jobs(experiments: list[Experiment], workspace: Workspace, folder: CocoFolder, options: str, gpu: Gpu,
+              gpus: int = 1) -> list[PlannedJob]:
+    """The unfinished jobs of a table, each after those it needs.
 
     Args:
-        options: what every command says of scale and data.
-        gpus: processes per run. Classifiers, which are small, always train in one.
+        options: what every command has of ``--scale`` and ``--data``, see ``place_options``.
+        gpu: what hours and memory are estimated for.
+        gpus: processes per run. Classifiers, which are small, are trained in one process.
     """
-    jobs, images, made = plan(experiments, workspace), len(folder.splits["train"].with_boxes()), []
-    index, first_for = {job.key: i for i, job in enumerate(jobs)}, {}
+    jobs, images = plan(experiments, workspace), len(folder.splits["train"].with_boxes())
+    numbers = {job.key: i for i, job in enumerate(jobs)}
+    needed_by: dict[str, Experiment] = {}  # job -> the first row that needs it, by which its command names it
     for e in experiments:
         for job in plan([e], workspace):
-            first_for.setdefault(job.key, e)
+            needed_by.setdefault(job.key, e)
+    planned = []
     for job in jobs:
-        row = first_for[job.key]  # a prerequisite is named by the first row that needs it
-        own = job.kind == "run" and row.hash() == job.e.hash()
-        part = "student" if own else {"run": "detector"}.get(job.kind, job.kind)
-        processes = gpus if job.kind == "run" else 1
-        run = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{changes(row, workspace, folder)}" + ("" if own else f" --part {part}")
-        starter = f"torchrun --standalone --nproc-per-node {processes} -m c2dlib" if processes > 1 else "python -m c2dlib"
-        needs = tuple(index[key] for key in job.needs if key in index)
-        found = estimate(job.e, processes, gpu, images) if job.kind == "run" else {"hours": math.nan, "memory_gb": math.nan, "source": "unknown"}
-        name = job.e.name if job.kind == "run" else f"{part} for {row.student}"
-        made.append(Line(name, f"{starter} {run}", processes, needs, 1 + max((made[n].level for n in needs), default=-1),
-                         found["hours"], found["memory_gb"], found["source"]))
-    return made
+        needs = tuple(numbers[key] for key in job.needs if key in numbers)
+        level = 1 + max((planned[n].level for n in needs), default=-1)
+        planned.append(_planned_job(job, needed_by[job.key], needs, level, workspace, folder, options, gpu, gpus, images))
+    return planned
 
 
-def changes(e: Experiment, workspace: Workspace, folder: CocoFolder) -> str:
-    """What an experiment has that its scale has not, as options: ``--seed 1 --set temperature=3.0``."""
-    usual, said = experiment_for(workspace, folder, e.student, e.method, e.seed), []
-    for name in (f.name for f in dataclasses.fields(e)):
-        value = getattr(e, name)
-        if value != getattr(usual, name):
-            said.append(shlex.quote(f"{name}={list(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value}"))
-    return (f" --seed {e.seed}" if e.seed else "") + (f" --set {' '.join(said)}" if said else "")
+def _planned_job(job: Job, row: Experiment, needs: tuple[int, ...], level: int, workspace: Workspace, folder: CocoFolder,
+                 options: str, gpu: Gpu, gpus: int, images: int) -> PlannedJob:
+    is_row, is_run = job.kind == "run" and row.hash() == job.e.hash(), job.kind == "run"
+    part = "" if is_row else f" --part {PARTS[job.kind]}"
+    processes = gpus if is_run else 1
+    arguments = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{setting_options(row, workspace, folder)}{part}"
+    name = job.e.name if is_run else f"{PARTS[job.kind]} for {row.student}"
+    cost = estimate(job.e, processes, gpu, images) if is_run else {"hours": math.nan, "memory_gb": math.nan, "source": "unknown"}
+    return PlannedJob(name, f"{_launcher(processes)} {arguments}", processes, needs, level, cost["hours"], cost["memory_gb"], cost["source"])
 
 
-def text(made: list[Line], gpu: Gpu, gpus: int) -> str:
-    """The plan as a table, its sum, and where the hours come from."""
+def _launcher(processes: int) -> str:
+    """The command that starts the processes of a job on one machine."""
+    return f"torchrun --standalone --nproc-per-node {processes} -m c2dlib" if processes > 1 else "python -m c2dlib"
+
+
+def place_options(scale: str, data: str) -> str:
+    """Scale and data as options of a command."""
+    return f"--scale {scale}" + (f" --data {shlex.quote(data)}" if data else "")
+
+
+def setting_options(e: Experiment, workspace: Workspace, folder: CocoFolder) -> str:
+    """The settings in which an experiment differs from its scale, as options: ``--seed 1 --set temperature=3.0``."""
+    at_scale = experiment_for(workspace, folder, e.student, e.method, e.seed)
+    changed = {f.name: getattr(e, f.name) for f in dataclasses.fields(e) if getattr(e, f.name) != getattr(at_scale, f.name)}
+    settings = [shlex.quote(f"{name}={_as_yaml(value)}") for name, value in changed.items()]
+    return (f" --seed {e.seed}" if e.seed else "") + (f" --set {' '.join(settings)}" if settings else "")
+
+
+def _as_yaml(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
+    """The plan as a table, with the sum of its hours and where they come from."""
     number = lambda value, form: "?" if math.isnan(value) else format(value, form)
     rows = [("", "job", "after", "GPUs", "hours", "GB/GPU >")]
-    rows += [(str(i), line.name, ",".join(map(str, line.needs)) or "-", str(line.processes), number(line.hours, ".1f"),
-              number(line.memory_gb, ".1f")) for i, line in enumerate(made)]
+    rows += [(str(i), job.name, ",".join(map(str, job.needs)) or "-", str(job.processes), number(job.hours, ".1f"),
+              number(job.memory_gb, ".1f")) for i, job in enumerate(planned)]
     widths = [max(len(row[k]) for row in rows) for k in range(6)]
-    shown = ["  ".join(cell.ljust(w) if k < 3 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+    lines = ["  ".join(cell.ljust(w) if k < 3 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
              for row in rows]
-    known = [line for line in made if not math.isnan(line.hours)]
-    shown += ["", (f"{len(made)} jobs; {sum(line.hours * line.processes for line in known):.0f} GPU hours in {len(known)} of them "
+    estimated = [job for job in planned if not math.isnan(job.hours)]
+    lines += ["", (f"{len(planned)} jobs; {sum(job.hours * job.processes for job in estimated):.0f} GPU hours in {len(estimated)} of them "
               f"whose cost is known, on {gpu.name}s, {gpus} to a run")]
-    if any(line.source == "counted" for line in known):
-        shown.append("hours are counted arithmetic over an assumed share of the data sheet's speed (c2dlib/cluster/cost.py), not "
+    if any(job.source == "counted" for job in estimated):
+        lines.append("hours are counted arithmetic over an assumed share of the data sheet's speed (c2dlib/cluster/cost.py), not "
                      "measured: make bench ARGS='--what throughput' DEVICE=cuda")
-    shown += ["", *(f"[{i}] {line.command}" for i, line in enumerate(made))]
-    return "\n".join(shown)
+    lines += ["", *(f"[{i}] {job.command}" for i, job in enumerate(planned))]
+    return "\n".join(lines)
 
 
-def makefile(made: list[Line]) -> str:
-    """The plan as a makefile: ``make -k -j N -f FILE``, again after an interruption: a finished run returns at once."""
-    targets = [f"job{i}" for i in range(len(made))]
-    together = max((line.processes for line in made), default=1)
-    head = ["# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE" if together == 1 else
-            f"# one job at a time, on {together} GPUs of this machine: make -k -f THIS_FILE",
-            "export PATH := $(CURDIR)/.venv/bin:$(PATH)", f"all: {' '.join(targets)}", f".PHONY: all {' '.join(targets)}", ""]
-    for i, line in enumerate(made):
-        needs = " ".join(targets[n] for n in line.needs)
-        command = line.command.replace("$", "$$")
-        head += [f"{targets[i]}: {needs}".rstrip(), f"\t{command}", ""]
-    return "\n".join(head)
+def write_plan(planned: list[PlannedJob], slurm_folder: str, make_file: str, gpus: int, gpus_per_node: int) -> str:
+    """Write a plan for Slurm, for make, or for both, where a path is not empty; return how to start it."""
+    lines = []
+    if slurm_folder:
+        written = write_slurm(planned, Path(slurm_folder), gpus, gpus_per_node)
+        lines += [*map(str, written), f"sh {written[-1]}   queues {len(planned)} jobs"]
+    if make_file:
+        write_whole(Path(make_file), makefile(planned))
+        lines += [make_file, f"make -k -j N -f {make_file}   runs {len(planned)} jobs, N at once"]
+    return "\n".join(lines)
+
+
+def makefile(planned: list[PlannedJob]) -> str:
+    """The plan as a makefile: ``make -k -j N -f FILE``; after an interruption again, where a finished run returns at once."""
+    targets = [f"job{i}" for i in range(len(planned))]
+    most_processes = max((job.processes for job in planned), default=1)
+    lines = ["# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE" if most_processes == 1 else
+             f"# one job at a time, on {most_processes} GPUs of this machine: make -k -f THIS_FILE",
+             "export PATH := $(CURDIR)/.venv/bin:$(PATH)", f"all: {' '.join(targets)}", f".PHONY: all {' '.join(targets)}", ""]
+    for target, job in zip(targets, planned, strict=True):
+        needs = " ".join(targets[n] for n in job.needs)
+        command = job.command.replace("$", "$$")
+        lines += [f"{target}: {needs}".rstrip(), f"\t{command}", ""]
+    return "\n".join(lines)
 
 
 SBATCH = """#!/bin/sh
@@ -113,7 +152,7 @@ SBATCH = """#!/bin/sh
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #SBATCH --output={folder}/%x-%a.log
-# A job that is pre-empted is queued again by Slurm, one whose time ends by the trap; either goes on from its last checkpoint.
+# Slurm queues a pre-empted job again, the trap one whose time ends; either continues from its last checkpoint.
 trap 'kill -TERM $task; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; wait' USR1
 export PATH="$PWD/.venv/bin:$PATH" # where it was submitted
 export C2D_MASTER="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))"
@@ -122,12 +161,16 @@ wait $task
 """
 
 
-def slurm(made: list[Line], folder: Path, gpus: int, gpus_per_node: int = 8, cpus_per_gpu: int = 16, hours: int = 24) -> list[Path]:
-    """Write a job array per level of the plan, their commands, and ``submit.sh``, which chains them.
+def write_slurm(planned: list[PlannedJob], folder: Path, gpus: int, gpus_per_node: int = 8, cpus_per_gpu: int = 16,
+                hours: int = 24) -> list[Path]:
+    """Write a job array per level of the plan, their commands, and ``submit.sh``, which queues them in order.
 
     Args:
-        gpus: per run; more than ``gpus_per_node`` are several nodes, which meet by torchrun's rendezvous.
-        hours: after which a job is queued again and goes on.
+        gpus: per run. More than ``gpus_per_node`` are several nodes, whose processes find each other by torchrun's rendezvous.
+        hours: time limit after which a job is queued again and continues.
+
+    Returns:
+        The files; ``submit.sh`` is the last.
 
     Raises:
         ValueError: if the GPUs of a run do not fill whole nodes.
@@ -135,19 +178,82 @@ def slurm(made: list[Line], folder: Path, gpus: int, gpus_per_node: int = 8, cpu
     if gpus > gpus_per_node and gpus % gpus_per_node:
         raise ValueError(f"--gpus {gpus} must be a multiple of the {gpus_per_node} GPUs of a node, or fit into one")
     written, submit = [], ["#!/bin/sh", "# queue all; each array starts when the one before it ended well", "set -e"]
-    arrays = sorted({(line.level, line.processes) for line in made})
+    arrays = sorted({(job.level, job.processes) for job in planned})
     for number, (level, processes) in enumerate(arrays):
-        mine = [line for line in made if (line.level, line.processes) == (level, processes)]
-        nodes, here = max(1, processes // gpus_per_node), min(processes, gpus_per_node)
-        meet = f"torchrun --nnodes {nodes} --nproc-per-node {here} --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib"
-        start = f"torchrun --standalone --nproc-per-node {processes} -m c2dlib"
+        jobs = [job for job in planned if (job.level, job.processes) == (level, processes)]
+        nodes, gpus_here = max(1, processes // gpus_per_node), min(processes, gpus_per_node)
         commands, script = folder / f"{number}.commands", folder / f"{number}.sbatch"
-        write_whole(commands, "".join(line.command.replace(start, meet if nodes > 1 else start) + "\n" for line in mine))
-        write_whole(script, SBATCH.format(name=f"c2dlib-{number}", last=len(mine) - 1, nodes=nodes, gpus=here,
-                                          cpus=here * cpus_per_gpu, hours=hours, folder=folder, commands=commands))
+        write_whole(commands, "".join(_on_nodes(job, nodes, gpus_here) + "\n" for job in jobs))
+        write_whole(script, SBATCH.format(name=f"c2dlib-{number}", last=len(jobs) - 1, nodes=nodes, gpus=gpus_here,
+                                          cpus=gpus_here * cpus_per_gpu, hours=hours, folder=folder, commands=commands))
         earlier = [n for n, (before, _) in enumerate(arrays) if before < level]
         after = f" --dependency=afterok:{':'.join(f'$job{n}' for n in earlier)}" if earlier else ""
         submit.append(f"job{number}=$(sbatch --parsable{after} {script})")
         written += [commands, script]
     write_whole(folder / "submit.sh", "\n".join([*submit, "squeue --me", ""]))
     return [*written, folder / "submit.sh"]
+
+
+def _on_nodes(job: PlannedJob, nodes: int, gpus_per_node: int) -> str:
+    """The command of a job, started on each of its nodes."""
+    if nodes == 1:
+        return job.command
+    launcher = (f"torchrun --nnodes {nodes} --nproc-per-node {gpus_per_node} --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib")
+    return job.command.replace(_launcher(job.processes), launcher)
+
+
+def run_job(student: str, method: str, scale: str, data: str = "", device: str = "auto", seed: int = 0, part: str = "student",
+            overrides: dict | None = None) -> int:
+    """Run one job: a row of a table, or one thing it needs. Every process of the job calls this.
+
+    Args:
+        data: a COCO-format folder; empty: the embedded Badges.
+        part: ``student``, ``teacher``, ``pretrain`` or ``detector``.
+
+    Returns:
+        The exit code: 0 if the run is done, 1 if it failed.
+
+    Raises:
+        ValueError: if the method has no such part, or the processes read different data or settings.
+    """
+    device = distributed.join(device)
+    if distributed.world() == 1 and device == "cuda":
+        distributed.claim_gpu(Path("runs/locks"), wait=True)
+    workspace, folder = _open_once_validated(scale, data, device)
+    e = experiment_for(workspace, folder, student, method, seed, **(overrides or {}))
+    hashes = set(distributed.gathered(e.hash()))
+    if len(hashes) > 1:
+        raise ValueError(f"{data}: the processes do not read the same data or settings (runs {', '.join(sorted(hashes))})")
+    progress = ProgressBar()
+    if part == "student":
+        return _print_record(run(e, workspace, progress), workspace)
+    if part == "detector" and imitation_in(e.method):
+        return _print_record(run(detector_teacher(e), workspace, progress, with_weights=True), workspace)
+    if part == "teacher" and needs_classifier(e.method):
+        print(f"top-1 {classifier_teacher(e, workspace, progress)[1]['top1']:.2f} %")
+        return 0
+    if part == "pretrain":
+        initial_weights(e, workspace, progress)
+        return 0
+    raise ValueError(f"{e.student} {e.method} needs no {part}")
+
+
+def _open_once_validated(scale: str, data: str, device: str) -> tuple[Workspace, CocoFolder]:
+    """The workspace, in every process; the first validates the data, the others wait for it."""
+    if not distributed.first():
+        distributed.agreed(None)
+    opened = open_workspace(scale, data, device=device, check_images=distributed.first())
+    if distributed.first():
+        distributed.agreed(None)
+    return opened
+
+
+def _print_record(record: RunRecord, workspace: Workspace) -> int:
+    """Print the result of a run and the file of its record; return the exit code."""
+    if distributed.first():
+        if record.status == "done":
+            print(" · ".join(f"{name} {value:.1f}" for name, value in record.metrics.items() if name in ("mAP", "AP50", "AP75")))
+        else:
+            print(f"{record.status}: {record.reason}")
+        print(f"record: {workspace.results / 'records' / record.name}.json")
+    return int(record.status != "done")

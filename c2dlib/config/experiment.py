@@ -4,36 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import yaml
 
-from c2dlib.config import weights
-from c2dlib.config.methods import (
-    UNDEFINED_FOR,
-    canonical,
-    imitation_in,
-    localisation_term,
-    needs_classifier,
-    parts,
-)
-from c2dlib.config.students import ARCHITECTURES
+from c2dlib.config.identity import USERS, digest, run_identity
+from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
+from c2dlib.config.students import ARCHITECTURES, Architecture
 
-RECIPE = 1  # raised when the code changes what a run of the same settings computes: old records no longer count
-PRETRAINING = ("badges", "crops")  # initial weights that are trained here
 SCALES = Path(__file__).parent / "scales"
 
 
-def setting(sentence: str, default=None, *, used_by: str = "student", added: bool = False):
-    """A field of Experiment: its sentence, and which part of a run depends on it.
+def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "student", since: int = 1):
+    """A field of Experiment.
 
-    ``added``: newer than the first committed records; at its default it is left out of the identity, and they count.
+    Args:
+        sentence: what the setting is, with its unit.
+        used_by: who reads it, one or several of ``identity.USERS``. This alone decides which hashes it enters.
+        since: the schema of the run records that first has it. From 2 on a setting at its default is left out of the
+            identity, so that records of an earlier schema stay valid.
+
+    Raises:
+        ValueError: if ``used_by`` names no user.
     """
-    return field(default=default, metadata={"doc": sentence, "used_by": used_by, "added": added})
+    users = (used_by,) if isinstance(used_by, str) else used_by
+    for user in users:
+        known(user, USERS, "user of a setting")
+    return field(default=default, metadata={"doc": sentence, "used_by": users, "since": since})
+
+
+def known(value: str, valid, what: str) -> str:
+    """``value`` if it is one of ``valid``; else a ValueError that names the valid ones, nearest first."""
+    valid = list(valid)
+    if value in valid:
+        return value
+    near = difflib.get_close_matches(str(value), valid, 3, 0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
+
+
+CLASSIFIER_TOO, BACKBONE_TOO = ("student", "teacher"), ("student", "pretraining")  # who reads a setting beside the student
 
 
 @dataclass(frozen=True)
@@ -41,128 +53,136 @@ class Experiment:
     """One training run. The defaults are the paper's; ``scales/*.yaml`` say what a scale changes."""
 
     student: str = setting("The detector to train, by the paper's name.", "SSD300-VGG16")
-    method: str = setting("What it trains with, by the paper's name.", "baseline")
-    seed: int = setting("Of initial weights, order of images and augmentation.", 0)
+    method: str = setting("The losses it is trained with, by the paper's name.", "baseline")
+    seed: int = setting("Random seed of the initial weights, the order of the images and the augmentation.", 0)
     data: str = setting("Name of the data set.", "badges")
-    data_hash: str = setting("Hash of its annotation files.", "")
-    eval_split: str = setting("Split the metrics are of: test where there is one, else val.", "val")
+    data_hash: str = setting("Hash of the annotation files.", "")
+    eval_split: str = setting("Split the metrics are computed on: test where there is one, else val.", "val", used_by=CLASSIFIER_TOO)
 
-    train_share: float = setting("Share of the training images that is trained on, the first ones; the teacher too.", 1.0,
-                                 added=True)
+    train_share: float = setting("Share of the training images that student and teachers are trained on: the first ones.", 1.0,
+                                 used_by=("student", "teacher", "crops"), since=2)
 
-    image_size: int = setting("Network input: side of SSD's square, short side of the others, in pixels.", 300)
-    max_size: int = setting("Longest side of Faster R-CNN's and RetinaNet's input, in pixels.", 1333)
-    width: float = setting("Factor on the published channel counts of the backbone.", 1.0)
-    depth: float = setting("Factor on the published residual blocks per stage (not for VGG).", 1.0)
+    image_size: int = setting("Network input in pixels: the side of SSD's square, the short side for the other detectors.", 300)
+    max_size: int = setting("Largest long side of the network input, in pixels (not for SSD).", 1333)
+    width: float = setting("Factor on the published channel counts of the backbone.", 1.0, used_by=BACKBONE_TOO)
+    depth: float = setting("Factor on the published residual blocks per stage (not for VGG).", 1.0, used_by=BACKBONE_TOO)
     fpn_channels: int = setting("Channels of the feature pyramid.", 256)
-    first_level: int = setting("Finest level of Faster R-CNN's pyramid: 2 (stride 4, as in the paper) or 3 (stride 8).", 2, added=True)
+    first_level: int = setting("Finest level of Faster R-CNN's pyramid: 2 (stride 4, as in the paper) or 3 (stride 8).", 2, since=2)
     box_head_dim: int = setting("Width of Faster R-CNN's box head.", 1024)
-    rois_per_image: int = setting("Proposals Faster R-CNN trains on, per image.", 512)
+    rois_per_image: int = setting("Proposals per image that Faster R-CNN trains on.", 512)
     rpn_top_n: int = setting("Proposals per level that Faster R-CNN's RPN passes to non-maximum suppression.", 2000)
-    norm: str = setting("frozen: BatchNorm keeps the initial weights' statistics; batch: it learns.", "frozen")
-    frozen_stages: int = setting("First backbone stages that keep their initial weights (FPN detectors).", 2)
+    norm: str = setting("BatchNorm: frozen keeps the statistics of the initial weights, batch learns them.", "frozen", used_by=BACKBONE_TOO)
+    frozen_stages: int = setting("Number of first backbone stages that keep their initial weights (detectors with a pyramid).", 2)
     anchor_scale: float = setting("Factor on the paper's anchor sizes.", 1.0)
-    score_threshold: float = setting("Detections below this score are dropped.", 0.05)
-    backbone_weights: str = setting("imagenet, none, badges (pre-training on other badges), crops (pre-training on the "
-                                    "training split's boxes) or a file, NAME.safetensors or NAME.safetensors@HASH.", "imagenet")
+    score_threshold: float = setting("Detections with a lower score are dropped.", 0.05)
+    backbone_weights: str = setting("Initial weights of the backbone: imagenet, none, badges (pre-trained on other badges), crops "
+                                    "(pre-trained on the training split's boxes) or a file, NAME.safetensors or NAME.safetensors@HASH.", "imagenet")
 
-    steps: int = setting("Optimizer steps; 0: count epochs instead.", 0)
+    steps: int = setting("Optimizer steps; 0: epochs are counted instead.", 0)
     epochs: float = setting("Passes over the training split, where steps is 0.", 12)
-    batch_size: int = setting("Images per step, of all processes together. With SGD lr follows it, where only this is changed.", 16)
-    optimizer: str = setting("sgd or adamw.", "sgd")
+    batch_size: int = setting("Images per step, over all processes. With SGD, lr follows a changed batch_size in proportion.", 16)
+    optimizer: str = setting("Optimizer: sgd or adamw.", "sgd")
     lr: float = setting("Learning rate.", 0.02)
-    momentum: float = setting("Of SGD.", 0.9)
+    momentum: float = setting("SGD momentum.", 0.9)
     weight_decay: float = setting("L2 penalty (SGD) or decoupled decay (AdamW).", 1e-4)
-    schedule: str = setting("step: x 0.1 at the milestones; cosine: to zero.", "step")
+    schedule: str = setting("Learning rate schedule: step (x 0.1 at the milestones) or cosine (to zero).", "step")
     milestones: tuple = setting("Shares of the schedule at which the learning rate drops.", (8 / 12, 11 / 12))
     warmup: int = setting("Steps of linear warm-up.", 500)
-    clip: float = setting("Largest gradient norm; 0: not clipped.", 0.0)
-    precision: str = setting("no, bf16 or fp16 (autocast).", "no")
+    clip: float = setting("Largest gradient norm; 0: gradients are not clipped.", 0.0)
+    precision: str = setting("Autocast precision: no, bf16 or fp16.", "no")
 
-    flip: bool = setting("Horizontal flips, half of the images.", True)
-    vertical_flip: bool = setting("Vertical flips, half of the images.", False)
-    photometric: bool = setting("SSD's photometric distortion.", True)
-    zoom_out: float = setting("SSD's expand: largest factor; 1: off.", 4.0)
-    iou_crop: bool = setting("SSD's minimum-IoU random crop.", True)
-    validate_every: int = setting("Steps between evaluations on val while it trains, for a curve; 0: none.", 0, used_by="machine")
-    workers: int = setting("Loader processes; 0: load in the training process.", 0, used_by="machine")
-    compile: bool = setting("torch.compile for the backbone.", False, used_by="machine")
-    accumulate: int = setting("Parts a batch is computed in, one after the other, for less memory; each is averaged on its own.", 1,
-                              added=True)
-    group_by_aspect: bool = setting("Batches of only wide or only high images, so that little is padding.", False, added=True)
+    flip: bool = setting("Half of the training images are flipped horizontally.", True, used_by=CLASSIFIER_TOO)
+    vertical_flip: bool = setting("Half of the training images are flipped vertically.", False,
+                                  used_by=("student", "teacher", "pretraining"))
+    photometric: bool = setting("SSD's photometric distortion is applied.", True, used_by=CLASSIFIER_TOO)
+    zoom_out: float = setting("Largest factor of SSD's expand augmentation; 1: off.", 4.0, used_by=CLASSIFIER_TOO)
+    iou_crop: bool = setting("SSD's minimum-IoU random crop is applied.", True, used_by=CLASSIFIER_TOO)
+    validate_every: int = setting("Steps between evaluations on val during training, for a curve; 0: none.", 0, used_by="machine")
+    workers: int = setting("Data loader processes; 0: the training process loads the images.", 0, used_by="machine")
+    compile: bool = setting("The backbone is compiled by torch.compile.", False, used_by="machine")
+    accumulate: int = setting("Parts that a batch is split into, one after the other, to save memory; each part's loss is averaged on "
+                              "its own.", 1, since=2)
+    group_by_aspect: bool = setting("Each batch has only wide or only tall images, which saves padding.", False, since=2)
 
-    lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="cls")
-    temperature: float = setting("T of KD_cls.", 2.0, used_by="cls")
-    lambda_l: float = setting("Weight of loc, images in 0..255.", 0.15, used_by="loc")
+    lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="KDcls")
+    temperature: float = setting("Temperature T of KD_cls.", 2.0, used_by="KDcls")
+    lambda_l: float = setting("Weight of loc, for images in 0..255.", 0.15, used_by="loc")
     lambda_kl: float = setting("Weight of KD_loc.", 0.15, used_by="KDloc")
-    sampling_size: int = setting("Side of the crops that loc and KD_loc compare.", 112, used_by="loc")
-    pool_obj: int = setting("Cells per side loc compares.", 4, used_by="loc")
-    pool_maps: int = setting("Cells per side KD_loc compares.", 8, used_by="KDloc")
-    max_positives: int = setting("Positives per step that loc and KD_loc see, drawn at random; 0: all.", 0,
-                                 used_by="loc")
-    loc_min_iou: float = setting("Only positives whose predicted box overlaps its object by this IoU enter loc and KD_loc. Anchors do by "
-                                 "their matching; FCOS, whose boxes begin without a size, needs it.", 0.0, used_by="loc", added=True)
-    kd_loc_layers: int = setting("The teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).", 1,
-                                 used_by="KDloc")
+    sampling_size: int = setting("Side of the crops that loc and KD_loc compare, in pixels.", 112, used_by="loc")
+    pool_obj: int = setting("Cells per side that loc pools its crops to.", 4, used_by="loc")
+    pool_maps: int = setting("Cells per side that KD_loc pools the teacher's maps to.", 8, used_by="KDloc")
+    max_positives: int = setting("Largest number of positives per step in loc and KD_loc, drawn at random; 0: all.", 0, used_by="loc")
+    loc_min_iou: float = setting("Smallest IoU of predicted box and object for a positive to enter loc and KD_loc. Matched anchors "
+                                 "overlap their objects; FCOS, whose boxes begin without a size, needs it.", 0.0, used_by="loc", since=2)
+    kd_loc_layers: int = setting("Number of the teacher's early maps that KD_loc compares (1: l0, 2: l0 and l1).", 1, used_by="KDloc")
 
-    teacher: str = setting("The classifier: any timm model.", "resnet50", used_by="teacher")
-    teacher_width: float = setting("Factor on a timm ResNet's channels.", 1.0, used_by="teacher")
-    teacher_pretrained: bool = setting("Start the classifier from timm's weights.", True, used_by="teacher")
-    teacher_weights: str = setting("Start the classifier from this .safetensors file, of all layers but the last.", "",
-                                   used_by="teacher", added=True)
-    teacher_size: int = setting("Side of the crops the classifier reads.", 112, used_by="teacher")
-    teacher_steps: int = setting("Its optimizer steps.", 90000, used_by="teacher")
-    teacher_images: int = setting("Images whose crops make one of its steps.", 32, used_by="teacher")
-    teacher_lr: float = setting("Its peak learning rate (AdamW, cosine).", 3e-4, used_by="teacher")
-    teacher_jitter: float = setting("Random shift of each side of its training crops, share of the box.", 0.05,
+    teacher: str = setting("Classification teacher: the name of a timm model.", "resnet50", used_by="teacher")
+    teacher_width: float = setting("Factor on the channels of a timm ResNet as teacher.", 1.0, used_by="teacher")
+    teacher_pretrained: bool = setting("The teacher starts from timm's published weights.", True, used_by="teacher")
+    teacher_weights: str = setting("File NAME.safetensors that the teacher starts from, in all layers but the last; empty: none.", "",
+                                   used_by="teacher", since=2)
+    teacher_size: int = setting("Side of the crops the teacher reads, in pixels.", 112, used_by="teacher")
+    teacher_steps: int = setting("Optimizer steps of the teacher.", 90000, used_by="teacher")
+    teacher_images: int = setting("Images per step of the teacher; all their objects are its crops.", 32, used_by="teacher")
+    teacher_lr: float = setting("Peak learning rate of the teacher (AdamW, cosine).", 3e-4, used_by="teacher")
+    teacher_jitter: float = setting("Largest random shift of each side of the teacher's training crops, as a share of the box.", 0.05,
                                     used_by="teacher")
 
-    teacher_image_size: int = setting("Short side images are scaled to before its training crops are cut, as a student's "
-                                      "input is; 0: as they are.", 0, used_by="teacher", added=True)
+    teacher_image_size: int = setting("Short side that images are scaled to before the teacher's crops are cut, in pixels; 0: not "
+                                      "scaled.", 0, used_by="teacher", since=2)
 
-    lambda_kd: float = setting("Factor on the weights of KD (Chen et al.).", 1.0, used_by="KD", added=True)
-    lambda_fgfi: float = setting("Factor on FGFI's weight.", 1.0, used_by="FGFI", added=True)
-    lambda_gid: float = setting("Factor on GID's four weights.", 1.0, used_by="GID", added=True)
-    lambda_fkd: float = setting("Factor on FKD's four published weights.", 1.0, used_by="FKD", added=True)
-    lambda_defeat: float = setting("Factor on DeFeat's two weights.", 1.0, used_by="DeFeat", added=True)
-    lambda_fitnets: float = setting("Factor on the weight of the FitNets hint.", 1.0, used_by="FitNets", added=True)
-    lambda_at: float = setting("Factor on attention transfer's weight.", 1.0, used_by="AT", added=True)
-    lambda_pkd: float = setting("Factor on PKD's weight.", 1.0, used_by="PKD", added=True)
-    lambda_cwd: float = setting("Factor on CWD's weight.", 1.0, used_by="CWD", added=True)
-    detector_teacher_steps: int = setting("Steps of the detector that these imitate; 0: count epochs.", 0, used_by="detector")
-    detector_teacher_epochs: float = setting("Its passes over the training split.", 24, used_by="detector")
-    detector_teacher_lr: float = setting("Its learning rate; 0: the student's.", 0.0, used_by="detector", added=True)
-    detector_teacher_frozen: int = setting("Its first backbone stages that keep their initial weights; -1: as many as the student's.",
-                                           -1, used_by="detector", added=True)
-    detector_teacher_weights: str = setting("Its backbone's initial weights; empty: imagenet where the student's are a file, else as "
-                                            "the student's.", "", used_by="detector", added=True)
-    detector_teacher_width: float = setting("Its width.", 1.0, used_by="detector")
-    detector_teacher_fpn: int = setting("Channels of its feature pyramid.", 256, used_by="detector")
+    lambda_kd: float = setting("Factor on the weights of KD (Chen et al.).", 1.0, used_by="KD", since=2)
+    lambda_fgfi: float = setting("Factor on the weight of FGFI.", 1.0, used_by="FGFI", since=2)
+    lambda_gid: float = setting("Factor on the four weights of GID.", 1.0, used_by="GID", since=2)
+    lambda_fkd: float = setting("Factor on the four published weights of FKD.", 1.0, used_by="FKD", since=2)
+    lambda_defeat: float = setting("Factor on the two weights of DeFeat.", 1.0, used_by="DeFeat", since=2)
+    lambda_fitnets: float = setting("Factor on the weight of the FitNets hint.", 1.0, used_by="FitNets", since=2)
+    lambda_at: float = setting("Factor on the weight of attention transfer.", 1.0, used_by="AT", since=2)
+    lambda_pkd: float = setting("Factor on the weight of PKD.", 1.0, used_by="PKD", since=2)
+    lambda_cwd: float = setting("Factor on the weight of CWD.", 1.0, used_by="CWD", since=2)
+    detector_teacher_steps: int = setting("Optimizer steps of the imitated detector; 0: epochs are counted instead.", 0,
+                                          used_by="detector_teacher")
+    detector_teacher_epochs: float = setting("Passes of the imitated detector over the training split.", 24, used_by="detector_teacher")
+    detector_teacher_lr: float = setting("Learning rate of the imitated detector; 0: the student's.", 0.0, used_by="detector_teacher", since=2)
+    detector_teacher_frozen: int = setting("Number of first backbone stages of the imitated detector that keep their initial weights; "
+                                           "-1: as many as the student's.", -1, used_by="detector_teacher", since=2)
+    detector_teacher_weights: str = setting("Initial backbone weights of the imitated detector; empty: imagenet where the student's are "
+                                            "a file, else as the student's.", "", used_by="detector_teacher", since=2)
+    detector_teacher_width: float = setting("Factor on the backbone channels of the imitated detector.", 1.0, used_by="detector_teacher")
+    detector_teacher_fpn: int = setting("Channels of the imitated detector's feature pyramid.", 256, used_by="detector_teacher")
 
-    pretrain_scenes: int = setting("Scenes of other badges the backbone is pre-trained on.", 2000,
-                                   used_by="pretrain")
-    pretrain_steps: int = setting("Steps of that pre-training.", 600, used_by="pretrain")
-    pretrain_batch: int = setting("Its crops per step.", 96, used_by="pretrain")
-    pretrain_size: int = setting("Side of its crops.", 64, used_by="pretrain")
-    pretrain_lr: float = setting("Its peak learning rate (AdamW, cosine).", 2e-3, used_by="pretrain")
+    pretrain_scenes: int = setting("Scenes of other badges that the backbone is pre-trained on.", 2000, used_by="pretraining")
+    pretrain_steps: int = setting("Optimizer steps of the pre-training.", 600, used_by="pretraining")
+    pretrain_batch: int = setting("Images per step of the pre-training; all their objects are its crops.", 96, used_by="pretraining")
+    pretrain_size: int = setting("Side of the pre-training's crops, in pixels.", 64, used_by="pretraining")
+    pretrain_lr: float = setting("Peak learning rate of the pre-training (AdamW, cosine).", 2e-3, used_by="pretraining")
 
     def __post_init__(self):
+        self._convert_types()
+        known(self.student, ARCHITECTURES, "student")
+        object.__setattr__(self, "method", canonical(self.method))
+        self._check_imitation()
+        self._check_values()
+
+    def _convert_types(self) -> None:
+        """Turn an int into the float, a list into the tuple a setting needs; refuse any other type."""
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            wanted = type(f.default)
+            value, wanted = getattr(self, f.name), type(f.default)
             if wanted is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
             elif wanted is tuple and isinstance(value, list):
                 object.__setattr__(self, f.name, tuple(value))
             elif type(value) is not wanted:
                 raise ValueError(f"{f.name}={value!r} must be {wanted.__name__}: {f.metadata['doc']}")
-        known(self.student, ARCHITECTURES, "student")
-        object.__setattr__(self, "method", canonical(self.method))
-        family, imitates = ARCHITECTURES[self.student].family, imitation_in(self.method)
-        if imitates in UNDEFINED_FOR.get(family, []):
-            raise ValueError(f"{imitates} is not defined for {self.student}: it needs a feature pyramid with anchors")
-        if imitates and not ARCHITECTURES[self.student].teacher:
-            raise ValueError(f"{self.student} is a teacher itself: there is no detector for it to imitate")
+
+    def _check_imitation(self) -> None:
+        imitation = imitation_in(self.method)
+        if imitation in self.architecture.family.undefined:
+            raise ValueError(f"{imitation} is not defined for {self.student}: it needs a feature pyramid with anchors")
+        if imitation and not self.architecture.detector_teacher:
+            raise ValueError(f"there is no stronger detector that {self.student} could imitate")
+
+    def _check_values(self) -> None:
         for name, choices in {"norm": ["frozen", "batch"], "optimizer": ["sgd", "adamw"],
                               "schedule": ["step", "cosine"], "precision": ["no", "bf16", "fp16"],
                               "eval_split": ["val", "test"]}.items():
@@ -177,25 +197,28 @@ class Experiment:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
-    def identity(self) -> dict:
-        """The settings this run's numbers depend on: those of parts its method does not use are left out."""
-        used, mine = {"student"}, parts(self.method)
-        used |= {"cls"} if any(p.startswith("KDcls") for p in mine) else set()
-        used |= {"loc"} if any(map(localisation_term, mine)) else set()
-        used |= {"KDloc"} if "KDloc" in map(localisation_term, mine) else set()
-        used |= {"teacher"} if needs_classifier(self.method) else set()
-        used |= {"detector", imitation_in(self.method)} if imitation_in(self.method) else set()
-        used |= {"pretrain"} if self.backbone_weights in PRETRAINING else set()
-        settings = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)
-                    if f.metadata["used_by"] in used and not (f.metadata["added"] and getattr(self, f.name) == f.default)}
-        return {"recipe": RECIPE} | {k: weights.identity(v) if k.endswith("_weights") else v for k, v in settings.items()}
+    @property
+    def architecture(self) -> Architecture:
+        """The student's traits."""
+        return ARCHITECTURES[self.student]
 
-    def hash(self) -> str:
-        return digest(self.identity())
+    @property
+    def imitation_weight(self) -> float:
+        """The factor ``lambda_*`` on the weights of the method's imitation part; 1.0 if it has none."""
+        imitation = imitation_in(self.method)
+        return getattr(self, IMITATION_WEIGHTS[imitation]) if imitation else 1.0
 
     @property
     def name(self) -> str:
         return f"{self.student}.{self.method}.s{self.seed}"
+
+    def identity(self) -> dict:
+        """The settings this run's numbers depend on, see ``identity.run_identity``."""
+        return run_identity(self)
+
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that name this run's identity."""
+        return digest(self.identity())
 
     def replace(self, **changes) -> Experiment:
         """A copy with some settings changed.
@@ -209,58 +232,55 @@ class Experiment:
         return dataclasses.replace(self, **changes)
 
 
-def known(value: str, valid, what: str) -> str:
-    """``value`` if it is one of ``valid``; else a ValueError that names the valid ones, nearest first."""
-    valid = list(valid)
-    if value in valid:
-        return value
-    near = difflib.get_close_matches(str(value), valid, 3, 0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
+def scale_names() -> list[str]:
+    """The scales there are: the YAML files in ``scales/``."""
+    return sorted(path.stem for path in SCALES.glob("*.yaml"))
 
 
-def digest(value) -> str:
-    """A content hash of anything JSON can say: twelve hexadecimal digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+def check_scale(scale: str) -> str:
+    """``scale`` if there is one of that name; else a ValueError that names the scales."""
+    return known(scale, scale_names(), "SCALE")
 
 
 def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
-    """What a scale's YAML says of a student: ``common``, then its ``families`` entry, then its own.
+    """The settings that a scale's YAML changes for a student: ``common``, then its ``families`` entry, then its own.
 
-    For other data than the embedded Badges the same three of ``own_data`` come after them, where the YAML has it.
+    For other data than the embedded Badges the same three entries of ``own_data`` follow, where the YAML has them.
     """
-    known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
+    text = _read_scale(scale)
     known(student, ARCHITECTURES, "student")
-    text, settings = _scale(scale), {}
+    settings = {}
     for layer in (text, {} if data == "badges" else text.get("own_data", {})):
         settings |= layer.get("common", {})
-        settings |= layer.get("families", {}).get(ARCHITECTURES[student].family, {})
+        settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
         settings |= layer.get("students", {}).get(student, {})
     return settings
 
 
 def scale_data(scale: str) -> dict:
     """How many Badges scenes a scale has per split."""
-    known(scale, sorted(p.stem for p in SCALES.glob("*.yaml")), "SCALE")
-    return _scale(scale)["badges"]
+    return _read_scale(scale)["badges"]
 
 
 @cache
-def _scale(name: str) -> dict:
-    return yaml.safe_load((SCALES / f"{name}.yaml").read_text())
+def _read_scale(scale: str) -> dict:
+    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text())
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:
     """The Experiment of one cell of a table.
 
+    Where ``overrides`` change SGD's batch size but not its learning rate, the rate follows in proportion, by the linear
+    rule of Goyal et al. 2017.
+
     Raises:
         ValueError: for an unknown scale, student, method or setting, naming the valid ones.
     """
     settings = {**scale_settings(scale, student, overrides.get("data", "badges")), "student": student, "method": method, "seed": seed}
-    usual, asked = Experiment().replace(**settings), Experiment().replace(**{**settings, **overrides})
-    if asked.optimizer == "sgd" and asked.batch_size != usual.batch_size and "lr" not in overrides:  # the linear rule of Goyal et al. 2017
-        asked = asked.replace(lr=usual.lr * asked.batch_size / usual.batch_size)
-    return asked
+    at_scale, e = Experiment().replace(**settings), Experiment().replace(**{**settings, **overrides})
+    if e.optimizer == "sgd" and e.batch_size != at_scale.batch_size and "lr" not in overrides:
+        e = e.replace(lr=at_scale.lr * e.batch_size / at_scale.batch_size)
+    return e
 
 
 def parse_override(text: str) -> tuple[str, object]:
@@ -272,9 +292,9 @@ def parse_override(text: str) -> tuple[str, object]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"override {text!r} must look like setting=value ({error})") from error
-    if isinstance(getattr(Experiment, key, None), str):  # the field is text: YAML 1.1 takes `no` for False
+    if isinstance(getattr(Experiment, key, None), str):  # YAML 1.1 reads the text `no` as False
         return key, value
-    try:  # YAML 1.1 takes 1e-4 for a string
+    try:  # YAML 1.1 reads 1e-4 as a string
         parsed = float(parsed) if isinstance(parsed, str) else parsed
     except ValueError:
         pass

@@ -1,22 +1,26 @@
-"""The paper's method names, and what each of them needs."""
+"""Method names of the paper and of its controls, and what each method needs.
+
+A method is a sum of parts, such as ``KDcls+loc``; a part is a loss. A new loss is a name in one of the lists below.
+"""
 
 from __future__ import annotations
 
-CLASS_CONTROLS = ["KDcls-labels", "KDcls-smooth", "KDcls-mean"]  # controls: something else in the teacher's place
-L1_CONTROLS = {"loc-L1": "loc", "KDloc-L1": "KDloc"}  # controls: an L1 box loss with the gradient of that term
-IMITATIONS = ["KD", "FGFI", "GID", "FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD"]  # from a detector to a detector
-UNDEFINED_FOR = {"ssd": ["KD", "FGFI", "GID", "DeFeat"], "fcos": ["KD", "FGFI", "GID"]}  # they need a pyramid, or anchors
-PARTS = ["KDcls", *CLASS_CONTROLS, "loc", "KDloc", *L1_CONTROLS, *IMITATIONS]  # what a method name is made of, in this order
-ALIASES = {"ours": "KDcls+loc+KDloc", "C2D": "KDcls+loc+KDloc"}  # the paper's name, and the one in tables and figures
-METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", *IMITATIONS, *(f"ours+{name}" for name in IMITATIONS),
+CLASS_CONTROLS = ["KDcls-labels", "KDcls-smooth", "KDcls-mean"]  # KD_cls with other probabilities than the teacher's
+L1_CONTROLS = {"loc-L1": "loc", "KDloc-L1": "KDloc"}  # an L1 loss on boxes whose gradient has the size of that loss's
+IMITATION_WEIGHTS = {"KD": "lambda_kd", "FGFI": "lambda_fgfi", "GID": "lambda_gid", "FKD": "lambda_fkd", "DeFeat": "lambda_defeat",
+                     "FitNets": "lambda_fitnets", "AT": "lambda_at", "PKD": "lambda_pkd", "CWD": "lambda_cwd"}  # method -> setting
+IMITATIONS = list(IMITATION_WEIGHTS)  # methods in which a detector imitates a stronger detector
+PARTS = ["KDcls", *CLASS_CONTROLS, "loc", "KDloc", *L1_CONTROLS, *IMITATIONS]  # in the order of a canonical name
+ALIASES = {"C2D": "KDcls+loc+KDloc", "ours": "KDcls+loc+KDloc"}  # the paper's own method, and what the paper calls it
+METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "C2D", *IMITATIONS, *(f"C2D+{name}" for name in IMITATIONS),
            *CLASS_CONTROLS, *L1_CONTROLS]
 
 
 def parts(method: str) -> list[str]:
-    """``ours+FKD`` -> ``[KDcls, loc, KDloc, FKD]``; ``baseline`` -> ``[]``.
+    """The losses of a method: ``C2D+FKD`` -> ``[KDcls, loc, KDloc, FKD]``; ``baseline`` -> ``[]``.
 
     Raises:
-        ValueError: naming the valid methods.
+        ValueError: for an unknown part, naming the valid methods; for two imitations at once.
     """
     for alias, meaning in ALIASES.items():
         method = "+".join(meaning if token == alias else token for token in method.split("+"))
@@ -24,13 +28,13 @@ def parts(method: str) -> list[str]:
     if unknown := [n for n in names if n not in PARTS]:
         raise ValueError(f"unknown method {'+'.join(unknown)!r}; valid: {', '.join(METHODS)}, or any sum of "
                          f"{', '.join(PARTS)}")
-    if len(rivals := [n for n in names if n in IMITATIONS]) > 1:
-        raise ValueError(f"method {method!r} imitates a detector in {len(rivals)} ways; choose one of {', '.join(rivals)}")
+    if len(imitations := [n for n in names if n in IMITATIONS]) > 1:
+        raise ValueError(f"method {method!r} imitates a detector in {len(imitations)} ways; choose one of {', '.join(imitations)}")
     return [p for p in PARTS if p in names]
 
 
 def imitation_in(method: str) -> str:
-    """The part of a method that imitates a detector, or none: ``ours+FKD`` -> ``FKD``, ``ours`` -> ``""``."""
+    """The part of a method that imitates a detector: ``C2D+FKD`` -> ``FKD``, ``C2D`` -> ``""``."""
     return next((p for p in parts(method) if p in IMITATIONS), "")
 
 
@@ -39,9 +43,9 @@ def canonical(method: str) -> str:
     return "+".join(parts(method)) or "baseline"
 
 
-def localisation_term(name: str) -> str:
-    """The term on boxes that a part of a method is or imitates: loc, KDloc, or none."""
-    return name if name in L1_CONTROLS.values() else L1_CONTROLS.get(name, "")
+def localisation_term(part: str) -> str:
+    """The loss on boxes that a part is, or is the control of: ``loc``, ``KDloc`` or ``""``."""
+    return part if part in L1_CONTROLS.values() else L1_CONTROLS.get(part, "")
 
 
 def needs_classifier(method: str) -> bool:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from c2dlib.files import sha256
 
-FOLDER = Path("runs/weights")  # where a file is looked for that is named without a folder
+FOLDER = Path("runs/weights")  # where a file is searched that is named without a folder
 
 
 class WeightsError(Exception):
-    """Initial weights that do not exist, or do not fit the network."""
+    """Initial weights do not exist, or do not fit the network."""
 
 
 def is_file(reference: str) -> bool:
@@ -20,7 +20,7 @@ def is_file(reference: str) -> bool:
 
 
 def weights_path(reference: str) -> Path:
-    """The file that ``NAME.safetensors`` or ``NAME.safetensors@HASH`` means: that path, or of that name in ``runs/weights/``.
+    """The file of ``NAME.safetensors`` or ``NAME.safetensors@HASH``: at that path, or of that name in ``runs/weights/``.
 
     Raises:
         WeightsError: if there is none, or its content has another hash.
@@ -31,14 +31,14 @@ def weights_path(reference: str) -> Path:
     if path is None:
         raise WeightsError(f"{reference}: no such file. Put it into {FOLDER}/, or name its place (backbone_weights=FOLDER/{places[0].name}, "
                            "likewise teacher_weights).")
-    if wanted and (found := _hash(path, path.stat().st_mtime_ns)) != wanted:
-        raise WeightsError(f"{path}: its content has the hash {found}, not {wanted} as in {reference}. To use it all the same, name it "
+    if wanted and (actual := _content_hash(path, path.stat().st_mtime_ns)) != wanted:
+        raise WeightsError(f"{path}: its content has the hash {actual}, not {wanted} as in {reference}. To use it all the same, name it "
                            f"without the hash: {name}; the results are then those of other weights, under another hash.")
     return path
 
 
 def identity(reference: str) -> str:
-    """What a run's hash says of its weights: for a file ``NAME@HASH``, without its folder; else the reference itself.
+    """What a run's identity has for its weights: for a file ``NAME@HASH``, without its folder; else the reference itself.
 
     Raises:
         WeightsError: for a file that is named without a hash and does not exist.
@@ -48,10 +48,11 @@ def identity(reference: str) -> str:
     name, _, wanted = reference.partition("@")
     if not wanted:
         path = weights_path(reference)
-        wanted = _hash(path, path.stat().st_mtime_ns)
+        wanted = _content_hash(path, path.stat().st_mtime_ns)
     return f"{Path(name).name}@{wanted}"
 
 
 @cache
-def _hash(path: Path, changed: int) -> str:
+def _content_hash(path: Path, changed: int) -> str:
+    """The first twelve digits of a file's sha256, computed again only if its time of change differs."""
     return sha256(path.read_bytes())[:12]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torchvision.transforms import v2
 
+from c2dlib.config.experiment import Experiment
+
 # The mean of torchvision's VGG16_Weights.IMAGENET1K_FEATURES, which SSD subtracts; its std is one grey level.
 VGG_MEAN, VGG_STD = [0.48235, 0.45882, 0.40784], [1 / 255, 1 / 255, 1 / 255]
 
 
-def train_transform(e) -> v2.Transform:
+def train_transform(e: Experiment) -> v2.Transform:
     """The augmentation of a student's training images, before its own resizing: uint8 images in, float 0..1 out.
 
     SSD (section 2.2 of its paper): photometric distortion, expand, minimum-IoU crop, flip. Faster R-CNN and RetinaNet: flip.

@@ -2,51 +2,81 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from c2dlib.config.students import ARCHITECTURES
+from c2dlib.config import students
+from c2dlib.config.experiment import Experiment
 from c2dlib.detectors.backbones import build_body, load_initial_weights, with_pyramid
 from c2dlib.detectors.faster_rcnn import FasterRCNNStep, build_faster_rcnn
 from c2dlib.detectors.fcos import FCOSStep, build_fcos
 from c2dlib.detectors.retinanet import RetinaNetStep, build_retinanet
 from c2dlib.detectors.ssd import SSD300, SSD512, SSDStep, build_mobilenet_ssd, build_ssd
 
+SSD_LAYOUTS = {300: SSD300, 512: SSD512}
+Step = SSDStep | FasterRCNNStep | RetinaNetStep | FCOSStep
 
-def build_student(e, num_classes: int, initial: str | dict) -> SSDStep | FasterRCNNStep | RetinaNetStep | FCOSStep:
-    """The detector an Experiment ``e`` names, with its initial backbone weights, wrapped for training.
+
+def build_student(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> Step:
+    """The detector that an experiment names, with its initial backbone weights, wrapped for training.
 
     ``.model`` of what is returned is a plain torchvision detector: images [3, H, W] in 0..1 in, boxes out.
 
     Args:
         num_classes: C object classes, background not counted.
         initial: the backbone's weights, see ``load_initial_weights``.
+
+    Raises:
+        WeightsError: if the weights do not exist or do not fit the backbone.
     """
-    family, kind, _ = ARCHITECTURES[e.student]
-    if e.student == "SSD300-MV1x025":
-        body = build_body(kind, e.width, e.depth, e.norm)
-        load_initial_weights(body, kind, initial)
-        return SSDStep(build_mobilenet_ssd(body, num_classes, e.image_size, e.width / 4, e.anchor_scale, e.score_threshold))
-    if family == "ssd":
-        model = build_ssd(num_classes, e.image_size, SSD300 if e.student.startswith("SSD300") else SSD512,
-                          int(kind[3:]), e.width, e.norm == "batch", e.anchor_scale, e.score_threshold)
-        body = build_body(kind, e.width, e.depth, e.norm)
-        load_initial_weights(body, kind, initial)
-        seats = list(model.backbone.features) + list(model.backbone.extra[0][:-1])
-        for seat, layer in zip(seats, body, strict=False):  # the body ends with a pool SSD has no use for
-            seat.load_state_dict(layer.state_dict())
-        return SSDStep(model)
-    body = build_body(kind, e.width, e.depth, e.norm)
-    load_initial_weights(body, kind, initial)
-    backbone = with_pyramid(body, kind, e.fpn_channels, e.frozen_stages,
-                            3 if family in ("retinanet", "fcos") else e.first_level, family in ("retinanet", "fcos"))
-    if family == "fcos":
-        return FCOSStep(build_fcos(backbone, num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold))
-    if family == "retinanet":
-        return RetinaNetStep(build_retinanet(backbone, num_classes, e.image_size, e.max_size, e.anchor_scale,
-                                             e.score_threshold))
-    return FasterRCNNStep(build_faster_rcnn(backbone, num_classes, e.image_size, e.max_size, e.box_head_dim,
-                                            e.anchor_scale, e.score_threshold, e.rois_per_image, e.rpn_top_n,
-                                            family == "mask_rcnn", e.first_level))
+    return BUILDERS[e.architecture.family](e, num_classes, initial)
+
+
+def _body(e: Experiment, initial: str | dict[str, Tensor]) -> nn.Module:
+    """The backbone with its initial weights."""
+    body = build_body(e.architecture.body, e.width, e.depth, e.norm)
+    load_initial_weights(body, e.architecture.body, initial)
+    return body
+
+
+def _pyramid(e: Experiment, initial: str | dict[str, Tensor]) -> nn.Module:
+    """The backbone and its feature pyramid, which begins at stride 8 for one-stage detectors."""
+    one_stage = e.architecture.family.one_stage
+    return with_pyramid(_body(e, initial), e.architecture.body, e.fpn_channels, e.frozen_stages,
+                        3 if one_stage else e.first_level, one_stage)
+
+
+def _ssd(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> SSDStep:
+    if e.architecture.ssd_layout:
+        return _vgg_ssd(e, num_classes, initial)
+    return SSDStep(build_mobilenet_ssd(_body(e, initial), num_classes, e.image_size, e.width / 4, e.anchor_scale, e.score_threshold))
+
+
+def _vgg_ssd(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> SSDStep:
+    vgg_depth = int(e.architecture.body.removeprefix("vgg"))
+    model = build_ssd(num_classes, e.image_size, SSD_LAYOUTS[e.architecture.ssd_layout], vgg_depth, e.width, e.norm == "batch",
+                      e.anchor_scale, e.score_threshold)
+    convolutions = list(model.backbone.features) + list(model.backbone.extra[0][:-1])
+    for ssd_layer, vgg_layer in zip(convolutions, _body(e, initial), strict=False):  # VGG ends with a pool that SSD lacks
+        ssd_layer.load_state_dict(vgg_layer.state_dict())
+    return SSDStep(model)
+
+
+def _faster_rcnn(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> FasterRCNNStep:
+    return FasterRCNNStep(build_faster_rcnn(
+        _pyramid(e, initial), num_classes, e.image_size, e.max_size, e.box_head_dim, e.anchor_scale, e.score_threshold,
+        e.rois_per_image, e.rpn_top_n, e.architecture.family.masks, e.first_level))
+
+
+def _retinanet(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> RetinaNetStep:
+    return RetinaNetStep(build_retinanet(_pyramid(e, initial), num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold))
+
+
+def _fcos(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> FCOSStep:
+    return FCOSStep(build_fcos(_pyramid(e, initial), num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold))
+
+
+BUILDERS = {students.SSD: _ssd, students.FASTER_RCNN: _faster_rcnn, students.MASK_RCNN: _faster_rcnn,
+            students.RETINANET: _retinanet, students.FCOS: _fcos}
 
 
 def parameter_count(model: nn.Module) -> int:

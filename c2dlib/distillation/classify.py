@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from c2dlib.config.experiment import Experiment
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, localisation_term, parts
 from c2dlib.detectors.train_output import GroundTruth, TrainOutput
 from c2dlib.distillation.imitation.attention_transfer import AttentionTransfer
@@ -151,7 +152,7 @@ def class_targets(means: Tensor, temperature: float, softmax: bool) -> dict[str,
         ("KDcls-smooth", smooth.clamp(1e-6, 1 - 1e-6)), ("KDcls-mean", means.clamp(1e-6, 1 - 1e-6)))}
 
 
-def distillers(e, teacher: Teacher | None, imitation: FromDetector | None,
+def distillers(e: Experiment, teacher: Teacher | None, imitation: FromDetector | None,
                targets: dict[str, Tensor] | None = None) -> list:
     """The distillers of an Experiment's method; the engine adds their terms to the task losses."""
     terms = [p for p in parts(e.method) if p not in IMITATIONS]

@@ -81,7 +81,7 @@ def _detector_teachers(records: list[RunRecord]) -> list[str]:
 
 
 def _masks(done: list[RunRecord]) -> list[str]:
-    if not any(ARCHITECTURES[r.student].family == "mask_rcnn" and "loss_mask" not in r.curve for r in done):
+    if not any(ARCHITECTURES[r.student].family.masks and "loss_mask" not in r.curve for r in done):
         return []
     return ["The data have no masks: Mask R-CNN was trained with its box branch alone, like a Faster R-CNN."]
 

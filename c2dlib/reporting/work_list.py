@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from c2dlib.config.experiment import Experiment, experiment, known
-from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, UNDEFINED_FOR, canonical
+from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.records import ROOT
 
@@ -87,7 +87,7 @@ def _every_imitation() -> list[dict]:
     paper = {(line["student"], line["method"]): line for line in _paper_lines("table2")}
     lines = []
     for student in ("FasterRCNN-R50", "RetinaNet-R50", "SSD512-VGG16"):
-        names = [n for n in IMITATIONS if n not in UNDEFINED_FOR.get(ARCHITECTURES[student].family, [])]
+        names = [n for n in IMITATIONS if n not in ARCHITECTURES[student].family.undefined]
         lines += [(student, m) for m in ("baseline", "ours", *names, *(f"ours+{n}" for n in names))]
     lines += [(student, m) for student in ("FCOS-R50", "MaskRCNN-R50") for m in ("baseline", "KDcls", "ours")]
     return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]

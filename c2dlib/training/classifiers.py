@@ -16,9 +16,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from c2dlib.config import weights
-from c2dlib.config.experiment import PRETRAINING, RECIPE, Experiment, digest
-from c2dlib.config.students import ARCHITECTURES
+from c2dlib.config.experiment import Experiment
+from c2dlib.config.identity import PRETRAINING, digest, pretraining_identity, teacher_identity
 from c2dlib.data.augment import VGG_MEAN, VGG_STD, plain_transform, train_transform
 from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
 from c2dlib.data.batches import training_batches
@@ -185,24 +184,11 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
         checkpoint.unlink()
 
 
-TEACHER_SETTINGS = ("teacher", "teacher_width", "teacher_pretrained", "teacher_size", "teacher_steps", "teacher_images",
-                    "teacher_lr", "teacher_jitter", "flip", "vertical_flip", "photometric", "zoom_out", "iou_crop",
-                    "eval_split")
-
-
-def _share(e: Experiment) -> dict:
-    """What of an identity says that not all images are trained on; nothing where they are."""
-    return {"train_share": e.train_share} if e.train_share < 1 else {}
-
-
 def classifier_teacher(e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None) -> tuple[Teacher, dict]:
     """The teacher of an Experiment: one for the SSDs, one for all Faster R-CNNs and RetinaNets (section 4)."""
     folder = opened(workspace.data)
-    for_ssd, classes = ARCHITECTURES[e.student].family == "ssd", len(folder.categories)
-    identity = {"recipe": RECIPE, "data": folder.annotation_hash, "sigmoid_too": not for_ssd,
-                **{name: getattr(e, name) for name in TEACHER_SETTINGS},
-                **({"teacher_image_size": e.teacher_image_size} if e.teacher_image_size else {}),
-                **({"teacher_weights": weights.identity(e.teacher_weights)} if e.teacher_weights else {}), **_share(e)}
+    family, classes = e.architecture.family, len(folder.categories)
+    identity = teacher_identity(e, folder.annotation_hash)
 
     def build(pretrained: bool = e.teacher_pretrained) -> nn.Module:
         torch.manual_seed(0)
@@ -210,9 +196,9 @@ def classifier_teacher(e: Experiment, workspace: Workspace, progress: Progress =
 
     config = build(pretrained=False).pretrained_cfg
     course = Course(
-        f"teacher {e.teacher}, {e.teacher_size} px ({'SSD' if for_ssd else 'Faster R-CNN, RetinaNet'})", identity, build,
+        f"teacher {e.teacher}, {e.teacher_size} px ({family.teacher_group})", identity, build,
         lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
-        e.teacher_images, e.teacher_size, e.teacher_jitter, not for_ssd, config["mean"], config["std"],
+        e.teacher_images, e.teacher_size, e.teacher_jitter, family.sigmoid_teacher, config["mean"], config["std"],
         e.teacher_image_size)
     classifier, report = trained(course, workspace.runs / "cache" / f"teacher-{course.key}", workspace, progress)
     return Teacher(classifier, classes, e.teacher_size), report
@@ -239,18 +225,12 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
     """
     if e.backbone_weights not in PRETRAINING:
         return e.backbone_weights
-    kind = ARCHITECTURES[e.student].body
-    settings = ("width", "depth", "norm", "vertical_flip", "pretrain_scenes", "pretrain_steps", "pretrain_batch",
-                "pretrain_size", "pretrain_lr")
-    identity = {"recipe": RECIPE, "body": kind, **{name: getattr(e, name) for name in settings}}
-    own = e.backbone_weights == "crops"
-    if own:
-        identity |= {"pretrain_scenes": 0, "data": opened(workspace.data).annotation_hash, **_share(e)}
+    kind, own, data = e.architecture.body, e.backbone_weights == "crops", opened(workspace.data)
+    identity = pretraining_identity(e, data.annotation_hash)
 
     def splits() -> tuple[CocoSplit, CocoSplit]:
         if own:
-            own_splits = opened(workspace.data).splits
-            return own_splits["train"].first(e.train_share), own_splits["val"]
+            return data.splits["train"].first(e.train_share), data.splits["val"]
         counts = {"train": e.pretrain_scenes, "val": 200, "test": 0}
         root = workspace.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
         folder = opened(make_badges(root, **counts, family="other"))
@@ -258,7 +238,7 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        classes = len(opened(workspace.data).categories) if own else len(CLASS_NAMES["other"])
+        classes = len(data.categories) if own else len(CLASS_NAMES["other"])
         return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), classes)
 
     mean, std = (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

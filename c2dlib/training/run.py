@@ -18,7 +18,6 @@ from torch import nn
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.config.methods import imitation_in, needs_classifier, parts
-from c2dlib.config.students import ARCHITECTURES
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
@@ -45,7 +44,7 @@ def experiment_for(workspace: Workspace, folder: CocoFolder, student: str, metho
 def detector_teacher(e: Experiment) -> Experiment:
     """The run whose detector ``e`` imitates, whatever the method: a stronger one of the same family, trained once."""
     weights = e.detector_teacher_weights or ("imagenet" if is_file(e.backbone_weights) else e.backbone_weights)
-    return e.replace(student=ARCHITECTURES[e.student].teacher, method="baseline", seed=0,
+    return e.replace(student=e.architecture.detector_teacher, method="baseline", seed=0,
                      width=e.detector_teacher_width, fpn_channels=e.detector_teacher_fpn,
                      steps=e.detector_teacher_steps, epochs=e.detector_teacher_epochs, backbone_weights=weights,
                      lr=e.detector_teacher_lr or e.lr,
@@ -161,7 +160,7 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
         teacher.to(workspace.device)
         taught_by = {k: report[k] for k in ("title", "hash", "top1", "ECE", "split")}
     train = data.splits["train"].first(e.train_share)
-    if ARCHITECTURES[e.student].family == "mask_rcnn":
+    if e.architecture.family.masks:
         train = train.with_masks()
     initial = initial_weights(e, workspace, progress)
     torch.manual_seed(e.seed)
@@ -172,12 +171,12 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
         strength = run(detector, workspace, progress, with_weights=True).metrics.get("mAP")
         teaching = trained_student(detector, workspace).to(workspace.device)
         necks = Necks(*channels(student, teaching), student.one_stage, e.anchor_scale * 2 ** (e.first_level - 2))
-        imitation = FromDetector(teaching, IMITATION_CLASSES[name](necks, getattr(e, f"lambda_{name.lower()}")))
+        imitation = FromDetector(teaching, IMITATION_CLASSES[name](necks, e.imitation_weight))
         trained["imitation"] = imitation.method.to(workspace.device)
         taught_by |= {"detector": detector.student, "detector_hash": detector.hash(), "detector_mAP": strength}
     targets = None
     if {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
-        softmax = ARCHITECTURES[e.student].family not in ("retinanet", "fcos")
+        softmax = e.architecture.family.softmax
         means = mean_probabilities(*read_split(teacher, train, e.teacher_image_size), e.temperature, softmax)
         targets = class_targets(means, e.temperature, softmax)
     terms = distillers(e, teacher, imitation, targets)

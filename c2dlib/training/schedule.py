@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from c2dlib.config.experiment import PRETRAINING, Experiment
+from c2dlib.config.experiment import Experiment
+from c2dlib.config.identity import PRETRAINING, job_key
 from c2dlib.config.methods import imitation_in, needs_classifier
-from c2dlib.config.students import ARCHITECTURES
 from c2dlib.distributed import claim_gpu
 from c2dlib.records import RunRecord, command
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
@@ -37,9 +37,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        e, architecture = self.e, ARCHITECTURES[self.e.student]
-        return {"run": f"run:{e.hash()}", "pretrain": f"pretrain:{architecture.body}:{e.width}:{e.depth}",
-                "teacher": f"teacher:{architecture.family == 'ssd'}:{e.teacher}:{e.teacher_size}:{e.train_share}"}[self.kind]
+        return job_key(self.kind, self.e)
 
 
 def plan(experiments: list[Experiment], workspace: Workspace, with_weights: bool = False) -> list[Job]:
@@ -48,7 +46,7 @@ def plan(experiments: list[Experiment], workspace: Workspace, with_weights: bool
 
     def add(e: Experiment, with_weights: bool = False) -> str:
         if finished(e, workspace, with_weights):
-            return f"run:{e.hash()}"  # finished: nothing of what it needed is needed again
+            return job_key("run", e)  # finished: nothing of what it needed is needed again
         needs = []
         if e.backbone_weights in PRETRAINING:
             needs.append(Job("pretrain", e.replace(method="baseline")))
@@ -80,7 +78,7 @@ def run_all(experiments: list[Experiment], workspace: Workspace, jobs: int = 0,
     planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}
     for e in experiments:
-        if f"run:{e.hash()}" not in waiting:
+        if job_key("run", e) not in waiting:
             each(find_record(e, workspace))
     wanted = {e.hash() for e in experiments}
     if planned:

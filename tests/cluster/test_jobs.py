@@ -7,9 +7,8 @@ import subprocess
 import pytest
 import torch
 
-from c2dlib.__main__ import main
-from c2dlib.cluster import cost
-from c2dlib.cluster import jobs as grid
+from c2dlib.cli import main
+from c2dlib.cluster import cost, jobs
 from c2dlib.config.experiment import Experiment, experiment, parse_override
 from c2dlib.data.badges import make_badges
 from c2dlib.records import ROOT
@@ -48,12 +47,12 @@ def test_counts_of_a_step_by_hand():
 
 def test_hours_energy_and_memory_by_hand(known_counts):
     e = experiment("coco", "FasterRCNN-R50", "ours")  # 24 epochs, 16 images a step, bf16
-    found = cost.estimate(e, gpus=8, gpu=A100, images=100_000, utilisation=0.2, folder=known_counts)
+    cost_of_run = cost.estimate(e, gpus=8, gpu=A100, images=100_000, utilisation=0.2, folder=known_counts)
     rate = 312e3 * 0.2 / 1250  # images a second of one GPU
-    assert found["source"] == "counted" and found["images_per_second"] == pytest.approx(rate)
-    assert found["hours"] == pytest.approx(24 * 100_000 / (8 * rate) / 3600)
-    assert found["kWh"] == pytest.approx(found["hours"] * 8 * 0.4)
-    assert found["memory_gb"] == pytest.approx((2 * 1000 * 0.5 + 40e6 * 12e-6) / 1000)
+    assert cost_of_run["source"] == "counted" and cost_of_run["images_per_second"] == pytest.approx(rate)
+    assert cost_of_run["hours"] == pytest.approx(24 * 100_000 / (8 * rate) / 3600)
+    assert cost_of_run["kWh"] == pytest.approx(cost_of_run["hours"] * 8 * 0.4)
+    assert cost_of_run["memory_gb"] == pytest.approx((2 * 1000 * 0.5 + 40e6 * 12e-6) / 1000)
     limits = cost.limits(e, A100, decoded_per_second=100.0, cores=16, utilisation=0.2, folder=known_counts)
     assert limits["loader"] == pytest.approx(1600 / rate) and limits["teacher"] == pytest.approx(0.2)
     assert limits["exchange"] == pytest.approx(1 + 16 * 200e9 / (2 * 40e6 * 4 * rate))
@@ -62,8 +61,8 @@ def test_hours_energy_and_memory_by_hand(known_counts):
 def test_measurements_go_before_counts(known_counts):
     row = {"device": "NVIDIA A100-SXM4-80GB", "student": "FasterRCNN-R50", "method": "baseline", "precision": "bf16", "images_per_second": 40.0}
     (known_counts / "throughput.json").write_text(json.dumps({"rows": [row]}))
-    found = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, A100, 90_000, folder=known_counts)
-    assert found["source"] == "measured" and found["hours"] == pytest.approx(24 * 90_000 / 40 / 3600)
+    cost_of_run = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, A100, 90_000, folder=known_counts)
+    assert cost_of_run["source"] == "measured" and cost_of_run["hours"] == pytest.approx(24 * 90_000 / 40 / 3600)
     other = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, cost.GPUS["H100"], 90_000, folder=known_counts)
     assert other["source"] == "counted"
     unknown = cost.estimate(experiment("coco", "SSD300-VGG16"), 1, A100, folder=known_counts)
@@ -79,35 +78,35 @@ def test_every_student_of_the_paper_has_been_counted():
 def test_a_plan_has_every_run_once_behind_what_it_needs(here):
     workspace, folder = open_workspace("coco", here)
     rows = experiments(work_list("table2", workspace, folder))
-    made = grid.lines(rows, workspace, folder, "--scale coco --data photos", A100, gpus=4)
-    assert len({line.command for line in made}) == len(made)
-    assert {line.name for line in made} >= {e.name for e in rows}
-    assert sum("R101.baseline" in line.name for line in made) == 2  # one for all Faster R-CNNs, one for RetinaNet
-    assert sum("--part teacher" in line.command for line in made) == 2  # the SSDs', and everybody else's
-    for i, line in enumerate(made):
-        assert all(n < i and made[n].level < line.level for n in line.needs)
+    planned = jobs.plan_jobs(rows, workspace, folder, "--scale coco --data photos", A100, gpus=4)
+    assert len({line.command for line in planned}) == len(planned)
+    assert {line.name for line in planned} >= {e.name for e in rows}
+    assert sum("R101.baseline" in line.name for line in planned) == 2  # one for all Faster R-CNNs, one for RetinaNet
+    assert sum("--part teacher" in line.command for line in planned) == 2  # the SSDs', and everybody else's
+    for i, line in enumerate(planned):
+        assert all(n < i and planned[n].level < line.level for n in line.needs)
         assert line.processes == (1 if "--part teacher" in line.command else 4)
         assert ("torchrun --standalone --nproc-per-node 4 " in line.command) == (line.processes == 4)
-    fkd = next(line for line in made if line.name == "FasterRCNN-R50.KDcls+loc+KDloc+FKD.s0")
-    assert sorted(made[n].name for n in fkd.needs) == ["FasterRCNN-R101.baseline.s0", "teacher for FasterRCNN-QR50"]
+    fkd = next(line for line in planned if line.name == "FasterRCNN-R50.KDcls+loc+KDloc+FKD.s0")
+    assert sorted(planned[n].name for n in fkd.needs) == ["FasterRCNN-R101.baseline.s0", "teacher for FasterRCNN-QR50"]
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table2x", "table3a", "table3b", "table4", "table5", "controls", "sizes", "schedules", "choices"])
 def test_every_table_can_be_planned(table, here, capsys):
-    """And every command of the plan names its own run: said again to the parser it is the same experiment."""
+    """Every command of the plan, parsed again, is the experiment of its own run."""
     assert main(["plan", table, "--scale", "coco", "--data", str(here), "--seeds", "2"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     workspace, folder = open_workspace("coco", here)
     wanted = {e.hash() for e in experiments(work_list(table, workspace, folder, seeds=2))}
-    found = set()
-    for line in said.splitlines():
+    hashes = set()
+    for line in printed.splitlines():
         if line.startswith("[") and "--part" not in line:
             words = shlex.split(line.split("-m c2dlib run ")[1])
             seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
             settings = dict(map(parse_override, words[words.index("--set") + 1 :])) if "--set" in words else {}
-            found.add(experiment_for(workspace, folder, words[0], words[1], seed, **settings).hash())
-    assert found == wanted
-    assert f"{sum(line.startswith('[') for line in said.splitlines())} jobs;" in said
+            hashes.add(experiment_for(workspace, folder, words[0], words[1], seed, **settings).hash())
+    assert hashes == wanted
+    assert f"{sum(line.startswith('[') for line in printed.splitlines())} jobs;" in printed
 
 
 def test_what_is_misspelt_in_a_plan_is_named(here, capsys):
@@ -138,9 +137,9 @@ def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
 
 def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
     """With commands that only note that they ran, one of which fails the first time: what needs it waits for the next."""
-    lines = [grid.Line(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted") for i, (command, needs, level) in enumerate([
+    lines = [jobs.PlannedJob(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted") for i, (command, needs, level) in enumerate([
         ("echo a >>ran", (), 0), ("test -e allowed && echo b >>ran", (), 0), ("echo c >>ran", (0,), 1), ("echo d >>ran", (1, 2), 2)])]
-    (tmp_path / "plan.mk").write_text(grid.makefile(lines))
+    (tmp_path / "plan.mk").write_text(jobs.makefile(lines))
     make = ["make", "-k", "-j2", "-f", "plan.mk"]
     assert subprocess.run(make, cwd=tmp_path, check=False, capture_output=True).returncode != 0
     assert sorted((tmp_path / "ran").read_text().split()) == ["a", "c"]
@@ -163,8 +162,8 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     more = list(options)
     more.insert(more.index("baseline") + 1, "FKD")
     assert main(["table", "table2", *more]) == 0
-    said = capsys.readouterr().out
-    assert "1 of 2 rows are done" in said and "not run" in said and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
+    printed = capsys.readouterr().out
+    assert "1 of 2 rows are done" in printed and "not run" in printed and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
     assert not plan(experiments(work_list("table2", workspace, folder, 1, ["SSD512-VGG16"], ["baseline"],
                                           {"backbone_weights": "none", "steps": 1})), workspace)
     assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--part", "teacher"]) == 2
@@ -192,7 +191,7 @@ def test_the_whole_paper_is_every_run_once():
 def test_the_learning_rate_follows_the_batch():
     assert experiment("coco", "FasterRCNN-R50").lr == 0.02
     assert experiment("coco", "FasterRCNN-R50", batch_size=64).lr == pytest.approx(0.08)
-    assert experiment("coco", "FasterRCNN-R50", batch_size=64, lr=0.03).lr == 0.03  # said is said
+    assert experiment("coco", "FasterRCNN-R50", batch_size=64, lr=0.03).lr == 0.03  # an explicit lr is kept
     assert experiment("mini", "FasterRCNN-R50", batch_size=16).lr == experiment("mini", "FasterRCNN-R50").lr  # AdamW
     with pytest.raises(ValueError, match="accumulate=0 must be positive"):
         Experiment(accumulate=0)

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.models.detection import ssd300_vgg16
 
-from c2dlib.__main__ import main
+from c2dlib.cli import main
 from c2dlib.config.weights import WeightsError
 from c2dlib.data.validation import DataError
 from c2dlib.deployment.student import detect_on, evaluate, load_student, read_picture

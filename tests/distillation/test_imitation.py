@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 
 from c2dlib.config.experiment import experiment
-from c2dlib.config.methods import IMITATIONS, UNDEFINED_FOR
+from c2dlib.config.methods import IMITATIONS
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
 from c2dlib.detectors.train_output import Head, TrainOutput
@@ -306,7 +306,7 @@ def test_the_factor_multiplies_every_term(name):
     assert {k: v.item() for k, v in weak.items()} == pytest.approx({k: 0.25 * v.item() for k, v in plain.items()}, rel=1e-5)
 
 
-DEFINED = [(s, n) for s in STUDENTS for n in IMITATIONS if n not in UNDEFINED_FOR.get(ARCHITECTURES[s].family, [])]
+DEFINED = [(s, n) for s in STUDENTS for n in IMITATIONS if n not in ARCHITECTURES[s].family.undefined]
 
 
 @pytest.fixture(scope="module")

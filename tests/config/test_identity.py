@@ -1,0 +1,87 @@
+"""What reaches which hash: by ``used_by`` alone, with nothing to list elsewhere."""
+
+import dataclasses
+
+import pytest
+
+from c2dlib.config.experiment import Experiment, experiment, setting
+from c2dlib.config.identity import (
+    PRETRAINING,
+    USERS,
+    digest,
+    job_key,
+    pretraining_identity,
+    run_identity,
+    teacher_identity,
+)
+
+SSD = "SSD300-VGG16"
+
+
+def with_setting(name: str, default: float, **metadata) -> type[Experiment]:
+    """Experiment with one setting more, as a developer would add it."""
+    return dataclasses.make_dataclass("Longer", [(name, float, setting("A new setting.", default, **metadata))], bases=(Experiment,),
+                                      frozen=True)
+
+
+def hashes(e: Experiment) -> dict[str, str]:
+    return {"run": digest(run_identity(e)), "teacher": digest(teacher_identity(e, "d")), "pretraining": digest(pretraining_identity(e, "d"))}
+
+
+@pytest.mark.parametrize("used_by, changed", [
+    ("teacher", {"run", "teacher"}),  # of a run whose method has a classification teacher
+    ("student", {"run"}),
+    ("pretraining", {"run", "pretraining"}),
+    (("student", "teacher", "pretraining"), {"run", "teacher", "pretraining"}),
+    ("FKD", set()),
+    ("machine", set()),
+])
+def test_a_new_setting_reaches_the_hashes_its_used_by_names(used_by, changed):
+    longer = with_setting("teacher_dropout", 0.0, used_by=used_by, since=2)
+    settings = dataclasses.asdict(experiment("mini", SSD, "C2D"))
+    before, at_default, after = experiment("mini", SSD, "C2D"), longer(**settings), longer(**settings, teacher_dropout=0.5)
+    assert hashes(at_default) == hashes(before)  # records of the first schema stay valid
+    assert {name for name, value in hashes(after).items() if value != hashes(before)[name]} == changed
+
+
+def test_a_setting_of_the_first_schema_counts_at_its_default_too():
+    longer = with_setting("teacher_dropout", 0.0, used_by="teacher")
+    settings = dataclasses.asdict(experiment("mini", SSD, "KDcls"))
+    assert hashes(longer(**settings))["teacher"] != hashes(experiment("mini", SSD, "KDcls"))["teacher"]
+
+
+def test_a_misspelt_user_is_named():
+    with pytest.raises(ValueError, match="unknown user of a setting 'techer'. Did you mean teacher"):
+        setting("A sentence.", 0.0, used_by="techer")
+    for f in dataclasses.fields(Experiment):
+        assert f.metadata["used_by"] and set(f.metadata["used_by"]) <= set(USERS), f.name
+
+
+def test_experiments_that_differ_in_a_teacher_setting_do_not_share_its_job():
+    e = experiment("mini", SSD, "KDcls")
+    for change in ({"teacher_lr": 0.5}, {"teacher_steps": 7}, {"teacher_jitter": 0.5}, {"flip": False}, {"teacher_width": 0.9}):
+        assert job_key("teacher", e) != job_key("teacher", e.replace(**change))
+        assert job_key("pretrain", e) == job_key("pretrain", e.replace(**change))
+    for change in ({"pretrain_lr": 0.5}, {"norm": "frozen"}, {"vertical_flip": False}, {"width": 0.5}):
+        assert job_key("pretrain", e) != job_key("pretrain", e.replace(**change))
+    assert job_key("teacher", e) == job_key("teacher", experiment("mini", "SSD512-VGG16", "C2D", seed=3))
+    assert job_key("teacher", e) != job_key("teacher", experiment("mini", "RetinaNet-R50", "C2D"))
+    assert job_key("run", e) == f"run:{e.hash()}"
+
+
+def test_data_counts_for_a_pretraining_on_crops_only():
+    for weights, counts in zip(PRETRAINING, (False, True), strict=True):
+        e = experiment("mini", SSD, backbone_weights=weights)
+        assert (pretraining_identity(e, "a") != pretraining_identity(e, "b")) == counts
+        assert (pretraining_identity(e, "a") != pretraining_identity(e.replace(train_share=0.5), "a")) == counts
+        assert (pretraining_identity(e, "a") != pretraining_identity(e.replace(pretrain_scenes=7), "a")) == (not counts)
+
+
+def test_the_weight_of_an_imitation_is_one_setting():
+    assert experiment("mini", "FasterRCNN-R50", "C2D+PKD", lambda_pkd=0.3).imitation_weight == 0.3
+    assert experiment("mini", SSD, "FKD").imitation_weight == experiment("mini", SSD, "FKD").lambda_fkd == 0.1
+    assert experiment("mini", SSD, "C2D", lambda_fkd=0.3).imitation_weight == 1.0
+
+
+def test_ours_and_c2d_are_one_method():
+    assert experiment("mini", SSD, "ours+FKD") == experiment("mini", SSD, "C2D+FKD") == experiment("mini", SSD, "KDcls+loc+KDloc+FKD")
