@@ -72,7 +72,7 @@ def _detector_teachers(records: list[RunRecord]) -> list[str]:
     sentences = []
     for teacher in {r.teacher["detector_hash"]: r.teacher for r in records if "detector" in r.teacher}.values():
         students = [r.metrics["mAP"] for r in records if r.status == "done" and r.method == "baseline"
-                    and ARCHITECTURES[r.student].teacher == teacher["detector"]]
+                    and ARCHITECTURES[r.student].detector_teacher == teacher["detector"]]
         warning = ""
         if students and teacher["detector_mAP"] <= max(students):
             warning = " **It is not better than a student that imitates it: those rows test nothing.**"
