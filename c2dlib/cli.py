@@ -24,8 +24,13 @@ Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], arg(help="auto: a GPU 
 Seeds = Annotated[int, arg(help="Runs per row, with the seeds 0, 1, ...")]
 Students = Annotated[tuple[str, ...], arg(help="Only these students.", metavar="NAME ...")]
 Methods = Annotated[tuple[str, ...], arg(help="Only these methods.", metavar="NAME ...")]
-Settings = Annotated[tuple[str, ...], arg(name="set", help="Settings of Experiment to change.", metavar="SETTING=VALUE ...")]
-Checkpoint = Annotated[Positional[str], arg(help="A student.safetensors, or the folder of the run that wrote it.", metavar="CHECKPOINT")]
+Settings = Annotated[
+    tuple[str, ...], arg(name="set", help="Settings of Experiment to change.", metavar="SETTING=VALUE ...")
+]
+Checkpoint = Annotated[
+    Positional[str],
+    arg(help="A student.safetensors, or the folder of the run that wrote it.", metavar="CHECKPOINT"),
+]
 CpuOrCuda = Literal["cpu", "cuda"]
 
 
@@ -37,8 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     """
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m c2dlib", args=arguments,
-                                                    description="Classifier-to-detector distillation, reproduced.")
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="python -m c2dlib",
+            args=arguments,
+            description="Classifier-to-detector distillation, reproduced.",
+        )
     except (RecordError, WeightsError, ValueError, OSError) as error:
         return _print_error(error)
     except KeyboardInterrupt:
@@ -60,8 +69,17 @@ def _overrides(settings: tuple[str, ...]) -> dict:
     return dict(map(parse_override, settings))
 
 
-def reproduce(name: Annotated[Positional[str], arg(metavar="NAME")] = "table2", scale: Scale = "mini", data: Data = "", seeds: Seeds = 1,
-              jobs: int = 0, device: Device = "auto", students: Students = (), methods: Methods = (), settings: Settings = ()) -> int:
+def reproduce(
+    name: Annotated[Positional[str], arg(metavar="NAME")] = "table2",
+    scale: Scale = "mini",
+    data: Data = "",
+    seeds: Seeds = 1,
+    jobs: int = 0,
+    device: Device = "auto",
+    students: Students = (),
+    methods: Methods = (),
+    settings: Settings = (),
+) -> int:
     """Train what a table needs, print the paper's numbers beside the reproduced ones, execute the notebook.
 
     Args:
@@ -76,8 +94,16 @@ def reproduce(name: Annotated[Positional[str], arg(metavar="NAME")] = "table2", 
     return 0 if finished else 1
 
 
-def table(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale = "mini", data: Data = "", seeds: Seeds = 1,
-          device: Device = "auto", students: Students = (), methods: Methods = (), settings: Settings = ()) -> int:
+def table(
+    name: Annotated[Positional[str], arg(metavar="TABLE")],
+    scale: Scale = "mini",
+    data: Data = "",
+    seeds: Seeds = 1,
+    device: Device = "auto",
+    students: Students = (),
+    methods: Methods = (),
+    settings: Settings = (),
+) -> int:
     """Write and print a table from the finished runs; nothing is trained.
 
     Args:
@@ -87,16 +113,31 @@ def table(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale =
     overrides = _overrides(settings)
     from c2dlib.reporting import reproduce as library
 
-    workspace, folder, rows = library.open_table(name, scale, data, seeds, students, methods, overrides, device)
+    workspace, folder, rows = library.open_table(
+        name, scale, data, seeds, students, methods, overrides, device
+    )
     statuses = library.print_table(name, workspace, folder, rows)
-    print(f"{statuses.count('done')} of {len(statuses)} rows are done; written: {workspace.results / name}.csv, .md")
+    print(
+        f"{statuses.count('done')} of {len(statuses)} rows are done; written: {workspace.results / name}.csv, .md"
+    )
     return 0
 
 
-def plan(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale = "mini", data: Data = "", seeds: Seeds = 1,
-         device: Device = "auto", students: Students = (), methods: Methods = (), settings: Settings = (), gpu: str = "A100",
-         gpus: int = 1, gpus_per_node: int = 8, slurm: Annotated[str, arg(metavar="FOLDER")] = "",
-         make: Annotated[str, arg(metavar="FILE")] = "") -> int:
+def plan(
+    name: Annotated[Positional[str], arg(metavar="TABLE")],
+    scale: Scale = "mini",
+    data: Data = "",
+    seeds: Seeds = 1,
+    device: Device = "auto",
+    students: Students = (),
+    methods: Methods = (),
+    settings: Settings = (),
+    gpu: str = "A100",
+    gpus: int = 1,
+    gpus_per_node: int = 8,
+    slurm: Annotated[str, arg(metavar="FOLDER")] = "",
+    make: Annotated[str, arg(metavar="FILE")] = "",
+) -> int:
     """Print a table's unfinished runs as independent jobs with estimated hours and memory, or write them for a scheduler.
 
     Args:
@@ -117,7 +158,9 @@ def plan(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale = 
     if gpus < 1:
         raise ValueError(f"--gpus {gpus} must be at least 1")
     workspace, folder, rows = open_table(name, scale, data, seeds, students, methods, overrides, device)
-    planned = jobs.plan_jobs(experiments(rows), workspace, folder, jobs.place_options(scale, data), cost.GPUS[gpu], gpus)
+    planned = jobs.plan_jobs(
+        experiments(rows), workspace, folder, jobs.place_options(scale, data), cost.GPUS[gpu], gpus
+    )
     if not planned:
         print(f"{name}: every run is finished; make reproduce-{name} prints it")
     elif slurm or make:
@@ -127,8 +170,16 @@ def plan(name: Annotated[Positional[str], arg(metavar="TABLE")], scale: Scale = 
     return 0
 
 
-def run(student: Positional[str], method: Positional[str], scale: Scale = "mini", data: Data = "", device: Device = "auto",
-        settings: Settings = (), seed: int = 0, part: Literal["student", "teacher", "pretrain", "detector"] = "student") -> int:
+def run(
+    student: Positional[str],
+    method: Positional[str],
+    scale: Scale = "mini",
+    data: Data = "",
+    device: Device = "auto",
+    settings: Settings = (),
+    seed: int = 0,
+    part: Literal["student", "teacher", "pretrain", "detector"] = "student",
+) -> int:
     """Train and evaluate one row of a table; torchrun or accelerate launch run it in several processes.
 
     Args:
@@ -145,7 +196,9 @@ def run(student: Positional[str], method: Positional[str], scale: Scale = "mini"
     return run_job(student, method, scale, data, device, seed, part, overrides)
 
 
-def data(folder: Annotated[str, arg(name="data", help="A COCO or PASCAL VOC folder.", metavar="FOLDER")] = "") -> int:
+def data(
+    folder: Annotated[str, arg(name="data", help="A COCO or PASCAL VOC folder.", metavar="FOLDER")] = "",
+) -> int:
     """Check a copy of COCO or convert PASCAL VOC; without a folder, say what to download from where."""
     from c2dlib.data.published import check_data, downloads
 
@@ -155,8 +208,12 @@ def data(folder: Annotated[str, arg(name="data", help="A COCO or PASCAL VOC fold
     return 0
 
 
-def bench(device: CpuOrCuda = "cpu", repeats: int = 3, what: Literal["ratios", "counts", "throughput", "agreement"] = "ratios",
-          students: Students = ()) -> int:
+def bench(
+    device: CpuOrCuda = "cpu",
+    repeats: int = 3,
+    what: Literal["ratios", "counts", "throughput", "agreement"] = "ratios",
+    students: Students = (),
+) -> int:
     """Measure what a training step and the paper's losses cost.
 
     Args:
@@ -213,13 +270,20 @@ def names() -> int:
     from c2dlib.reporting.notebooks import PIECES
     from c2dlib.reporting.work_list import TABLES
 
-    for kind, values in {"tables": TABLES, "figures and notebooks": PIECES, "scales": scale_names(), "students": STUDENTS,
-                         "methods": METHODS}.items():
+    for kind, values in {
+        "tables": TABLES,
+        "figures and notebooks": PIECES,
+        "scales": scale_names(),
+        "students": STUDENTS,
+        "methods": METHODS,
+    }.items():
         print(f"{kind}: {' '.join(values)}")
     return 0
 
 
-def evaluate(checkpoint: Checkpoint, device: CpuOrCuda = "cpu", data: Data = "", scale: Scale = "mini", split: str = "") -> int:
+def evaluate(
+    checkpoint: Checkpoint, device: CpuOrCuda = "cpu", data: Data = "", scale: Scale = "mini", split: str = ""
+) -> int:
     """Compute the COCO metrics of a student's checkpoint.
 
     Args:
@@ -235,12 +299,22 @@ def evaluate(checkpoint: Checkpoint, device: CpuOrCuda = "cpu", data: Data = "",
     split = split or folder.eval_split
     metrics = evaluate_student(student, folder, split, device, ProgressBar())
     print(f"{student.experiment.name} on {folder.name} {split}, {len(folder.splits[split])} images, percent:")
-    print("\n".join(f"  {name:<6} {'-' if value is None else format(value, '.1f'):>5}" for name, value in metrics.items()))
+    print(
+        "\n".join(
+            f"  {name:<6} {'-' if value is None else format(value, '.1f'):>5}"
+            for name, value in metrics.items()
+        )
+    )
     return 0
 
 
-def detect(checkpoint: Checkpoint, pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE ...")], device: CpuOrCuda = "cpu",
-           out: Annotated[str, arg(metavar="FOLDER")] = "detections", threshold: float = 0.5) -> int:
+def detect(
+    checkpoint: Checkpoint,
+    pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE ...")],
+    device: CpuOrCuda = "cpu",
+    out: Annotated[str, arg(metavar="FOLDER")] = "detections",
+    threshold: float = 0.5,
+) -> int:
     """Detect objects on pictures.
 
     Args:
@@ -257,7 +331,9 @@ def detect(checkpoint: Checkpoint, pictures: Annotated[Positional[tuple[str, ...
     return 0
 
 
-def export(checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar="FILE")], picture: str = "") -> int:
+def export(
+    checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar="FILE")], picture: str = ""
+) -> int:
     """Export a student as ONNX and check that onnxruntime detects the same boxes.
 
     Args:
@@ -279,5 +355,18 @@ def export(checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar=
     return 0
 
 
-COMMANDS = {"reproduce": reproduce, "table": table, "plan": plan, "run": run, "data": data, "claims": claims, "html": html, "readme": readme,
-            "names": names, "bench": bench, "evaluate": evaluate, "detect": detect, "export": export}
+COMMANDS = {
+    "reproduce": reproduce,
+    "table": table,
+    "plan": plan,
+    "run": run,
+    "data": data,
+    "claims": claims,
+    "html": html,
+    "readme": readme,
+    "names": names,
+    "bench": bench,
+    "evaluate": evaluate,
+    "detect": detect,
+    "export": export,
+}

@@ -38,8 +38,10 @@ def join(device: str) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         local, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if device == "cuda" and local >= found:
-            raise ValueError(f"process {local + 1} of this machine finds {found} GPU(s): one process per GPU; start fewer "
-                             "(--num_processes, --nproc-per-node) or ask for more GPUs")
+            raise ValueError(
+                f"process {local + 1} of this machine finds {found} GPU(s): one process per GPU; start fewer "
+                "(--num_processes, --nproc-per-node) or ask for more GPUs"
+            )
         PartialState(cpu=device == "cpu", timeout=PATIENCE)
     return device
 
@@ -95,7 +97,9 @@ def gathered(value: Any) -> list:
     return gather_object([value]) if world() > 1 else [value]
 
 
-def as_one_batch(terms: dict[str, Tensor], divisors: dict[str, Tensor | int], images: int) -> dict[str, Tensor]:
+def as_one_batch(
+    terms: dict[str, Tensor], divisors: dict[str, Tensor | int], images: int
+) -> dict[str, Tensor]:
     """Scale a process's loss terms so that their mean over the processes is the loss of all their images as one batch.
 
     A term is a sum over its n samples (objects, proposals, images) divided by max(1, n). With n_i of them in process i of W,
@@ -107,8 +111,13 @@ def as_one_batch(terms: dict[str, Tensor], divisors: dict[str, Tensor | int], im
     if world() == 1:
         return terms
     device = next(iter(terms.values())).device
-    counts = torch.stack([torch.as_tensor(divisors.get(name, images), dtype=torch.float64, device=device) for name in terms])
+    counts = torch.stack(
+        [torch.as_tensor(divisors.get(name, images), dtype=torch.float64, device=device) for name in terms]
+    )
     total = counts.clone()
     dist.all_reduce(total)
     factors = world() * counts.clamp(min=1) / total.clamp(min=1)
-    return {name: term * factor.to(term.dtype) for (name, term), factor in zip(terms.items(), factors, strict=True)}
+    return {
+        name: term * factor.to(term.dtype)
+        for (name, term), factor in zip(terms.items(), factors, strict=True)
+    }

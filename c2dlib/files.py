@@ -33,8 +33,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             reason = "no space left on the device; free some and run again" if full else error.strerror
-            raise OSError(error.errno, f"cannot write {path} ({len(content) / 2**20:.1f} MiB): {reason}. "
-                                       f"The previous file is intact.") from error
+            raise OSError(
+                error.errno,
+                f"cannot write {path} ({len(content) / 2**20:.1f} MiB): {reason}. "
+                f"The previous file is intact.",
+            ) from error
         raise
 
 

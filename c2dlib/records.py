@@ -41,7 +41,9 @@ class RunRecord:
     parameters: int  # of the student, as used at inference
     seconds_per_step: float  # median over the run
     wall_seconds: float  # training and evaluation, summed over all interrupted parts
-    teacher: dict  # hash, top-1, ECE of the classification teacher, and mAP of the detector teacher; {} for none
+    teacher: (
+        dict  # hash, top-1, ECE of the classification teacher, and mAP of the detector teacher; {} for none
+    )
     curve: dict  # name of a loss term -> its values along the run
     data: dict  # name, annotation hash, images per split
     checkpoint_sha256: str
@@ -53,7 +55,9 @@ class RunRecord:
     relative_seconds: float = 0.0  # time of a step's forward and backward over that of the same step without distillation; 0: not known
     processes: int = 1  # that shared each batch
     memory_mb: float = 0.0  # peak during training: of all tensors (GPU) or of the process (CPU); 0: not known
-    validation: dict = field(default_factory=dict)  # step -> metrics on val during training; {} unless validate_every is set
+    validation: dict = field(
+        default_factory=dict
+    )  # step -> metrics on val during training; {} unless validate_every is set
 
     @property
     def name(self) -> str:
@@ -88,7 +92,9 @@ def read_record(path: Path) -> RunRecord:
         written_hash = body.pop("sha256")
         record = RunRecord(**body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path}: not a whole run record ({error}); not used. Delete it to run again.") from error
+        raise RecordError(
+            f"{path}: not a whole run record ({error}); not used. Delete it to run again."
+        ) from error
     if body_hash(body) != written_hash:
         raise RecordError(f"{path}: content does not match its hash; not used. Delete it to run again.")
     if path.stem != record.name:
@@ -104,7 +110,9 @@ def body_hash(body: dict) -> str:
 def command() -> str:
     """The command that started this process, without the machine's paths; in a worker process, its parent's command."""
     program = Path(sys.argv[0])
-    own_command = f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
+    own_command = (
+        f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
+    )
     return os.environ.get("C2D_COMMAND", own_command)
 
 
@@ -114,10 +122,16 @@ def circumstances() -> dict:
 
     They are read at the first call and kept: a later checkout does not change the code that is already loaded.
     """
+
     def git(*args: str) -> str:
-        completed = subprocess.run(["git", "-C", str(ROOT), *args], check=False, capture_output=True, text=True)
+        completed = subprocess.run(
+            ["git", "-C", str(ROOT), *args], check=False, capture_output=True, text=True
+        )
         return completed.stdout.strip() if completed.returncode == 0 else "unknown"
 
     changes = git("status", "--porcelain", "--", "c2dlib", "pyproject.toml", "requirements.lock")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes),
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}}
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(changes),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+    }

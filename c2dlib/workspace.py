@@ -42,8 +42,14 @@ class Workspace:
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def open_workspace(scale: str, data: str | Path = "", results: Path = Path("results"), runs: Path = Path("runs"),
-                   device: str = "auto", check_images: bool = True) -> tuple[Workspace, CocoFolder]:
+def open_workspace(
+    scale: str,
+    data: str | Path = "",
+    results: Path = Path("results"),
+    runs: Path = Path("runs"),
+    device: str = "auto",
+    check_images: bool = True,
+) -> tuple[Workspace, CocoFolder]:
     """Validate a COCO-format folder, or make the embedded Badges where they do not exist, before anything is written.
 
     Args:

@@ -62,7 +62,10 @@ def call(*arguments) -> int:
         (["figure5"], ["figure5", "Did you mean figure", "method", "your_data"]),
         (["figure4", "--scale", "smoke", "--seeds", "3"], ["figure4 has no SEEDS", "student", "method"]),
         (["figure4", "--scale", "smoke", "--students", "SSD30"], ["SSD30", "SSD300-VGG16"]),
-        (["figure4", "--scale", "smoke", "--students", "SSD300-VGG16", "SSD512-VGG16"], ["figure4 has no STUDENTS"]),
+        (
+            ["figure4", "--scale", "smoke", "--students", "SSD300-VGG16", "SSD512-VGG16"],
+            ["figure4 has no STUDENTS"],
+        ),
         (["figure3", "--scale", "smoke", "--methods", "KDclss"], ["KDclss", "KDcls"]),
         (["method", "--scale", "smoke", "--set", "step=3"], ["'step'", "steps"]),
         (["teacher", "--scale", "smok"], ["smok", "smoke"]),
@@ -78,12 +81,27 @@ def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, argument
 
 def test_every_command_of_make_reproduce_is_taken(here, monkeypatch, capsys):
     """Makefile's lists are those of the library, and no notebook gets an option that it has no parameter for."""
-    printed = subprocess.run(["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=3", "JOBS=2"], cwd=ROOT, check=True,
-                             capture_output=True, text=True).stdout
-    commands = [shlex.split(line.split("-m c2dlib ")[1]) for line in printed.splitlines() if "-m c2dlib reproduce" in line]
-    assert {words[1] for words in commands} == {*TABLES, *notebooks.PIECES} - {"choices"}  # of how the tables came about
+    printed = subprocess.run(
+        ["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=3", "JOBS=2"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    commands = [
+        shlex.split(line.split("-m c2dlib ")[1])
+        for line in printed.splitlines()
+        if "-m c2dlib reproduce" in line
+    ]
+    assert {words[1] for words in commands} == {*TABLES, *notebooks.PIECES} - {
+        "choices"
+    }  # of how the tables came about
     given = {}
-    monkeypatch.setattr(papermill, "execute_notebook", lambda source, target, told, **_: given.update({Path(source).stem: told}))
+    monkeypatch.setattr(
+        papermill,
+        "execute_notebook",
+        lambda source, target, told, **_: given.update({Path(source).stem: told}),
+    )
     monkeypatch.setattr(notebooks, "_keep", lambda *_: None)
     for words in commands:
         assert words[1] in TABLES or main(words) == 0, capsys.readouterr().err
@@ -139,15 +157,31 @@ def test_data_that_cannot_be_used_is_reported_and_nothing_is_written(
 
 def executed(monkeypatch) -> list:
     calls = []
-    monkeypatch.setattr(notebooks, "execute", lambda name, workspace, parameters: (
-        calls.append((name, parameters)), workspace.results / f"{name}.ipynb")[1])
+    monkeypatch.setattr(
+        notebooks,
+        "execute",
+        lambda name, workspace, parameters: (
+            calls.append((name, parameters)),
+            workspace.results / f"{name}.ipynb",
+        )[1],
+    )
     return calls
 
 
 def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
     notebook = executed(monkeypatch)
-    arguments = ["table2", "--scale", "smoke", "--students", "SSD512-VGG16", "--methods", "baseline", "ours",
-                 "--set", *SETTINGS]
+    arguments = [
+        "table2",
+        "--scale",
+        "smoke",
+        "--students",
+        "SSD512-VGG16",
+        "--methods",
+        "baseline",
+        "ours",
+        "--set",
+        *SETTINGS,
+    ]
     assert call(*arguments) == 0
     printed = capsys.readouterr().out
     assert "29.4" in printed and "32.1" in printed and "mean nothing" in printed and "badges-smoke" in printed
@@ -163,7 +197,7 @@ def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
         assert float(row["mAP"]) == pytest.approx(record["metrics"]["mAP"], abs=1e-4)
         assert record["experiment"]["steps"] == 2 and record["command"]
     assert "| SSD512-VGG16 | ours | 32.1 |" in (results / "table2.md").read_text()
-    (name, parameters), = notebook
+    ((name, parameters),) = notebook
     assert (
         name == "table2" and parameters["scale"] == "smoke" and parameters["methods"] == ["baseline", "ours"]
     )
@@ -199,21 +233,28 @@ def test_claims_and_pages_of_a_place_without_runs(here, capsys):
     assert main(["claims", "--scale", "smok"]) == 2 and "smoke" in capsys.readouterr().err
 
 
-LIGHT = "import sys; from c2dlib.cli import main\ntry: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code or 0\n" \
+LIGHT = (
+    "import sys; from c2dlib.cli import main\ntry: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code or 0\n"
     "print(sorted({'torch', 'pandas', 'torchvision'} & set(sys.modules))); sys.exit(code)"
+)
 
 
-@pytest.mark.parametrize("arguments, code", [
-    (["--help"], 0),
-    (["reproduce", "--help"], 0),
-    (["reproduce", "table2", "--scale", "smok"], 2),
-    (["plan", "table2", "--scale", "smok"], 2),
-    (["run", "SSD300-VGG16", "KDcls", "--set", "steps"], 2),
-    (["table2"], 2),
-])
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["--help"], 0),
+        (["reproduce", "--help"], 0),
+        (["reproduce", "table2", "--scale", "smok"], 2),
+        (["plan", "table2", "--scale", "smok"], 2),
+        (["run", "SSD300-VGG16", "KDcls", "--set", "steps"], 2),
+        (["table2"], 2),
+    ],
+)
 def test_help_and_misspelt_options_do_not_wait_for_torch(arguments, code):
     """torch takes seconds to import; without it these commands answer in about one."""
-    answer = subprocess.run([sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, check=False, capture_output=True, text=True
+    )
     assert answer.returncode == code and answer.stdout.splitlines()[-1] == "[]", answer
 
 
@@ -232,7 +273,23 @@ def test_options_of_every_command_are_taken(capsys):
         with pytest.raises(SystemExit) as end:
             main([command, "--help"])
         assert end.value.code == 0 and f"python -m c2dlib {command}" in capsys.readouterr().out
-    assert main(["table", "--students", "SSD30", "SSD512-VGG16", "--scale", "smoke", "--seeds", "2", "--", "table2"]) == 2
+    assert (
+        main(
+            [
+                "table",
+                "--students",
+                "SSD30",
+                "SSD512-VGG16",
+                "--scale",
+                "smoke",
+                "--seeds",
+                "2",
+                "--",
+                "table2",
+            ]
+        )
+        == 2
+    )
     assert "SSD30" in capsys.readouterr().err
     assert main(["detect", "checkpoint"]) == 2 and "which pictures?" in capsys.readouterr().err
 

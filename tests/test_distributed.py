@@ -29,8 +29,18 @@ from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.run import experiment_for, require_same_data, run, run_folder
 from c2dlib.workspace import open_workspace
 
-SGD = SimpleNamespace(lr=1.0, seed=0, optimizer="sgd", weight_decay=0.0, momentum=0.0, schedule="step", milestones=(), warmup=0,
-                      clip=0.0, precision="no")
+SGD = SimpleNamespace(
+    lr=1.0,
+    seed=0,
+    optimizer="sgd",
+    weight_decay=0.0,
+    momentum=0.0,
+    schedule="step",
+    milestones=(),
+    warmup=0,
+    clip=0.0,
+    precision="no",
+)
 STUDENTS = ["SSD300-VGG16", "RetinaNet-R50", "FCOS-R50", "FasterRCNN-QR50", "MaskRCNN-R50"]
 CLASSES, SIDE = 5, 64
 
@@ -47,8 +57,13 @@ def on_two(work, *args):
 
 
 def _one_of_two(rank, port, found, work, args):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     distributed.join("cpu")
     found[rank] = work(*args)
@@ -73,8 +88,19 @@ def scenes(which):
 
 
 def settings(student):
-    return Experiment(student=student, width=0.125, depth=0.2, image_size=SIDE, max_size=SIDE, fpn_channels=16, box_head_dim=32,
-                      backbone_weights="none", anchor_scale=1.0, frozen_stages=0, rpn_top_n=40)
+    return Experiment(
+        student=student,
+        width=0.125,
+        depth=0.2,
+        image_size=SIDE,
+        max_size=SIDE,
+        fpn_channels=16,
+        box_head_dim=32,
+        backbone_weights="none",
+        anchor_scale=1.0,
+        frozen_stages=0,
+        rpn_top_n=40,
+    )
 
 
 def one_step(student, which, method, folder):
@@ -87,15 +113,32 @@ def one_step(student, which, method, folder):
     trained, terms = {"student": step}, []
     if method == "ours":
         teacher = Teacher(build_classifier("resnet10t", CLASSES, 48), CLASSES, 48)
-        terms = [ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], lambda_kc=0.4, temperature=2.0, lambda_l=0.15,
-                                      lambda_kl=0.15, sampling_size=48, pool_obj=4, pool_maps=8, layers=1)]
+        terms = [
+            ClassifierToDetector(
+                teacher,
+                ["KDcls", "loc", "KDloc"],
+                lambda_kc=0.4,
+                temperature=2.0,
+                lambda_l=0.15,
+                lambda_kl=0.15,
+                sampling_size=48,
+                pool_obj=4,
+                pool_maps=8,
+                layers=1,
+            )
+        ]
     elif method:
         detector = build_student(settings(ARCHITECTURES[student].detector_teacher), CLASSES, "none").model
         channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, detector)]
-        necks = Necks(*(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels), step.one_stage)
+        necks = Necks(
+            *(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels),
+            step.one_stage,
+        )
         trained["imitation"] = IMITATION_CLASSES[method](necks)
         terms = [FromDetector(detector, trained["imitation"])]
-    own = slice(None) if distributed.world() == 1 else slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
+    own = (
+        slice(None) if distributed.world() == 1 else slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
+    )
     images, targets = scenes(which)
 
     def losses(images, targets):
@@ -107,11 +150,18 @@ def one_step(student, which, method, folder):
         return distributed.as_one_batch(named, divisors, len(images))
 
     before = {n: p.detach().clone() for n, p in step.named_parameters()}
-    log = fit(SGD, 1, trained, lambda start: [(images[own], targets[own])], losses, folder, "cpu", shared=True)
+    log = fit(
+        SGD, 1, trained, lambda start: [(images[own], targets[own])], losses, folder, "cpu", shared=True
+    )
     return {n: p.detach() - before[n] for n, p in step.named_parameters()}, log[0]
 
 
-CASES = [((0, 1, 2, 3), "ours"), ((2, 3), "ours"), ((), "ours"), ((2, 3), "CWD")]  # the last two images are the second process's
+CASES = [
+    ((0, 1, 2, 3), "ours"),
+    ((2, 3), "ours"),
+    ((), "ours"),
+    ((2, 3), "CWD"),
+]  # the last two images are the second process's
 
 
 def all_cases(student, folder):
@@ -124,7 +174,9 @@ def test_two_processes_with_half_the_batch_each_step_as_one(student, tmp_path):
     alone, shared = all_cases(student, tmp_path / "alone"), on_two(all_cases, student, tmp_path / "shared")
     for case, (changes, terms) in enumerate(alone):
         largest = max(float(d.abs().max()) for d in changes.values())
-        assert largest > 1e-5 or (student.startswith("SSD") and CASES[case][0] == ())  # SSD learns nothing without an object
+        assert largest > 1e-5 or (
+            student.startswith("SSD") and CASES[case][0] == ()
+        )  # SSD learns nothing without an object
         for theirs, named in (shared[0][case], shared[1][case]):
             assert theirs.keys() == changes.keys() and named.keys() == terms.keys()
             for name in terms.keys() - {"seconds"}:
@@ -138,9 +190,14 @@ class FiveImages(list):
     """A split of as many images as two processes cannot share evenly."""
 
     def __init__(self):
-        self.categories, self.image_ids = [SimpleNamespace(id=10 * i) for i in range(CLASSES)], [105, 104, 103, 102, 101]
+        self.categories, self.image_ids = (
+            [SimpleNamespace(id=10 * i) for i in range(CLASSES)],
+            [105, 104, 103, 102, 101],
+        )
         generator = torch.Generator().manual_seed(2)
-        super().__init__(((255 * torch.rand(3, SIDE, SIDE, generator=generator)).byte(), {}) for _ in range(5))
+        super().__init__(
+            ((255 * torch.rand(3, SIDE, SIDE, generator=generator)).byte(), {}) for _ in range(5)
+        )
 
 
 def boxes_found():
@@ -178,7 +235,12 @@ def other_checkpoints(folder):
 
 
 def the_rest(folder):
-    return boxes_found(), not_a_number_in_the_second(folder / "nan"), other_checkpoints(folder / "own"), distributed.agreed(distributed.rank())
+    return (
+        boxes_found(),
+        not_a_number_in_the_second(folder / "nan"),
+        other_checkpoints(folder / "own"),
+        distributed.agreed(distributed.rank()),
+    )
 
 
 def test_evaluation_and_failures_of_two_processes(tmp_path):
@@ -186,8 +248,14 @@ def test_evaluation_and_failures_of_two_processes(tmp_path):
     alone, done = boxes_found()
     assert len({row["image_id"] for row in alone}) == 5 and done == [(i, 5) for i in range(1, 6)]
     for rank, ((found, done), broken, apart, said) in enumerate(on_two(the_rest, tmp_path)):
-        assert [(row["image_id"], row["category_id"]) for row in found] == [(row["image_id"], row["category_id"]) for row in alone]
-        assert torch.allclose(torch.tensor([row["bbox"] for row in found]), torch.tensor([row["bbox"] for row in alone]), atol=1e-4)
+        assert [(row["image_id"], row["category_id"]) for row in found] == [
+            (row["image_id"], row["category_id"]) for row in alone
+        ]
+        assert torch.allclose(
+            torch.tensor([row["bbox"] for row in found]),
+            torch.tensor([row["bbox"] for row in alone]),
+            atol=1e-4,
+        )
         assert done[-1] == ((3, 3), (2, 2))[rank]
         assert broken.startswith("step 0: loss term broken is nan")
         assert "the processes find checkpoints of steps [1, 0]; it must be one folder for all" in apart
@@ -201,7 +269,11 @@ def test_terms_as_of_one_batch_by_hand(monkeypatch):
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda counts: counts.copy_(totals))
     terms = {"KDcls": torch.tensor(1.0), "dense": torch.tensor(5.0), "empty": torch.tensor(3.0)}
     scaled = distributed.as_one_batch(terms, {"KDcls": 3, "empty": 0}, images=2)
-    assert {k: v.item() for k, v in scaled.items()} == {"KDcls": 0.75, "dense": 5.0, "empty": 6.0}  # max(1, 0) is 1
+    assert {k: v.item() for k, v in scaled.items()} == {
+        "KDcls": 0.75,
+        "dense": 5.0,
+        "empty": 6.0,
+    }  # max(1, 0) is 1
 
 
 def test_runs_beside_each_other_take_different_gpus(monkeypatch, tmp_path):
@@ -241,18 +313,53 @@ def save_and_die(folder, step, state):
 engine.save_checkpoint = save_and_die
 sys.exit(cli.main(sys.argv[1:]))
 """
-RUN = ["run", "SSD300-VGG16", "KDcls+loc", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "norm=frozen", "steps=5",
-       "batch_size=4", "optimizer=sgd", "lr=0.001", "max_positives=0", "teacher_steps=2", "teacher_images=4", "image_size=64"]
+RUN = [
+    "run",
+    "SSD300-VGG16",
+    "KDcls+loc",
+    "--scale",
+    "smoke",
+    "--device",
+    "cpu",
+    "--set",
+    "backbone_weights=none",
+    "norm=frozen",
+    "steps=5",
+    "batch_size=4",
+    "optimizer=sgd",
+    "lr=0.001",
+    "max_positives=0",
+    "teacher_steps=2",
+    "teacher_images=4",
+    "image_size=64",
+]
 
 
 def started(folder, count, dies=False, check=True):
     """The command of one run in ``count`` processes, in ``folder``; what it printed."""
     (folder / "script.py").write_text(DIES)
     alone = [sys.executable, "script.py"]
-    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "script.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | ({"DIES": "1"} if dies else {})
-    done = subprocess.run([*(several if count > 1 else alone), *RUN], cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
-                          check=False)
+    several = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(count),
+        "script.py",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | (
+        {"DIES": "1"} if dies else {}
+    )
+    done = subprocess.run(
+        [*(several if count > 1 else alone), *RUN],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -260,7 +367,10 @@ def started(folder, count, dies=False, check=True):
 def test_a_killed_run_goes_on_in_as_many_processes_or_in_fewer(tmp_path):
     folders = {name: tmp_path / name for name in ("alone", "two", "then one")}
     folders["alone"].mkdir()
-    assert "record: results/badges-smoke/records/SSD300-VGG16.KDcls+loc.s0" in started(folders["alone"], 1).stdout
+    assert (
+        "record: results/badges-smoke/records/SSD300-VGG16.KDcls+loc.s0"
+        in started(folders["alone"], 1).stdout
+    )
     folders["two"].mkdir()
     assert started(folders["two"], 2, dies=True, check=False).returncode != 0
     (run,) = (folders["two"] / "runs/badges-smoke").glob("*KDcls*/")
@@ -278,14 +388,20 @@ def test_a_killed_run_goes_on_in_as_many_processes_or_in_fewer(tmp_path):
         assert not list(student.parent.glob("step-*.pt"))
     for other in weights[1:]:
         assert all((other[k] - v).abs().max() < 1e-5 for k, v in weights[0].items() if v.is_floating_point())
-    assert len({r.hash for r in records}) == 1 and records[1].metrics["mAP"] == pytest.approx(records[0].metrics["mAP"], abs=0.5)
+    assert len({r.hash for r in records}) == 1 and records[1].metrics["mAP"] == pytest.approx(
+        records[0].metrics["mAP"], abs=0.5
+    )
 
 
 def test_statistics_of_a_share_of_a_batch_are_refused(monkeypatch, tmp_path):
-    workspace, data = open_workspace("smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
+    workspace, data = open_workspace(
+        "smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu"
+    )
     monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setattr(distributed, "agreed", lambda value: value)
-    with pytest.raises(ValueError, match="norm=batch: its statistics would be of a process's share of a batch"):
+    with pytest.raises(
+        ValueError, match="norm=batch: its statistics would be of a process's share of a batch"
+    ):
         run(experiment_for(workspace, data, "SSD300-VGG16"), workspace)
 
 
@@ -301,7 +417,15 @@ def test_accumulated_parts_make_the_step_of_the_whole(tmp_path):
         before = [p.detach().clone() for p in step.parameters()]
         pieces = [(images, targets)] if parts == 1 else [(images[:2], targets[:2]), (images[2:], targets[2:])]
         e = SimpleNamespace(**vars(SGD) | {"accumulate": parts})
-        log = fit(e, 1, {"student": step}, lambda start, pieces=pieces: pieces, lambda i, t, step=step: step(i, t).task_losses, tmp_path / str(parts), "cpu")
+        log = fit(
+            e,
+            1,
+            {"student": step},
+            lambda start, pieces=pieces: pieces,
+            lambda i, t, step=step: step(i, t).task_losses,
+            tmp_path / str(parts),
+            "cpu",
+        )
         assert [row["step"] for row in log] == [1]
         changes.append([p.detach() - b for p, b in zip(step.parameters(), before, strict=True)])
     assert max(float(c.abs().max()) for c in changes[0]) > 1e-3
@@ -312,7 +436,9 @@ def test_accumulated_parts_make_the_step_of_the_whole(tmp_path):
 
 def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
     root = make_badges(tmp_path / "photos", train=6, val=2, test=0)
-    workspace, data = open_workspace("smoke", root, results=tmp_path / "results", runs=tmp_path / "runs", device="cpu")
+    workspace, data = open_workspace(
+        "smoke", root, results=tmp_path / "results", runs=tmp_path / "runs", device="cpu"
+    )
     e = experiment_for(workspace, data, "SSD300-VGG16", backbone_weights="none", steps=4)
     folder = run_folder(e, workspace)
     require_same_data(e, data, folder)
@@ -320,7 +446,9 @@ def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
     require_same_data(e, data, folder)  # nothing changed
     image = data.splits["train"].image_folder / data.splits["train"].annotations["images"][0]["file_name"]
     image.write_bytes(image.read_bytes() + b"0")
-    with pytest.raises(DataError, match="its image files changed since SSD300-VGG16.baseline.s0 was interrupted"):
+    with pytest.raises(
+        DataError, match="its image files changed since SSD300-VGG16.baseline.s0 was interrupted"
+    ):
         require_same_data(e, data, folder)
     path = root / "annotations/instances_val2017.json"
     path.write_text(path.read_text() + " ")
@@ -329,19 +457,62 @@ def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
     assert other.hash() != e.hash()
     with pytest.raises(DataError, match=f"its annotations changed .* or delete {folder} to start anew"):
         require_same_data(other, later, run_folder(other, workspace))
-    require_same_data(other.replace(steps=5), later, run_folder(other.replace(steps=5), workspace))  # another run has nothing to go on from
+    require_same_data(
+        other.replace(steps=5), later, run_folder(other.replace(steps=5), workspace)
+    )  # another run has nothing to go on from
     assert (folder / "step-00000001.0123456789abcdef.pt").read_bytes() == b"a checkpoint"
 
 
 def test_the_papers_scale_on_real_images_in_two_processes(shared, tmp_path):
     """160 photographs of COCO at published width and resolution, bf16, a teacher of ResNet50: one step, every image evaluated."""
-    settings = ["--scale", "coco", "--device", "cpu", "--data", str(shared / "data" / "coco-tiny"), "--set", "backbone_weights=none",
-                "teacher_pretrained=false", "steps=1", "batch_size=4", "teacher_steps=1", "teacher_images=2", "workers=1", "score_threshold=0.3"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "c2dlib", "run", "SSD300-VGG16", "ours"]
+    settings = [
+        "--scale",
+        "coco",
+        "--device",
+        "cpu",
+        "--data",
+        str(shared / "data" / "coco-tiny"),
+        "--set",
+        "backbone_weights=none",
+        "teacher_pretrained=false",
+        "steps=1",
+        "batch_size=4",
+        "teacher_steps=1",
+        "teacher_images=2",
+        "workers=1",
+        "score_threshold=0.3",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "c2dlib",
+        "run",
+        "SSD300-VGG16",
+        "ours",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, *settings], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [*command, *settings],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (path,) = (tmp_path / "results/coco-tiny-coco/records").glob("*.json")
     record = read_record(path)
-    assert record.status == "done" and record.processes == 2 and record.experiment["lr"] == pytest.approx(0.002 * 4 / 64)
-    assert record.data["images"] == {"train": 80, "val": 80} and {"KDcls", "loc", "KDloc"} <= set(record.curve)
+    assert (
+        record.status == "done"
+        and record.processes == 2
+        and record.experiment["lr"] == pytest.approx(0.002 * 4 / 64)
+    )
+    assert record.data["images"] == {"train": 80, "val": 80} and {"KDcls", "loc", "KDloc"} <= set(
+        record.curve
+    )

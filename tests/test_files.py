@@ -59,9 +59,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def state(step: int) -> dict:
-    return {"step": step, "modules": {"student": {"weight": torch.arange(6.0).view(2, 3) + step}},
-            "optimizer": {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"lr": 0.1}]},
-            "log": [{"step": 10, "loss": 0.5}]}
+    return {
+        "step": step,
+        "modules": {"student": {"weight": torch.arange(6.0).view(2, 3) + step}},
+        "optimizer": {"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"lr": 0.1}]},
+        "log": [{"step": 10, "loss": 0.5}],
+    }
 
 
 def assert_state(found: dict, step: int) -> None:
@@ -84,7 +87,7 @@ def truncated(content: bytes) -> bytes:
 
 def flipped(content: bytes) -> bytes:
     middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, lambda content: b""])

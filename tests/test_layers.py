@@ -9,9 +9,25 @@ import c2dlib
 
 PACKAGE = Path(c2dlib.__file__).parent
 # From an image to a page. `evaluation` comes before `training` because a run ends with its metrics.
-FOLDERS = ["config", "data", "detectors", "teacher", "distillation", "evaluation", "training", "reporting", "figures",
-           "cluster", "deployment"]
-FOR_ALL = {"records": [], "files": [], "distributed": [], "workspace": ["config", "data"]}  # module -> folders it may import from
+FOLDERS = [
+    "config",
+    "data",
+    "detectors",
+    "teacher",
+    "distillation",
+    "evaluation",
+    "training",
+    "reporting",
+    "figures",
+    "cluster",
+    "deployment",
+]
+FOR_ALL = {
+    "records": [],
+    "files": [],
+    "distributed": [],
+    "workspace": ["config", "data"],
+}  # module -> folders it may import from
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -21,7 +37,9 @@ def imported(path: Path) -> set[tuple[str, str]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "c2dlib":
             parts = node.module.split(".")[1:]
-            found |= {(parts[0], node.module)} if parts else {(alias.name, alias.name) for alias in node.names}
+            found |= (
+                {(parts[0], node.module)} if parts else {(alias.name, alias.name) for alias in node.names}
+            )
         elif isinstance(node, ast.Import):
             found |= {(a.name.split(".")[1], a.name) for a in node.names if a.name.startswith("c2dlib.")}
     return found
@@ -41,7 +59,9 @@ def test_arrows_point_one_way(path):
     own = place[0].removesuffix(".py")
     allowed = FOR_ALL[own] if own in FOR_ALL else FOLDERS[: FOLDERS.index(own) + 1]
     for part, module in imported(path):
-        assert part in allowed or part in FOR_ALL, f"{path.relative_to(PACKAGE)} imports {module}, which comes after it"
+        assert part in allowed or part in FOR_ALL, (
+            f"{path.relative_to(PACKAGE)} imports {module}, which comes after it"
+        )
 
 
 def test_settings_need_no_torch():

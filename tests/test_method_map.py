@@ -24,7 +24,11 @@ DEVIATIONS = {row[0] for row in rows("DEVIATIONS.md")}
 
 def names_of_tests(body: list[ast.stmt], prefix: str = "") -> set[str]:
     """``test_name`` and ``TestClass::test_name`` of a test file's syntax tree."""
-    names = {prefix + node.name for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    names = {
+        prefix + node.name
+        for node in body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
     for node in body:
         if isinstance(node, ast.ClassDef):
             names |= names_of_tests(node.body, f"{node.name}::")

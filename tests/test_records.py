@@ -76,8 +76,14 @@ def test_altered(tmp_path, record, field, value):
 def test_fields_missing_or_too_many(tmp_path, record):
     path = write_record(record, tmp_path)
     body = json.loads(path.read_text())
-    for wrong in ({k: v for k, v in body.items() if k != "device"}, body | {"extra": 1},
-                  {k: v for k, v in body.items() if k != "sha256"}, [], None, "text"):
+    for wrong in (
+        {k: v for k, v in body.items() if k != "device"},
+        body | {"extra": 1},
+        {k: v for k, v in body.items() if k != "sha256"},
+        [],
+        None,
+        "text",
+    ):
         path.write_text(json.dumps(wrong))
         with pytest.raises(RecordError, match="not a whole run record"):
             read_record(path)

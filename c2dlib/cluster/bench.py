@@ -35,7 +35,11 @@ from c2dlib.teacher.crops import crop_batch
 from c2dlib.training.loop import PeakMemory, accelerate, fit
 
 BATCH, OBJECTS, POSITIVES, SIZE, CLASSES = 8, 7, 42, 300, 80
-LIMITS = {"our plain step / torchvision's": 1.05, "KD_cls + loc + KD_loc / our plain step": 0.25, "extra memory, GB": 1.0}
+LIMITS = {
+    "our plain step / torchvision's": 1.05,
+    "KD_cls + loc + KD_loc / our plain step": 0.25,
+    "extra memory, GB": 1.0,
+}
 
 
 def setup(device: str):
@@ -44,14 +48,29 @@ def setup(device: str):
     e = Experiment(student="SSD300-VGG16", method="ours", image_size=SIZE)
     student = build_student(e, CLASSES, "none").to(device).train()
     teacher = Teacher(build_classifier("resnet50", CLASSES, 112), CLASSES, 112).to(device)
-    distil = ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], lambda_kc=0.4, temperature=2.0, lambda_l=0.15,
-                                  lambda_kl=0.15, sampling_size=112, pool_obj=4, pool_maps=8, layers=1)
+    distil = ClassifierToDetector(
+        teacher,
+        ["KDcls", "loc", "KDloc"],
+        lambda_kc=0.4,
+        temperature=2.0,
+        lambda_l=0.15,
+        lambda_kl=0.15,
+        sampling_size=112,
+        pool_obj=4,
+        pool_maps=8,
+        layers=1,
+    )
     images = [torch.rand(3, SIZE, SIZE, device=device) for _ in range(BATCH)]
     targets = []
     for _ in range(BATCH):
-        centre, side = SIZE * (0.25 + 0.5 * torch.rand(OBJECTS, 2)), SIZE * (0.15 + 0.25 * torch.rand(OBJECTS, 2))
+        centre, side = (
+            SIZE * (0.25 + 0.5 * torch.rand(OBJECTS, 2)),
+            SIZE * (0.15 + 0.25 * torch.rand(OBJECTS, 2)),
+        )
         boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1).clamp(0, SIZE)
-        targets.append({"boxes": boxes.to(device), "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), device=device)})
+        targets.append(
+            {"boxes": boxes.to(device), "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), device=device)}
+        )
     return student, distil, images, targets
 
 
@@ -98,19 +117,27 @@ def bench(device: str = "cpu", repeats: int = 3) -> int:
     """Print the ratios; exit status 1 if one is over its limit."""
     torch.set_num_threads(1)
     seconds = _turns(steps(device), device, repeats)
-    print(f"SSD300 at {SIZE} px, batch {BATCH}, {OBJECTS} objects and {POSITIVES} positives an image, ResNet50 teacher "
-          f"at 112, {device}, 1 thread, torch {torch.__version__}, median of {repeats} alternating runs")
+    print(
+        f"SSD300 at {SIZE} px, batch {BATCH}, {OBJECTS} objects and {POSITIVES} positives an image, ResNet50 teacher "
+        f"at 112, {device}, 1 thread, torch {torch.__version__}, median of {repeats} alternating runs"
+    )
     for name, values in seconds.items():
-        print(f"  {name:<12} {statistics.median(values):7.3f} s / step   ({min(values):.3f} to {max(values):.3f})")
+        print(
+            f"  {name:<12} {statistics.median(values):7.3f} s / step   ({min(values):.3f} to {max(values):.3f})"
+        )
     plain = seconds["plain"]
-    found = {"our plain step / torchvision's": _ratio(plain, seconds["torchvision"]),
-             "KD_cls + loc + KD_loc / our plain step": _ratio(seconds["distilled"], plain) - 1}
+    found = {
+        "our plain step / torchvision's": _ratio(plain, seconds["torchvision"]),
+        "KD_cls + loc + KD_loc / our plain step": _ratio(seconds["distilled"], plain) - 1,
+    }
     if device == "cpu":
         found["extra memory, GB"] = _extra_memory()
     ok = True
     for name, value in found.items():
         ok &= value <= LIMITS[name]
-        print(f"  {name:<40} {value:6.3f}   limit {LIMITS[name]}   {'ok' if value <= LIMITS[name] else 'OVER'}")
+        print(
+            f"  {name:<40} {value:6.3f}   limit {LIMITS[name]}   {'ok' if value <= LIMITS[name] else 'OVER'}"
+        )
     return 0 if ok else 1
 
 
@@ -132,7 +159,10 @@ def _extra_memory() -> float:
 
 
 METHODS = ["baseline", "ours", "FKD"]  # that the paper's scale is counted and timed with
-OVERHEAD = {"SSD300-VGG16": 1.15, "FasterRCNN-R50": 1.25}  # at most, of a step with ours in time of a plain one, on a GPU
+OVERHEAD = {
+    "SSD300-VGG16": 1.15,
+    "FasterRCNN-R50": 1.25,
+}  # at most, of a step with ours in time of a plain one, on a GPU
 
 
 def counts(device: str, students: list[str], repeats: int) -> int:
@@ -142,7 +172,10 @@ def counts(device: str, students: list[str], repeats: int) -> int:
         for method in METHODS:
             row = count(experiment("coco", student, method, backbone_weights="none"))
             rows[row["student"], row["method"]] = row
-            print(f"{student:<16} {row['method']:<16} {row['gflops']:8.1f} GFLOP {row['activations_mb']:8.1f} MB kept, an image", flush=True)
+            print(
+                f"{student:<16} {row['method']:<16} {row['gflops']:8.1f} GFLOP {row['activations_mb']:8.1f} MB kept, an image",
+                flush=True,
+            )
             _write("counts", list(rows.values()), "counted")
     print(f"written: {BENCH / 'counts.json'}")
     return 0
@@ -154,25 +187,39 @@ def throughput(device: str, students: list[str], repeats: int) -> int:
     On a GPU with the batch that one of eight has, in fp32 and bf16; on a CPU one image on one thread, in fp32. Turn by turn:
     the plain step, the whole step, the objects' crops, the teacher's reading of them; and a core's decoding and augmenting.
     """
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.processor() or platform.machine()}, one thread"
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.processor() or platform.machine()}, one thread"
+    )
     if device == "cpu":
         torch.set_num_threads(1)
-    rows = {(r["device"], r["student"], r["method"], r["precision"]): r for r in read_bench("throughput", BENCH)}
+    rows = {
+        (r["device"], r["student"], r["method"], r["precision"]): r for r in read_bench("throughput", BENCH)
+    }
     over = False
     for student in students or STUDENTS:
         for method in METHODS:
             for precision in ["no", "bf16"] if device == "cuda" else ["no"]:
                 e = experiment("coco", student, method, precision=precision, backbone_weights="none")
-                row = {"device": name, "student": student, "method": e.method, "precision": precision,
-                       **_rates(e, device, max(1, e.batch_size // 8) if device == "cuda" else 1, repeats)}
+                row = {
+                    "device": name,
+                    "student": student,
+                    "method": e.method,
+                    "precision": precision,
+                    **_rates(e, device, max(1, e.batch_size // 8) if device == "cuda" else 1, repeats),
+                }
                 rows[name, student, e.method, precision] = row
                 _write("throughput", list(rows.values()), f"torch {torch.__version__}")
                 limit = OVERHEAD.get(student) if method == "ours" and device == "cuda" else None
                 bad = limit is not None and row["relative"] > limit
                 over |= bad
-                print(f"{student:<16} {e.method:<16} {precision:<5} {row['images_per_second']:8.2f} images/s  {row['relative']:.3f}x a plain step"
-                      f"{f'  limit {limit}' + ('  OVER' if bad else '  ok') if limit else ''}  {row['memory_mb']:.0f} MB  "
-                      f"loader: {row['loaded_per_core_second']:.0f} images/s a core", flush=True)
+                print(
+                    f"{student:<16} {e.method:<16} {precision:<5} {row['images_per_second']:8.2f} images/s  {row['relative']:.3f}x a plain step"
+                    f"{f'  limit {limit}' + ('  OVER' if bad else '  ok') if limit else ''}  {row['memory_mb']:.0f} MB  "
+                    f"loader: {row['loaded_per_core_second']:.0f} images/s a core",
+                    flush=True,
+                )
     print(f"written: {BENCH / 'throughput.json'}")
     return int(over)
 
@@ -192,14 +239,28 @@ def _rates(e: Experiment, device: str, batch: int, repeats: int) -> dict:
     calls = {"plain": lambda: step(False), "whole": lambda: step(True)}
     if teacher is not None:  # what KD_cls asks: every object once
         crops, _ = crop_batch(images, targets, e.teacher_size)
-        calls |= {"crops": lambda: crop_batch(images, targets, e.teacher_size), "teacher": lambda: teacher.read(crops)}
+        calls |= {
+            "crops": lambda: crop_batch(images, targets, e.teacher_size),
+            "teacher": lambda: teacher.read(crops),
+        }
     seconds = _turns(calls, device, repeats)
     loaded = loader_rate(e)
     whole, relative = statistics.median(seconds["whole"]), _ratio(seconds["whole"], seconds["plain"])
-    shares = {f"share_of_{name}": round(statistics.median(seconds[name]) / whole, 4) for name in ("crops", "teacher") if name in seconds}
-    return {"batch": batch, "images_per_second": round(batch / whole, 3), "relative": round(relative, 3),
-            "share_of_distillation": round(max(0.0, 1 - 1 / relative), 3), **shares, "loaded_per_core_second": round(loaded, 1),
-            "cores_to_feed_it": round(batch / whole / loaded, 2), "memory_mb": round(peak())}
+    shares = {
+        f"share_of_{name}": round(statistics.median(seconds[name]) / whole, 4)
+        for name in ("crops", "teacher")
+        if name in seconds
+    }
+    return {
+        "batch": batch,
+        "images_per_second": round(batch / whole, 3),
+        "relative": round(relative, 3),
+        "share_of_distillation": round(max(0.0, 1 - 1 / relative), 3),
+        **shares,
+        "loaded_per_core_second": round(loaded, 1),
+        "cores_to_feed_it": round(batch / whole / loaded, 2),
+        "memory_mb": round(peak()),
+    }
 
 
 def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> dict[str, list[float]]:
@@ -224,10 +285,16 @@ def loader_rate(e: Experiment, repeats: int = 30) -> float:
 
     height, width = SHAPE
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, 3, 15, 20, generator=generator)  # smooth, so that it compresses about as a photograph does
-    pixels = torch.nn.functional.interpolate(coarse, SHAPE, mode="bicubic").clamp(0, 1)[0] + 0.05 * torch.randn(3, *SHAPE, generator=generator)
+    coarse = torch.rand(
+        1, 3, 15, 20, generator=generator
+    )  # smooth, so that it compresses about as a photograph does
+    pixels = torch.nn.functional.interpolate(coarse, SHAPE, mode="bicubic").clamp(0, 1)[
+        0
+    ] + 0.05 * torch.randn(3, *SHAPE, generator=generator)
     picture = io.BytesIO()
-    Image.fromarray((255 * pixels.clamp(0, 1)).byte().permute(1, 2, 0).numpy()).save(picture, "JPEG", quality=90)
+    Image.fromarray((255 * pixels.clamp(0, 1)).byte().permute(1, 2, 0).numpy()).save(
+        picture, "JPEG", quality=90
+    )
     _, targets = scene(1)
     transform, threads = train_transform(e), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -236,7 +303,10 @@ def loader_rate(e: Experiment, repeats: int = 30) -> float:
         seconds = []
         for _ in range(repeats):
             began = time.perf_counter()
-            target = {"boxes": tv_tensors.BoundingBoxes(targets[0]["boxes"], format="XYXY", canvas_size=SHAPE), "labels": targets[0]["labels"]}
+            target = {
+                "boxes": tv_tensors.BoundingBoxes(targets[0]["boxes"], format="XYXY", canvas_size=SHAPE),
+                "labels": targets[0]["labels"],
+            }
             transform(tv_tensors.Image(read_image(Path(file.name), width, height)), target)
             seconds.append(time.perf_counter() - began)
     torch.set_num_threads(threads)
@@ -247,22 +317,46 @@ def agreement(device: str, steps: int = 20) -> int:
     """Train the smallest student ``steps`` steps with all losses on the device and on the CPU, from one seed; compare the losses."""
     logs = {}
     for where in ("cpu", device):
-        e = experiment("smoke", "SSD300-VGG16", "ours", backbone_weights="none", steps=steps, width=0.25, teacher_width=1.0)
+        e = experiment(
+            "smoke",
+            "SSD300-VGG16",
+            "ours",
+            backbone_weights="none",
+            steps=steps,
+            width=0.25,
+            teacher_width=1.0,
+        )
         student, losses, _ = training_step(e, where)
         with tempfile.TemporaryDirectory() as folder:
-            logs[where, len(logs)] = fit(e, steps, {"student": student}, lambda start: (scene(2, seed=i) for i in range(start, steps)),
-                                         losses, Path(folder), where)
+            logs[where, len(logs)] = fit(
+                e,
+                steps,
+                {"student": student},
+                lambda start: (scene(2, seed=i) for i in range(start, steps)),
+                losses,
+                Path(folder),
+                where,
+            )
     (_, ours), (_, theirs) = logs.items()
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         for term in a.keys() - {"step", "seconds"}:
             worst = max(worst, abs(a[term] - b[term]) / max(abs(a[term]), 1e-6))
-        print(f"step {a['step']:>3}: " + "  ".join(f"{term} {a[term]:.5f} / {b[term]:.5f}" for term in a if term not in ("step", "seconds")))
-    print(f"largest relative difference of a term, CPU / {device}: {worst:.1e}   limit 0.05   {'ok' if worst <= 0.05 else 'OVER'}")
+        print(
+            f"step {a['step']:>3}: "
+            + "  ".join(
+                f"{term} {a[term]:.5f} / {b[term]:.5f}" for term in a if term not in ("step", "seconds")
+            )
+        )
+    print(
+        f"largest relative difference of a term, CPU / {device}: {worst:.1e}   limit 0.05   {'ok' if worst <= 0.05 else 'OVER'}"
+    )
     return int(worst > 0.05)
 
 
 def _write(name: str, rows: list[dict], how: str) -> None:
-    about = {"how": f"{how}; {SHAPE[1]} x {SHAPE[0]} px, {COCO_OBJECTS} objects of {COCO_CLASSES} classes an image",
-             "command": f"make bench ARGS='--what {name}'"}
+    about = {
+        "how": f"{how}; {SHAPE[1]} x {SHAPE[0]} px, {COCO_OBJECTS} objects of {COCO_CLASSES} classes an image",
+        "command": f"make bench ARGS='--what {name}'",
+    }
     write_whole(BENCH / f"{name}.json", json.dumps({**about, "rows": rows}, indent=1) + "\n")

@@ -23,7 +23,11 @@ from c2dlib.teacher.classifier import Teacher, build_classifier
 from c2dlib.training.run import channels, detector_teacher
 
 COCO_IMAGES = 117_266  # of train2017, with a box to train on
-SHAPE, OBJECTS, CLASSES = (480, 640), 7, 80  # a typical image of COCO: pixels, objects (7.3 on average), classes
+SHAPE, OBJECTS, CLASSES = (
+    (480, 640),
+    7,
+    80,
+)  # a typical image of COCO: pixels, objects (7.3 on average), classes
 PAPER, BENCH = ROOT / "results" / "paper", ROOT / "results" / "bench"
 
 
@@ -38,8 +42,15 @@ class Gpu:
     bandwidth: float
 
 
-GPUS = {g.name: g for g in (Gpu("A100", 312, 80, 400, 200), Gpu("H100", 989, 80, 700, 300), Gpu("H200", 989, 141, 700, 300),
-                            Gpu("RTX 4090", 165, 24, 450, 10))}
+GPUS = {
+    g.name: g
+    for g in (
+        Gpu("A100", 312, 80, 400, 200),
+        Gpu("H100", 989, 80, 700, 300),
+        Gpu("H200", 989, 141, 700, 300),
+        Gpu("RTX 4090", 165, 24, 450, 10),
+    )
+}
 UTILISATION = 0.1  # assumed share of that arithmetic which training a detector reaches, perhaps half or twice it; `make bench` measures
 
 
@@ -53,7 +64,12 @@ def scene(count: int, device: str = "cpu", seed: int = 0) -> tuple[list[Tensor],
         side = size * (0.1 + 0.3 * torch.rand(OBJECTS, 2, generator=generator))
         boxes = torch.cat([(centre - side / 2).clamp(min=0), torch.minimum(centre + side / 2, size)], dim=1)
         images.append(torch.rand(3, height, width, generator=generator).to(device))
-        targets.append({"boxes": boxes.to(device), "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), generator=generator).to(device)})
+        targets.append(
+            {
+                "boxes": boxes.to(device),
+                "labels": torch.randint(1, CLASSES + 1, (OBJECTS,), generator=generator).to(device),
+            }
+        )
     return images, targets
 
 
@@ -67,10 +83,17 @@ def training_step(e: Experiment, device: str = "cpu"):
     student = build_student(e, CLASSES, "none").to(device, memory_format=torch.channels_last).train()
     teacher, imitation = None, None
     if needs_classifier(e.method):
-        teacher = Teacher(build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width), CLASSES, e.teacher_size).to(device)
+        teacher = Teacher(
+            build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width), CLASSES, e.teacher_size
+        ).to(device)
     if name := imitation_in(e.method):
         detector = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
-        imitation = FromDetector(detector, IMITATION_CLASSES[name](Necks(*channels(student, detector), student.one_stage, e.anchor_scale)).to(device))
+        imitation = FromDetector(
+            detector,
+            IMITATION_CLASSES[name](
+                Necks(*channels(student, detector), student.one_stage, e.anchor_scale)
+            ).to(device),
+        )
     terms = distillers(e, teacher, imitation)
 
     def losses(images: list, targets: list, distilled: bool = True) -> dict[str, Tensor]:
@@ -105,9 +128,15 @@ def count(e: Experiment) -> dict:
         total.backward()
     weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
     parameters = list(student.parameters())
-    return {"student": e.student, "method": e.method, "image_size": e.image_size, "gflops": round(counter.get_total_flops() / 1e9, 1),
-            "activations_mb": round(sum(n for p, n in kept.items() if p not in weights) / 1e6, 1),
-            "parameters": sum(p.numel() for p in parameters), "trained": sum(p.numel() for p in parameters if p.requires_grad)}
+    return {
+        "student": e.student,
+        "method": e.method,
+        "image_size": e.image_size,
+        "gflops": round(counter.get_total_flops() / 1e9, 1),
+        "activations_mb": round(sum(n for p, n in kept.items() if p not in weights) / 1e6, 1),
+        "parameters": sum(p.numel() for p in parameters),
+        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+    }
 
 
 def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
@@ -131,8 +160,14 @@ def images_seen(e: Experiment, images: int = COCO_IMAGES) -> float:
     return (e.steps or max(1, round(e.epochs * images / e.batch_size))) * e.batch_size
 
 
-def estimate(e: Experiment, gpus: int, gpu: Gpu, images: int = COCO_IMAGES, utilisation: float = UTILISATION,
-             folder: Path = BENCH) -> dict:
+def estimate(
+    e: Experiment,
+    gpus: int,
+    gpu: Gpu,
+    images: int = COCO_IMAGES,
+    utilisation: float = UTILISATION,
+    folder: Path = BENCH,
+) -> dict:
     """Hours, energy and memory of a run; from images/s measured on this kind of GPU if there are, else from the count.
 
     Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was counted), weights,
@@ -142,8 +177,14 @@ def estimate(e: Experiment, gpus: int, gpu: Gpu, images: int = COCO_IMAGES, util
         hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is known.
     """
     row, parts = counted(e, folder), gpus * e.accumulate
-    measured = [r for r in read_bench("throughput", folder) if gpu.name in r["device"] and r["student"] == e.student
-                and r["method"] == e.method and r["precision"] == e.precision]
+    measured = [
+        r
+        for r in read_bench("throughput", folder)
+        if gpu.name in r["device"]
+        and r["student"] == e.student
+        and r["method"] == e.method
+        and r["precision"] == e.precision
+    ]
     if measured:
         per_second, source = measured[0]["images_per_second"], "measured"
     elif row:
@@ -151,13 +192,29 @@ def estimate(e: Experiment, gpus: int, gpu: Gpu, images: int = COCO_IMAGES, util
     else:
         per_second, source = float("nan"), "unknown"
     hours = images_seen(e, images) / (per_second * gpus) / 3600
-    each = -(-e.batch_size // parts) * row["activations_mb"] * (0.5 if e.precision != "no" else 1) + row["trained"] * 12e-6 if row else float("nan")
-    return {"hours": hours, "kWh": hours * gpus * gpu.watts / 1000, "memory_gb": each / 1000, "source": source,
-            "images_per_second": per_second}
+    each = (
+        -(-e.batch_size // parts) * row["activations_mb"] * (0.5 if e.precision != "no" else 1)
+        + row["trained"] * 12e-6
+        if row
+        else float("nan")
+    )
+    return {
+        "hours": hours,
+        "kWh": hours * gpus * gpu.watts / 1000,
+        "memory_gb": each / 1000,
+        "source": source,
+        "images_per_second": per_second,
+    }
 
 
-def limits(e: Experiment, gpu: Gpu, decoded_per_second: float, cores: int = 16, utilisation: float = UTILISATION,
-           folder: Path = BENCH) -> dict:
+def limits(
+    e: Experiment,
+    gpu: Gpu,
+    decoded_per_second: float,
+    cores: int = 16,
+    utilisation: float = UTILISATION,
+    folder: Path = BENCH,
+) -> dict:
     """From how many GPUs on something other than the student's arithmetic limits a run.
 
     Args:
@@ -172,9 +229,11 @@ def limits(e: Experiment, gpu: Gpu, decoded_per_second: float, cores: int = 16, 
     found, row = estimate(e, 1, gpu, utilisation=utilisation, folder=folder), counted(e, folder)
     plain = counted(e.replace(method="baseline"), folder)
     rate = found["images_per_second"]
-    return {"loader": cores * decoded_per_second / rate,
-            "exchange": 1 + e.batch_size * gpu.bandwidth * 1e9 / (2 * row["trained"] * 4 * rate),
-            "teacher": 1 - plain["gflops"] / row["gflops"]}
+    return {
+        "loader": cores * decoded_per_second / rate,
+        "exchange": 1 + e.batch_size * gpu.bandwidth * 1e9 / (2 * row["trained"] * 4 * rate),
+        "teacher": 1 - plain["gflops"] / row["gflops"],
+    }
 
 
 def recipe() -> pd.DataFrame:
@@ -182,12 +241,24 @@ def recipe() -> pd.DataFrame:
     rows = []
     for line in pd.read_csv(PAPER / "recipe.csv", dtype=str).to_dict("records"):
         students = STUDENTS[:6] if line["students"] == "all" else line["students"].split()
-        paper = yaml.safe_load(line["value"]) if line["value"] != "no" else "no"  # YAML 1.1 takes `no` for False
+        paper = (
+            yaml.safe_load(line["value"]) if line["value"] != "no" else "no"
+        )  # YAML 1.1 takes `no` for False
         ours = {getattr(experiment("coco", s), line["setting"]) for s in students}
         same = all(_close(value, paper) for value in ours)
-        shown = " / ".join(sorted(str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in ours))
-        rows.append({"students": line["students"].replace(" ", ", "), "setting": line["setting"], "paper": line["value"],
-                     "source": line["source"], "ours": shown, "same": same})
+        shown = " / ".join(
+            sorted(str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in ours)
+        )
+        rows.append(
+            {
+                "students": line["students"].replace(" ", ", "),
+                "setting": line["setting"],
+                "paper": line["value"],
+                "source": line["source"],
+                "ours": shown,
+                "same": same,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -211,8 +282,23 @@ def paper_runs() -> list[Experiment]:
     return list(found.values())
 
 
-def costs(runs: list[Experiment], gpu: Gpu, numbers: tuple[int, ...] = (1, 8, 32), utilisation: float = UTILISATION,
-          folder: Path = BENCH) -> pd.DataFrame:
+def costs(
+    runs: list[Experiment],
+    gpu: Gpu,
+    numbers: tuple[int, ...] = (1, 8, 32),
+    utilisation: float = UTILISATION,
+    folder: Path = BENCH,
+) -> pd.DataFrame:
     """``estimate`` of each run on each number of GPUs: student, method, gpus, hours, kWh, memory_gb, source."""
-    return pd.DataFrame([{"student": e.student, "method": e.method, "gpus": n, **estimate(e, n, gpu, utilisation=utilisation, folder=folder)}
-                         for e in runs for n in numbers])
+    return pd.DataFrame(
+        [
+            {
+                "student": e.student,
+                "method": e.method,
+                "gpus": n,
+                **estimate(e, n, gpu, utilisation=utilisation, folder=folder),
+            }
+            for e in runs
+            for n in numbers
+        ]
+    )

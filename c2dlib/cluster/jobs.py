@@ -20,7 +20,11 @@ from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.training.schedule import Job, plan
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 
-PARTS = {"teacher": "teacher", "pretrain": "pretrain", "run": "detector"}  # kind of a prerequisite -> value of --part
+PARTS = {
+    "teacher": "teacher",
+    "pretrain": "pretrain",
+    "run": "detector",
+}  # kind of a prerequisite -> value of --part
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,14 @@ class PlannedJob:
     source: str  # of hours: measured, counted, unknown
 
 
-def plan_jobs(experiments: list[Experiment], workspace: Workspace, folder: CocoFolder, options: str, gpu: Gpu,
-              gpus: int = 1) -> list[PlannedJob]:
+def plan_jobs(
+    experiments: list[Experiment],
+    workspace: Workspace,
+    folder: CocoFolder,
+    options: str,
+    gpu: Gpu,
+    gpus: int = 1,
+) -> list[PlannedJob]:
     """The unfinished jobs of a table, each after those it needs.
 
     Args:
@@ -56,24 +66,53 @@ def plan_jobs(experiments: list[Experiment], workspace: Workspace, folder: CocoF
     for job in jobs:
         needs = tuple(numbers[key] for key in job.needs if key in numbers)
         level = 1 + max((planned[n].level for n in needs), default=-1)
-        planned.append(_planned_job(job, needed_by[job.key], needs, level, workspace, folder, options, gpu, gpus, images))
+        planned.append(
+            _planned_job(job, needed_by[job.key], needs, level, workspace, folder, options, gpu, gpus, images)
+        )
     return planned
 
 
-def _planned_job(job: Job, row: Experiment, needs: tuple[int, ...], level: int, workspace: Workspace, folder: CocoFolder,
-                 options: str, gpu: Gpu, gpus: int, images: int) -> PlannedJob:
+def _planned_job(
+    job: Job,
+    row: Experiment,
+    needs: tuple[int, ...],
+    level: int,
+    workspace: Workspace,
+    folder: CocoFolder,
+    options: str,
+    gpu: Gpu,
+    gpus: int,
+    images: int,
+) -> PlannedJob:
     is_row, is_run = job.kind == "run" and row.hash() == job.e.hash(), job.kind == "run"
     part = "" if is_row else f" --part {PARTS[job.kind]}"
     processes = gpus if is_run else 1
     arguments = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{setting_options(row, workspace, folder)}{part}"
     name = job.e.name if is_run else f"{PARTS[job.kind]} for {row.student}"
-    cost = estimate(job.e, processes, gpu, images) if is_run else {"hours": math.nan, "memory_gb": math.nan, "source": "unknown"}
-    return PlannedJob(name, f"{_launcher(processes)} {arguments}", processes, needs, level, cost["hours"], cost["memory_gb"], cost["source"])
+    cost = (
+        estimate(job.e, processes, gpu, images)
+        if is_run
+        else {"hours": math.nan, "memory_gb": math.nan, "source": "unknown"}
+    )
+    return PlannedJob(
+        name,
+        f"{_launcher(processes)} {arguments}",
+        processes,
+        needs,
+        level,
+        cost["hours"],
+        cost["memory_gb"],
+        cost["source"],
+    )
 
 
 def _launcher(processes: int) -> str:
     """The command that starts the processes of a job on one machine."""
-    return f"torchrun --standalone --nproc-per-node {processes} -m c2dlib" if processes > 1 else "python -m c2dlib"
+    return (
+        f"torchrun --standalone --nproc-per-node {processes} -m c2dlib"
+        if processes > 1
+        else "python -m c2dlib"
+    )
 
 
 def place_options(scale: str, data: str) -> str:
@@ -84,7 +123,11 @@ def place_options(scale: str, data: str) -> str:
 def setting_options(e: Experiment, workspace: Workspace, folder: CocoFolder) -> str:
     """The settings in which an experiment differs from its scale, as options: ``--seed 1 --set temperature=3.0``."""
     at_scale = experiment_for(workspace, folder, e.student, e.method, e.seed)
-    changed = {f.name: getattr(e, f.name) for f in dataclasses.fields(e) if getattr(e, f.name) != getattr(at_scale, f.name)}
+    changed = {
+        f.name: getattr(e, f.name)
+        for f in dataclasses.fields(e)
+        if getattr(e, f.name) != getattr(at_scale, f.name)
+    }
     settings = [shlex.quote(f"{name}={_as_yaml(value)}") for name, value in changed.items()]
     return (f" --seed {e.seed}" if e.seed else "") + (f" --set {' '.join(settings)}" if settings else "")
 
@@ -99,22 +142,45 @@ def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
     """The plan as a table, with the sum of its hours and where they come from."""
     number = lambda value, form: "?" if math.isnan(value) else format(value, form)
     rows = [("", "job", "after", "GPUs", "hours", "GB/GPU >")]
-    rows += [(str(i), job.name, ",".join(map(str, job.needs)) or "-", str(job.processes), number(job.hours, ".1f"),
-              number(job.memory_gb, ".1f")) for i, job in enumerate(planned)]
+    rows += [
+        (
+            str(i),
+            job.name,
+            ",".join(map(str, job.needs)) or "-",
+            str(job.processes),
+            number(job.hours, ".1f"),
+            number(job.memory_gb, ".1f"),
+        )
+        for i, job in enumerate(planned)
+    ]
     widths = [max(len(row[k]) for row in rows) for k in range(6)]
-    lines = ["  ".join(cell.ljust(w) if k < 3 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-             for row in rows]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if k < 3 else cell.rjust(w)
+            for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
     estimated = [job for job in planned if not math.isnan(job.hours)]
-    lines += ["", (f"{len(planned)} jobs; {sum(job.hours * job.processes for job in estimated):.0f} GPU hours in {len(estimated)} of them "
-              f"whose cost is known, on {gpu.name}s, {gpus} to a run")]
+    lines += [
+        "",
+        (
+            f"{len(planned)} jobs; {sum(job.hours * job.processes for job in estimated):.0f} GPU hours in {len(estimated)} of them "
+            f"whose cost is known, on {gpu.name}s, {gpus} to a run"
+        ),
+    ]
     if any(job.source == "counted" for job in estimated):
-        lines.append("hours are counted arithmetic over an assumed share of the data sheet's speed (c2dlib/cluster/cost.py), not "
-                     "measured: make bench ARGS='--what throughput' DEVICE=cuda")
+        lines.append(
+            "hours are counted arithmetic over an assumed share of the data sheet's speed (c2dlib/cluster/cost.py), not "
+            "measured: make bench ARGS='--what throughput' DEVICE=cuda"
+        )
     lines += ["", *(f"[{i}] {job.command}" for i, job in enumerate(planned))]
     return "\n".join(lines)
 
 
-def write_plan(planned: list[PlannedJob], slurm_folder: str, make_file: str, gpus: int, gpus_per_node: int) -> str:
+def write_plan(
+    planned: list[PlannedJob], slurm_folder: str, make_file: str, gpus: int, gpus_per_node: int
+) -> str:
     """Write a plan for Slurm, for make, or for both, where a path is not empty; return how to start it."""
     lines = []
     if slurm_folder:
@@ -130,9 +196,15 @@ def makefile(planned: list[PlannedJob]) -> str:
     """The plan as a makefile: ``make -k -j N -f FILE``; after an interruption again, where a finished run returns at once."""
     targets = [f"job{i}" for i in range(len(planned))]
     most_processes = max((job.processes for job in planned), default=1)
-    lines = ["# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE" if most_processes == 1 else
-             f"# one job at a time, on {most_processes} GPUs of this machine: make -k -f THIS_FILE",
-             "export PATH := $(CURDIR)/.venv/bin:$(PATH)", f"all: {' '.join(targets)}", f".PHONY: all {' '.join(targets)}", ""]
+    lines = [
+        "# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE"
+        if most_processes == 1
+        else f"# one job at a time, on {most_processes} GPUs of this machine: make -k -f THIS_FILE",
+        "export PATH := $(CURDIR)/.venv/bin:$(PATH)",
+        f"all: {' '.join(targets)}",
+        f".PHONY: all {' '.join(targets)}",
+        "",
+    ]
     for target, job in zip(targets, planned, strict=True):
         needs = " ".join(targets[n] for n in job.needs)
         command = job.command.replace("$", "$$")
@@ -161,8 +233,14 @@ wait $task
 """
 
 
-def write_slurm(planned: list[PlannedJob], folder: Path, gpus: int, gpus_per_node: int = 8, cpus_per_gpu: int = 16,
-                hours: int = 24) -> list[Path]:
+def write_slurm(
+    planned: list[PlannedJob],
+    folder: Path,
+    gpus: int,
+    gpus_per_node: int = 8,
+    cpus_per_gpu: int = 16,
+    hours: int = 24,
+) -> list[Path]:
     """Write a job array per level of the plan, their commands, and ``submit.sh``, which queues them in order.
 
     Args:
@@ -176,16 +254,32 @@ def write_slurm(planned: list[PlannedJob], folder: Path, gpus: int, gpus_per_nod
         ValueError: if the GPUs of a run do not fill whole nodes.
     """
     if gpus > gpus_per_node and gpus % gpus_per_node:
-        raise ValueError(f"--gpus {gpus} must be a multiple of the {gpus_per_node} GPUs of a node, or fit into one")
-    written, submit = [], ["#!/bin/sh", "# queue all; each array starts when the one before it ended well", "set -e"]
+        raise ValueError(
+            f"--gpus {gpus} must be a multiple of the {gpus_per_node} GPUs of a node, or fit into one"
+        )
+    written, submit = (
+        [],
+        ["#!/bin/sh", "# queue all; each array starts when the one before it ended well", "set -e"],
+    )
     arrays = sorted({(job.level, job.processes) for job in planned})
     for number, (level, processes) in enumerate(arrays):
         jobs = [job for job in planned if (job.level, job.processes) == (level, processes)]
         nodes, gpus_here = max(1, processes // gpus_per_node), min(processes, gpus_per_node)
         commands, script = folder / f"{number}.commands", folder / f"{number}.sbatch"
         write_whole(commands, "".join(_on_nodes(job, nodes, gpus_here) + "\n" for job in jobs))
-        write_whole(script, SBATCH.format(name=f"c2dlib-{number}", last=len(jobs) - 1, nodes=nodes, gpus=gpus_here,
-                                          cpus=gpus_here * cpus_per_gpu, hours=hours, folder=folder, commands=commands))
+        write_whole(
+            script,
+            SBATCH.format(
+                name=f"c2dlib-{number}",
+                last=len(jobs) - 1,
+                nodes=nodes,
+                gpus=gpus_here,
+                cpus=gpus_here * cpus_per_gpu,
+                hours=hours,
+                folder=folder,
+                commands=commands,
+            ),
+        )
         earlier = [n for n, (before, _) in enumerate(arrays) if before < level]
         after = f" --dependency=afterok:{':'.join(f'$job{n}' for n in earlier)}" if earlier else ""
         submit.append(f"job{number}=$(sbatch --parsable{after} {script})")
@@ -198,12 +292,20 @@ def _on_nodes(job: PlannedJob, nodes: int, gpus_per_node: int) -> str:
     """The command of a job, started on each of its nodes."""
     if nodes == 1:
         return job.command
-    launcher = (f"torchrun --nnodes {nodes} --nproc-per-node {gpus_per_node} --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib")
+    launcher = f"torchrun --nnodes {nodes} --nproc-per-node {gpus_per_node} --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib"
     return job.command.replace(_launcher(job.processes), launcher)
 
 
-def run_job(student: str, method: str, scale: str, data: str = "", device: str = "auto", seed: int = 0, part: str = "student",
-            overrides: dict | None = None) -> int:
+def run_job(
+    student: str,
+    method: str,
+    scale: str,
+    data: str = "",
+    device: str = "auto",
+    seed: int = 0,
+    part: str = "student",
+    overrides: dict | None = None,
+) -> int:
     """Run one job: a row of a table, or one thing it needs. Every process of the job calls this.
 
     Args:
@@ -223,7 +325,9 @@ def run_job(student: str, method: str, scale: str, data: str = "", device: str =
     e = experiment_for(workspace, folder, student, method, seed, **(overrides or {}))
     hashes = set(distributed.gathered(e.hash()))
     if len(hashes) > 1:
-        raise ValueError(f"{data}: the processes do not read the same data or settings (runs {', '.join(sorted(hashes))})")
+        raise ValueError(
+            f"{data}: the processes do not read the same data or settings (runs {', '.join(sorted(hashes))})"
+        )
     progress = ProgressBar()
     if part == "student":
         return _print_record(run(e, workspace, progress), workspace)
@@ -252,7 +356,13 @@ def _print_record(record: RunRecord, workspace: Workspace) -> int:
     """Print the result of a run and the file of its record; return the exit code."""
     if distributed.first():
         if record.status == "done":
-            print(" · ".join(f"{name} {value:.1f}" for name, value in record.metrics.items() if name in ("mAP", "AP50", "AP75")))
+            print(
+                " · ".join(
+                    f"{name} {value:.1f}"
+                    for name, value in record.metrics.items()
+                    if name in ("mAP", "AP50", "AP75")
+                )
+            )
         else:
             print(f"{record.status}: {record.reason}")
         print(f"record: {workspace.results / 'records' / record.name}.json")

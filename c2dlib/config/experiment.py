@@ -45,7 +45,10 @@ def known(value: str, valid, what: str) -> str:
     raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
 
 
-CLASSIFIER_TOO, BACKBONE_TOO = ("student", "teacher"), ("student", "pretraining")  # who reads a setting beside the student
+CLASSIFIER_TOO, BACKBONE_TOO = (
+    ("student", "teacher"),
+    ("student", "pretraining"),
+)  # who reads a setting beside the student
 
 
 @dataclass(frozen=True)
@@ -54,108 +57,213 @@ class Experiment:
 
     student: str = setting("The detector to train, by the paper's name.", "SSD300-VGG16")
     method: str = setting("The losses it is trained with, by the paper's name.", "baseline")
-    seed: int = setting("Random seed of the initial weights, the order of the images and the augmentation.", 0)
+    seed: int = setting(
+        "Random seed of the initial weights, the order of the images and the augmentation.", 0
+    )
     data: str = setting("Name of the data set.", "badges")
     data_hash: str = setting("Hash of the annotation files.", "")
-    eval_split: str = setting("Split the metrics are computed on: test where there is one, else val.", "val", used_by=CLASSIFIER_TOO)
+    eval_split: str = setting(
+        "Split the metrics are computed on: test where there is one, else val.", "val", used_by=CLASSIFIER_TOO
+    )
 
-    train_share: float = setting("Share of the training images that student and teachers are trained on: the first ones.", 1.0,
-                                 used_by=("student", "teacher", "crops"), since=2)
+    train_share: float = setting(
+        "Share of the training images that student and teachers are trained on: the first ones.",
+        1.0,
+        used_by=("student", "teacher", "crops"),
+        since=2,
+    )
 
-    image_size: int = setting("Network input in pixels: the side of SSD's square, the short side for the other detectors.", 300)
+    image_size: int = setting(
+        "Network input in pixels: the side of SSD's square, the short side for the other detectors.", 300
+    )
     max_size: int = setting("Largest long side of the network input, in pixels (not for SSD).", 1333)
-    width: float = setting("Factor on the published channel counts of the backbone.", 1.0, used_by=BACKBONE_TOO)
-    depth: float = setting("Factor on the published residual blocks per stage (not for VGG).", 1.0, used_by=BACKBONE_TOO)
+    width: float = setting(
+        "Factor on the published channel counts of the backbone.", 1.0, used_by=BACKBONE_TOO
+    )
+    depth: float = setting(
+        "Factor on the published residual blocks per stage (not for VGG).", 1.0, used_by=BACKBONE_TOO
+    )
     fpn_channels: int = setting("Channels of the feature pyramid.", 256)
-    first_level: int = setting("Finest level of Faster R-CNN's pyramid: 2 (stride 4, as in the paper) or 3 (stride 8).", 2, since=2)
+    first_level: int = setting(
+        "Finest level of Faster R-CNN's pyramid: 2 (stride 4, as in the paper) or 3 (stride 8).", 2, since=2
+    )
     box_head_dim: int = setting("Width of Faster R-CNN's box head.", 1024)
     rois_per_image: int = setting("Proposals per image that Faster R-CNN trains on.", 512)
-    rpn_top_n: int = setting("Proposals per level that Faster R-CNN's RPN passes to non-maximum suppression.", 2000)
-    norm: str = setting("BatchNorm: frozen keeps the statistics of the initial weights, batch learns them.", "frozen", used_by=BACKBONE_TOO)
-    frozen_stages: int = setting("Number of first backbone stages that keep their initial weights (detectors with a pyramid).", 2)
+    rpn_top_n: int = setting(
+        "Proposals per level that Faster R-CNN's RPN passes to non-maximum suppression.", 2000
+    )
+    norm: str = setting(
+        "BatchNorm: frozen keeps the statistics of the initial weights, batch learns them.",
+        "frozen",
+        used_by=BACKBONE_TOO,
+    )
+    frozen_stages: int = setting(
+        "Number of first backbone stages that keep their initial weights (detectors with a pyramid).", 2
+    )
     anchor_scale: float = setting("Factor on the paper's anchor sizes.", 1.0)
     score_threshold: float = setting("Detections with a lower score are dropped.", 0.05)
-    backbone_weights: str = setting("Initial weights of the backbone: imagenet, none, badges (pre-trained on other badges), crops "
-                                    "(pre-trained on the training split's boxes) or a file, NAME.safetensors or NAME.safetensors@HASH.", "imagenet")
+    backbone_weights: str = setting(
+        "Initial weights of the backbone: imagenet, none, badges (pre-trained on other badges), crops "
+        "(pre-trained on the training split's boxes) or a file, NAME.safetensors or NAME.safetensors@HASH.",
+        "imagenet",
+    )
 
     steps: int = setting("Optimizer steps; 0: epochs are counted instead.", 0)
     epochs: float = setting("Passes over the training split, where steps is 0.", 12)
-    batch_size: int = setting("Images per step, over all processes. With SGD, lr follows a changed batch_size in proportion.", 16)
+    batch_size: int = setting(
+        "Images per step, over all processes. With SGD, lr follows a changed batch_size in proportion.", 16
+    )
     optimizer: str = setting("Optimizer: sgd or adamw.", "sgd")
     lr: float = setting("Learning rate.", 0.02)
     momentum: float = setting("SGD momentum.", 0.9)
     weight_decay: float = setting("L2 penalty (SGD) or decoupled decay (AdamW).", 1e-4)
-    schedule: str = setting("Learning rate schedule: step (x 0.1 at the milestones) or cosine (to zero).", "step")
+    schedule: str = setting(
+        "Learning rate schedule: step (x 0.1 at the milestones) or cosine (to zero).", "step"
+    )
     milestones: tuple = setting("Shares of the schedule at which the learning rate drops.", (8 / 12, 11 / 12))
     warmup: int = setting("Steps of linear warm-up.", 500)
     clip: float = setting("Largest gradient norm; 0: gradients are not clipped.", 0.0)
     precision: str = setting("Autocast precision: no, bf16 or fp16.", "no")
 
-    flip: bool = setting("Half of the training images are flipped horizontally.", True, used_by=CLASSIFIER_TOO)
-    vertical_flip: bool = setting("Half of the training images are flipped vertically.", False,
-                                  used_by=("student", "teacher", "pretraining"))
+    flip: bool = setting(
+        "Half of the training images are flipped horizontally.", True, used_by=CLASSIFIER_TOO
+    )
+    vertical_flip: bool = setting(
+        "Half of the training images are flipped vertically.",
+        False,
+        used_by=("student", "teacher", "pretraining"),
+    )
     photometric: bool = setting("SSD's photometric distortion is applied.", True, used_by=CLASSIFIER_TOO)
-    zoom_out: float = setting("Largest factor of SSD's expand augmentation; 1: off.", 4.0, used_by=CLASSIFIER_TOO)
+    zoom_out: float = setting(
+        "Largest factor of SSD's expand augmentation; 1: off.", 4.0, used_by=CLASSIFIER_TOO
+    )
     iou_crop: bool = setting("SSD's minimum-IoU random crop is applied.", True, used_by=CLASSIFIER_TOO)
-    validate_every: int = setting("Steps between evaluations on val during training, for a curve; 0: none.", 0, used_by="machine")
-    workers: int = setting("Data loader processes; 0: the training process loads the images.", 0, used_by="machine")
+    validate_every: int = setting(
+        "Steps between evaluations on val during training, for a curve; 0: none.", 0, used_by="machine"
+    )
+    workers: int = setting(
+        "Data loader processes; 0: the training process loads the images.", 0, used_by="machine"
+    )
     compile: bool = setting("The backbone is compiled by torch.compile.", False, used_by="machine")
-    accumulate: int = setting("Parts that a batch is split into, one after the other, to save memory; each part's loss is averaged on "
-                              "its own.", 1, since=2)
-    group_by_aspect: bool = setting("Each batch has only wide or only tall images, which saves padding.", False, since=2)
+    accumulate: int = setting(
+        "Parts that a batch is split into, one after the other, to save memory; each part's loss is averaged on "
+        "its own.",
+        1,
+        since=2,
+    )
+    group_by_aspect: bool = setting(
+        "Each batch has only wide or only tall images, which saves padding.", False, since=2
+    )
 
     lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="KDcls")
     temperature: float = setting("Temperature T of KD_cls.", 2.0, used_by="KDcls")
     lambda_l: float = setting("Weight of loc, for images in 0..255.", 0.15, used_by="loc")
     lambda_kl: float = setting("Weight of KD_loc.", 0.15, used_by="KDloc")
-    sampling_size: int = setting("Side of the crops that loc and KD_loc compare, in pixels.", 112, used_by="loc")
+    sampling_size: int = setting(
+        "Side of the crops that loc and KD_loc compare, in pixels.", 112, used_by="loc"
+    )
     pool_obj: int = setting("Cells per side that loc pools its crops to.", 4, used_by="loc")
     pool_maps: int = setting("Cells per side that KD_loc pools the teacher's maps to.", 8, used_by="KDloc")
-    max_positives: int = setting("Largest number of positives per step in loc and KD_loc, drawn at random; 0: all.", 0, used_by="loc")
-    loc_min_iou: float = setting("Smallest IoU of predicted box and object for a positive to enter loc and KD_loc. Matched anchors "
-                                 "overlap their objects; FCOS, whose boxes begin without a size, needs it.", 0.0, used_by="loc", since=2)
-    kd_loc_layers: int = setting("Number of the teacher's early maps that KD_loc compares (1: l0, 2: l0 and l1).", 1, used_by="KDloc")
+    max_positives: int = setting(
+        "Largest number of positives per step in loc and KD_loc, drawn at random; 0: all.", 0, used_by="loc"
+    )
+    loc_min_iou: float = setting(
+        "Smallest IoU of predicted box and object for a positive to enter loc and KD_loc. Matched anchors "
+        "overlap their objects; FCOS, whose boxes begin without a size, needs it.",
+        0.0,
+        used_by="loc",
+        since=2,
+    )
+    kd_loc_layers: int = setting(
+        "Number of the teacher's early maps that KD_loc compares (1: l0, 2: l0 and l1).", 1, used_by="KDloc"
+    )
 
     teacher: str = setting("Classification teacher: the name of a timm model.", "resnet50", used_by="teacher")
-    teacher_width: float = setting("Factor on the channels of a timm ResNet as teacher.", 1.0, used_by="teacher")
-    teacher_pretrained: bool = setting("The teacher starts from timm's published weights.", True, used_by="teacher")
-    teacher_weights: str = setting("File NAME.safetensors that the teacher starts from, in all layers but the last; empty: none.", "",
-                                   used_by="teacher", since=2)
+    teacher_width: float = setting(
+        "Factor on the channels of a timm ResNet as teacher.", 1.0, used_by="teacher"
+    )
+    teacher_pretrained: bool = setting(
+        "The teacher starts from timm's published weights.", True, used_by="teacher"
+    )
+    teacher_weights: str = setting(
+        "File NAME.safetensors that the teacher starts from, in all layers but the last; empty: none.",
+        "",
+        used_by="teacher",
+        since=2,
+    )
     teacher_size: int = setting("Side of the crops the teacher reads, in pixels.", 112, used_by="teacher")
     teacher_steps: int = setting("Optimizer steps of the teacher.", 90000, used_by="teacher")
-    teacher_images: int = setting("Images per step of the teacher; all their objects are its crops.", 32, used_by="teacher")
+    teacher_images: int = setting(
+        "Images per step of the teacher; all their objects are its crops.", 32, used_by="teacher"
+    )
     teacher_lr: float = setting("Peak learning rate of the teacher (AdamW, cosine).", 3e-4, used_by="teacher")
-    teacher_jitter: float = setting("Largest random shift of each side of the teacher's training crops, as a share of the box.", 0.05,
-                                    used_by="teacher")
+    teacher_jitter: float = setting(
+        "Largest random shift of each side of the teacher's training crops, as a share of the box.",
+        0.05,
+        used_by="teacher",
+    )
 
-    teacher_image_size: int = setting("Short side that images are scaled to before the teacher's crops are cut, in pixels; 0: not "
-                                      "scaled.", 0, used_by="teacher", since=2)
+    teacher_image_size: int = setting(
+        "Short side that images are scaled to before the teacher's crops are cut, in pixels; 0: not scaled.",
+        0,
+        used_by="teacher",
+        since=2,
+    )
 
     lambda_kd: float = setting("Factor on the weights of KD (Chen et al.).", 1.0, used_by="KD", since=2)
     lambda_fgfi: float = setting("Factor on the weight of FGFI.", 1.0, used_by="FGFI", since=2)
     lambda_gid: float = setting("Factor on the four weights of GID.", 1.0, used_by="GID", since=2)
     lambda_fkd: float = setting("Factor on the four published weights of FKD.", 1.0, used_by="FKD", since=2)
     lambda_defeat: float = setting("Factor on the two weights of DeFeat.", 1.0, used_by="DeFeat", since=2)
-    lambda_fitnets: float = setting("Factor on the weight of the FitNets hint.", 1.0, used_by="FitNets", since=2)
+    lambda_fitnets: float = setting(
+        "Factor on the weight of the FitNets hint.", 1.0, used_by="FitNets", since=2
+    )
     lambda_at: float = setting("Factor on the weight of attention transfer.", 1.0, used_by="AT", since=2)
     lambda_pkd: float = setting("Factor on the weight of PKD.", 1.0, used_by="PKD", since=2)
     lambda_cwd: float = setting("Factor on the weight of CWD.", 1.0, used_by="CWD", since=2)
-    detector_teacher_steps: int = setting("Optimizer steps of the imitated detector; 0: epochs are counted instead.", 0,
-                                          used_by="detector_teacher")
-    detector_teacher_epochs: float = setting("Passes of the imitated detector over the training split.", 24, used_by="detector_teacher")
-    detector_teacher_lr: float = setting("Learning rate of the imitated detector; 0: the student's.", 0.0, used_by="detector_teacher", since=2)
-    detector_teacher_frozen: int = setting("Number of first backbone stages of the imitated detector that keep their initial weights; "
-                                           "-1: as many as the student's.", -1, used_by="detector_teacher", since=2)
-    detector_teacher_weights: str = setting("Initial backbone weights of the imitated detector; empty: imagenet where the student's are "
-                                            "a file, else as the student's.", "", used_by="detector_teacher", since=2)
-    detector_teacher_width: float = setting("Factor on the backbone channels of the imitated detector.", 1.0, used_by="detector_teacher")
-    detector_teacher_fpn: int = setting("Channels of the imitated detector's feature pyramid.", 256, used_by="detector_teacher")
+    detector_teacher_steps: int = setting(
+        "Optimizer steps of the imitated detector; 0: epochs are counted instead.",
+        0,
+        used_by="detector_teacher",
+    )
+    detector_teacher_epochs: float = setting(
+        "Passes of the imitated detector over the training split.", 24, used_by="detector_teacher"
+    )
+    detector_teacher_lr: float = setting(
+        "Learning rate of the imitated detector; 0: the student's.", 0.0, used_by="detector_teacher", since=2
+    )
+    detector_teacher_frozen: int = setting(
+        "Number of first backbone stages of the imitated detector that keep their initial weights; "
+        "-1: as many as the student's.",
+        -1,
+        used_by="detector_teacher",
+        since=2,
+    )
+    detector_teacher_weights: str = setting(
+        "Initial backbone weights of the imitated detector; empty: imagenet where the student's are "
+        "a file, else as the student's.",
+        "",
+        used_by="detector_teacher",
+        since=2,
+    )
+    detector_teacher_width: float = setting(
+        "Factor on the backbone channels of the imitated detector.", 1.0, used_by="detector_teacher"
+    )
+    detector_teacher_fpn: int = setting(
+        "Channels of the imitated detector's feature pyramid.", 256, used_by="detector_teacher"
+    )
 
-    pretrain_scenes: int = setting("Scenes of other badges that the backbone is pre-trained on.", 2000, used_by="pretraining")
+    pretrain_scenes: int = setting(
+        "Scenes of other badges that the backbone is pre-trained on.", 2000, used_by="pretraining"
+    )
     pretrain_steps: int = setting("Optimizer steps of the pre-training.", 600, used_by="pretraining")
-    pretrain_batch: int = setting("Images per step of the pre-training; all their objects are its crops.", 96, used_by="pretraining")
+    pretrain_batch: int = setting(
+        "Images per step of the pre-training; all their objects are its crops.", 96, used_by="pretraining"
+    )
     pretrain_size: int = setting("Side of the pre-training's crops, in pixels.", 64, used_by="pretraining")
-    pretrain_lr: float = setting("Peak learning rate of the pre-training (AdamW, cosine).", 2e-3, used_by="pretraining")
+    pretrain_lr: float = setting(
+        "Peak learning rate of the pre-training (AdamW, cosine).", 2e-3, used_by="pretraining"
+    )
 
     def __post_init__(self):
         self._convert_types()
@@ -178,17 +286,36 @@ class Experiment:
     def _check_imitation(self) -> None:
         imitation = imitation_in(self.method)
         if imitation in self.architecture.family.undefined:
-            raise ValueError(f"{imitation} is not defined for {self.student}: it needs a feature pyramid with anchors")
+            raise ValueError(
+                f"{imitation} is not defined for {self.student}: it needs a feature pyramid with anchors"
+            )
         if imitation and not self.architecture.detector_teacher:
             raise ValueError(f"there is no stronger detector that {self.student} could imitate")
 
     def _check_values(self) -> None:
-        for name, choices in {"norm": ["frozen", "batch"], "optimizer": ["sgd", "adamw"],
-                              "schedule": ["step", "cosine"], "precision": ["no", "bf16", "fp16"],
-                              "eval_split": ["val", "test"]}.items():
+        for name, choices in {
+            "norm": ["frozen", "batch"],
+            "optimizer": ["sgd", "adamw"],
+            "schedule": ["step", "cosine"],
+            "precision": ["no", "bf16", "fp16"],
+            "eval_split": ["val", "test"],
+        }.items():
             known(getattr(self, name), choices, name)
-        for name in ("image_size", "max_size", "batch_size", "accumulate", "width", "lr", "temperature", "sampling_size",
-                     "pool_obj", "pool_maps", "kd_loc_layers", "teacher_size", "teacher_steps"):
+        for name in (
+            "image_size",
+            "max_size",
+            "batch_size",
+            "accumulate",
+            "width",
+            "lr",
+            "temperature",
+            "sampling_size",
+            "pool_obj",
+            "pool_maps",
+            "kd_loc_layers",
+            "teacher_size",
+            "teacher_steps",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         if not 0 < self.train_share <= 1:
@@ -276,7 +403,12 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
     Raises:
         ValueError: for an unknown scale, student, method or setting, naming the valid ones.
     """
-    settings = {**scale_settings(scale, student, overrides.get("data", "badges")), "student": student, "method": method, "seed": seed}
+    settings = {
+        **scale_settings(scale, student, overrides.get("data", "badges")),
+        "student": student,
+        "method": method,
+        "seed": seed,
+    }
     at_scale, e = Experiment().replace(**settings), Experiment().replace(**{**settings, **overrides})
     if e.optimizer == "sgd" and e.batch_size != at_scale.batch_size and "lr" not in overrides:
         e = e.replace(lr=at_scale.lr * e.batch_size / at_scale.batch_size)

@@ -25,12 +25,25 @@ if TYPE_CHECKING:
     from c2dlib.config.experiment import Experiment
 
 RECIPE = 1  # raised when the code changes what a run of the same settings computes: older records are then not used
-FIRST_SCHEMA = 1  # of the first committed records; a setting of a later schema is left out of an identity at its default
+FIRST_SCHEMA = (
+    1  # of the first committed records; a setting of a later schema is left out of an identity at its default
+)
 PRETRAINING = ("badges", "crops")  # initial weights that are trained here
 # Who may read a setting: the student's training and evaluation; its classification teacher; the detector it imitates; any
 # pre-training of its backbone, or only the one on the training split's crops; a loss; or the machine, whose settings
 # change no number.
-USERS = ("student", "teacher", "detector_teacher", "pretraining", "crops", "KDcls", "loc", "KDloc", *IMITATIONS, "machine")
+USERS = (
+    "student",
+    "teacher",
+    "detector_teacher",
+    "pretraining",
+    "crops",
+    "KDcls",
+    "loc",
+    "KDloc",
+    *IMITATIONS,
+    "machine",
+)
 
 
 def run_identity(e: Experiment) -> dict:
@@ -44,7 +57,11 @@ def teacher_identity(e: Experiment, data_hash: str) -> dict:
     Args:
         data_hash: of the annotation files it is trained on.
     """
-    return {"recipe": RECIPE, "data": data_hash, "sigmoid_too": e.architecture.family.sigmoid_teacher} | _settings(e, {"teacher"})
+    return {
+        "recipe": RECIPE,
+        "data": data_hash,
+        "sigmoid_too": e.architecture.family.sigmoid_teacher,
+    } | _settings(e, {"teacher"})
 
 
 def pretraining_identity(e: Experiment, data_hash: str) -> dict:
@@ -54,7 +71,11 @@ def pretraining_identity(e: Experiment, data_hash: str) -> dict:
         data_hash: of the annotation files of the run. It counts for ``crops`` only, which needs no scenes of other badges.
     """
     own = {"pretrain_scenes": 0, "data": data_hash} if e.backbone_weights == "crops" else {}
-    return {"recipe": RECIPE, "body": e.architecture.body} | _settings(e, {"pretraining", e.backbone_weights}) | own
+    return (
+        {"recipe": RECIPE, "body": e.architecture.body}
+        | _settings(e, {"pretraining", e.backbone_weights})
+        | own
+    )
 
 
 def job_key(kind: str, e: Experiment) -> str:

@@ -5,15 +5,51 @@ A method is a sum of parts, such as ``KDcls+loc``; a part is a loss. A new loss 
 
 from __future__ import annotations
 
-CLASS_CONTROLS = ["KDcls-labels", "KDcls-smooth", "KDcls-mean"]  # KD_cls with other probabilities than the teacher's
-L1_CONTROLS = {"loc-L1": "loc", "KDloc-L1": "KDloc"}  # an L1 loss on boxes whose gradient has the size of that loss's
-IMITATION_WEIGHTS = {"KD": "lambda_kd", "FGFI": "lambda_fgfi", "GID": "lambda_gid", "FKD": "lambda_fkd", "DeFeat": "lambda_defeat",
-                     "FitNets": "lambda_fitnets", "AT": "lambda_at", "PKD": "lambda_pkd", "CWD": "lambda_cwd"}  # method -> setting
+CLASS_CONTROLS = [
+    "KDcls-labels",
+    "KDcls-smooth",
+    "KDcls-mean",
+]  # KD_cls with other probabilities than the teacher's
+L1_CONTROLS = {
+    "loc-L1": "loc",
+    "KDloc-L1": "KDloc",
+}  # an L1 loss on boxes whose gradient has the size of that loss's
+IMITATION_WEIGHTS = {
+    "KD": "lambda_kd",
+    "FGFI": "lambda_fgfi",
+    "GID": "lambda_gid",
+    "FKD": "lambda_fkd",
+    "DeFeat": "lambda_defeat",
+    "FitNets": "lambda_fitnets",
+    "AT": "lambda_at",
+    "PKD": "lambda_pkd",
+    "CWD": "lambda_cwd",
+}  # method -> setting
 IMITATIONS = list(IMITATION_WEIGHTS)  # methods in which a detector imitates a stronger detector
-PARTS = ["KDcls", *CLASS_CONTROLS, "loc", "KDloc", *L1_CONTROLS, *IMITATIONS]  # in the order of a canonical name
-ALIASES = {"C2D": "KDcls+loc+KDloc", "ours": "KDcls+loc+KDloc"}  # the paper's own method, and what the paper calls it
-METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "C2D", *IMITATIONS, *(f"C2D+{name}" for name in IMITATIONS),
-           *CLASS_CONTROLS, *L1_CONTROLS]
+PARTS = [
+    "KDcls",
+    *CLASS_CONTROLS,
+    "loc",
+    "KDloc",
+    *L1_CONTROLS,
+    *IMITATIONS,
+]  # in the order of a canonical name
+ALIASES = {
+    "C2D": "KDcls+loc+KDloc",
+    "ours": "KDcls+loc+KDloc",
+}  # the paper's own method, and what the paper calls it
+METHODS = [
+    "baseline",
+    "KDcls",
+    "loc",
+    "loc+KDloc",
+    "KDcls+loc+KDloc",
+    "C2D",
+    *IMITATIONS,
+    *(f"C2D+{name}" for name in IMITATIONS),
+    *CLASS_CONTROLS,
+    *L1_CONTROLS,
+]
 
 
 def parts(method: str) -> list[str]:
@@ -26,10 +62,14 @@ def parts(method: str) -> list[str]:
         method = "+".join(meaning if token == alias else token for token in method.split("+"))
     names = [] if method == "baseline" else method.split("+")
     if unknown := [n for n in names if n not in PARTS]:
-        raise ValueError(f"unknown method {'+'.join(unknown)!r}; valid: {', '.join(METHODS)}, or any sum of "
-                         f"{', '.join(PARTS)}")
+        raise ValueError(
+            f"unknown method {'+'.join(unknown)!r}; valid: {', '.join(METHODS)}, or any sum of "
+            f"{', '.join(PARTS)}"
+        )
     if len(imitations := [n for n in names if n in IMITATIONS]) > 1:
-        raise ValueError(f"method {method!r} imitates a detector in {len(imitations)} ways; choose one of {', '.join(imitations)}")
+        raise ValueError(
+            f"method {method!r} imitates a detector in {len(imitations)} ways; choose one of {', '.join(imitations)}"
+        )
     return [p for p in PARTS if p in names]
 
 
@@ -50,4 +90,6 @@ def localisation_term(part: str) -> str:
 
 def needs_classifier(method: str) -> bool:
     """Whether a part of a method needs the classification teacher."""
-    return any(p in ("KDcls", "KDcls-smooth", "KDcls-mean") or localisation_term(p) == "KDloc" for p in parts(method))
+    return any(
+        p in ("KDcls", "KDcls-smooth", "KDcls-mean") or localisation_term(p) == "KDloc" for p in parts(method)
+    )

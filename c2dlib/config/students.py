@@ -32,15 +32,21 @@ class Architecture:
     family: Family
     body: str  # the backbone's name, see detectors.backbones.build_body
     detector_teacher: str | None = None  # the detector it may imitate; None: it is a teacher, or has none
-    ssd_layout: int = 0  # 300, 512: the extra layers and anchors of the published SSD; 0: those of torchvision's SSDLite
+    ssd_layout: int = (
+        0  # 300, 512: the extra layers and anchors of the published SSD; 0: those of torchvision's SSDLite
+    )
 
 
 WITH_PYRAMID = "Faster R-CNN, RetinaNet"
-SSD = Family("ssd", softmax=True, one_stage=True, teacher_group="SSD", undefined=("KD", "FGFI", "GID", "DeFeat"))
+SSD = Family(
+    "ssd", softmax=True, one_stage=True, teacher_group="SSD", undefined=("KD", "FGFI", "GID", "DeFeat")
+)
 FASTER_RCNN = Family("faster_rcnn", softmax=True, one_stage=False, teacher_group=WITH_PYRAMID)
 MASK_RCNN = Family("mask_rcnn", softmax=True, one_stage=False, teacher_group=WITH_PYRAMID, masks=True)
 RETINANET = Family("retinanet", softmax=False, one_stage=True, teacher_group=WITH_PYRAMID)
-FCOS = Family("fcos", softmax=False, one_stage=True, teacher_group=WITH_PYRAMID, undefined=("KD", "FGFI", "GID"))
+FCOS = Family(
+    "fcos", softmax=False, one_stage=True, teacher_group=WITH_PYRAMID, undefined=("KD", "FGFI", "GID")
+)
 FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS)
 
 ARCHITECTURES = {

@@ -29,11 +29,15 @@ def weights_path(reference: str) -> Path:
     places = [Path(name), FOLDER / Path(name).name]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise WeightsError(f"{reference}: no such file. Put it into {FOLDER}/, or name its place (backbone_weights=FOLDER/{places[0].name}, "
-                           "likewise teacher_weights).")
+        raise WeightsError(
+            f"{reference}: no such file. Put it into {FOLDER}/, or name its place (backbone_weights=FOLDER/{places[0].name}, "
+            "likewise teacher_weights)."
+        )
     if wanted and (actual := _content_hash(path, path.stat().st_mtime_ns)) != wanted:
-        raise WeightsError(f"{path}: its content has the hash {actual}, not {wanted} as in {reference}. To use it all the same, name it "
-                           f"without the hash: {name}; the results are then those of other weights, under another hash.")
+        raise WeightsError(
+            f"{path}: its content has the hash {actual}, not {wanted} as in {reference}. To use it all the same, name it "
+            f"without the hash: {name}; the results are then those of other weights, under another hash."
+        )
     return path
 
 

@@ -30,7 +30,9 @@ def train_transform(e: Experiment) -> v2.Transform:
         steps.append(v2.RandomHorizontalFlip())
     if e.vertical_flip:
         steps.append(v2.RandomVerticalFlip())
-    return v2.Compose([*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1), v2.ToPureTensor()])
+    return v2.Compose(
+        [*steps, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1), v2.ToPureTensor()]
+    )
 
 
 def plain_transform() -> v2.Transform:

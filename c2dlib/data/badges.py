@@ -213,8 +213,16 @@ def _write_split(root: Path, split: str, count: int, seed: int, family: str, inf
         images.append({"id": image_id, "file_name": name, "width": SIZE, "height": SIZE})
         for k, ((x1, y1, x2, y2), label) in enumerate(zip(boxes.tolist(), labels)):
             bbox = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
-            annotations.append({"id": image_id * 10 + k, "image_id": image_id, "category_id": label + 1,
-                                "bbox": bbox, "area": round(bbox[2] * bbox[3], 2), "iscrowd": 0})
+            annotations.append(
+                {
+                    "id": image_id * 10 + k,
+                    "image_id": image_id,
+                    "category_id": label + 1,
+                    "bbox": bbox,
+                    "area": round(bbox[2] * bbox[3], 2),
+                    "iscrowd": 0,
+                }
+            )
     categories = [{"id": i + 1, "name": n, "supercategory": n.split()[0]} for i, n in enumerate(names)]
     coco = {"info": info, "licenses": [], "images": images, "annotations": annotations}
     text = json.dumps(coco | {"categories": categories}, sort_keys=True, separators=(",", ":"))
@@ -244,16 +252,26 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
     if family not in FAMILIES:
         raise ValueError(f"Badges: family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
     if seed < 0 or min(counts.values()) < 0 or not 0 < max(counts.values()) <= MAX_IMAGES:
-        raise ValueError(f"Badges: give a seed >= 0 and 0..{MAX_IMAGES} images per split, not 0 in all; "
-                         f"got seed {seed}, {counts}")
-    info = {"description": f"Badges ({family}), procedural scenes", "family": family, "seed": seed,
-            "version": VERSION, "images": counts, "area_cuts": AREA_CUTS}
+        raise ValueError(
+            f"Badges: give a seed >= 0 and 0..{MAX_IMAGES} images per split, not 0 in all; "
+            f"got seed {seed}, {counts}"
+        )
+    info = {
+        "description": f"Badges ({family}), procedural scenes",
+        "family": family,
+        "seed": seed,
+        "version": VERSION,
+        "images": counts,
+        "area_cuts": AREA_CUTS,
+    }
     info["parameters_sha256"] = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
     if _is_complete(root, info):
         return root
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        raise FileExistsError(f"Badges: {root} exists but is not the whole of family {family}, seed {seed}, "
-                              f"version {VERSION}, images {counts}; delete it or choose another folder")
+        raise FileExistsError(
+            f"Badges: {root} exists but is not the whole of family {family}, seed {seed}, "
+            f"version {VERSION}, images {counts}; delete it or choose another folder"
+        )
     temporary = root.parent / f".{root.name}.{uuid.uuid4().hex}.tmp"
     try:
         (temporary / "annotations").mkdir(parents=True)

@@ -79,8 +79,20 @@ class ProcessSampler(Sampler):
         return (self.last - self.first) // self.part * self.slice
 
 
-def training_batches(split, transform, seed: int, batch_size: int, start: int, steps: int, workers: int = 0, *, group: bool = False,
-                     parts: int = 1, rank: int = 0, world: int = 1) -> DataLoader:
+def training_batches(
+    split,
+    transform,
+    seed: int,
+    batch_size: int,
+    start: int,
+    steps: int,
+    workers: int = 0,
+    *,
+    group: bool = False,
+    parts: int = 1,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader:
     """Batches ``start`` .. ``steps`` - 1, each (list of images [3, H, W], list of targets); see ``EndlessSamples``.
 
     Args:
@@ -94,11 +106,20 @@ def training_batches(split, transform, seed: int, batch_size: int, start: int, s
         ValueError: if ``batch_size`` is not a multiple of ``parts`` times ``world``.
     """
     if batch_size % (parts * world):
-        raise ValueError(f"batch_size={batch_size} cannot be divided among {world} process(es) and {parts} part(s) each (accumulate)")
+        raise ValueError(
+            f"batch_size={batch_size} cannot be divided among {world} process(es) and {parts} part(s) each (accumulate)"
+        )
     sampler = ProcessSampler(start * batch_size, steps * batch_size, batch_size // parts, rank, world)
     samples = EndlessSamples(split, transform, seed, batch_size if group else 0)
-    return DataLoader(samples, sampler.slice, sampler=sampler, num_workers=workers, collate_fn=as_lists, persistent_workers=False,
-                      pin_memory=torch.cuda.is_available() and workers > 0)
+    return DataLoader(
+        samples,
+        sampler.slice,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=as_lists,
+        persistent_workers=False,
+        pin_memory=torch.cuda.is_available() and workers > 0,
+    )
 
 
 def as_lists(samples: list) -> tuple[list, list]:

@@ -35,12 +35,16 @@ class CocoSplit(Dataset):
     ``cache_bytes``. Reading an item raises DataError if its image file cannot be read.
     """
 
-    def __init__(self, name: str, root: Path, categories: list[Category], annotations: dict, cache_bytes: float = 1.5e9):
+    def __init__(
+        self, name: str, root: Path, categories: list[Category], annotations: dict, cache_bytes: float = 1.5e9
+    ):
         self.name, self.root, self.categories, self.annotations = name, root, categories, annotations
         self.class_names = [category.name for category in categories]
         self.image_ids = [image["id"] for image in annotations["images"]]
         self._label = {category.id: i for i, category in enumerate(categories, start=1)}
-        self._objects: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}  # image id -> annotations
+        self._objects: dict[int, list[dict]] = {
+            image_id: [] for image_id in self.image_ids
+        }  # image id -> annotations
         for row in annotations["annotations"]:
             if not row["iscrowd"]:
                 self._objects[row["image_id"]].append(row)
@@ -74,14 +78,18 @@ class CocoSplit(Dataset):
             DataError: if some boxes have a segmentation and some have none. Reading an item raises it if one cannot be drawn.
         """
         file = self.root / f"annotations/instances_{self.name}2017.json"
-        segmentations = {row["id"]: row.get("segmentation") for row in json.loads(file.read_bytes())["annotations"]}
+        segmentations = {
+            row["id"]: row.get("segmentation") for row in json.loads(file.read_bytes())["annotations"]
+        }
         ids = [row["source_id"] for rows in self._objects.values() for row in rows]
         missing = [i for i in ids if not segmentations[i]]
         if len(missing) == len(ids):
             return self
         if missing:
-            raise DataError(f"{file}: {len(missing)} of {len(ids)} boxes have no segmentation, such as annotation id "
-                            f"{', '.join(map(str, missing[:5]))}. Mask R-CNN needs it for all boxes, or for none.")
+            raise DataError(
+                f"{file}: {len(missing)} of {len(ids)} boxes have no segmentation, such as annotation id "
+                f"{', '.join(map(str, missing[:5]))}. Mask R-CNN needs it for all boxes, or for none."
+            )
         part = copy.copy(self)
         part._segmentations = {i: segmentations[i] for i in ids}
         return part
@@ -107,8 +115,10 @@ class CocoSplit(Dataset):
             try:
                 masks[i] = _draw(self._segmentations[row["source_id"]], size)
             except Exception as error:  # pycocotools raises bare ones
-                raise DataError(f"{self.name}2017, annotation id {row['source_id']}: segmentation cannot be drawn ({error}); "
-                                "must be COCO polygons or RLE of the image's size") from error
+                raise DataError(
+                    f"{self.name}2017, annotation id {row['source_id']}: segmentation cannot be drawn ({error}); "
+                    "must be COCO polygons or RLE of the image's size"
+                ) from error
         return tv_tensors.Mask(torch.from_numpy(masks))
 
     def _pixels(self, entry: dict) -> Tensor:
@@ -128,10 +138,17 @@ class CocoSplit(Dataset):
 def _draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
     """A COCO segmentation, polygons or run lengths, as uint8 [H, W]."""
     if isinstance(segmentation, list):
-        if not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
+        if not all(
+            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+            for polygon in segmentation
+        ):
             raise ValueError("a polygon has at least three points, two numbers each")
         return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
-    compressed = segmentation if isinstance(segmentation["counts"], str) else coco_mask.frPyObjects(segmentation, *size)
+    compressed = (
+        segmentation
+        if isinstance(segmentation["counts"], str)
+        else coco_mask.frPyObjects(segmentation, *size)
+    )
     return coco_mask.decode(compressed)
 
 
@@ -158,7 +175,9 @@ class CocoFolder:
         for split in self.splits.values():
             for image in split.annotations["images"]:
                 path = split.image_folder / image["file_name"]
-                digest.update(f"{split.name} {image['file_name']} {path.stat().st_size if path.exists() else -1}\n".encode())
+                digest.update(
+                    f"{split.name} {image['file_name']} {path.stat().st_size if path.exists() else -1}\n".encode()
+                )
         return digest.hexdigest()
 
     @property
@@ -181,7 +200,18 @@ def load_folder(root: str | Path, cache_bytes: float = 1.5e9, check_images: bool
     """
     root = Path(os.path.abspath(Path(root).expanduser()))
     content = validate(root, check_images)
-    splits = {name: CocoSplit(name, root, [Category(**c) for c in annotations["categories"]], annotations, cache_bytes)
-              for name, annotations in content.annotations.items()}
-    return CocoFolder(root, root.name, splits, splits["train"].categories, content.report, content.area_cuts,
-                      content.annotation_hash)
+    splits = {
+        name: CocoSplit(
+            name, root, [Category(**c) for c in annotations["categories"]], annotations, cache_bytes
+        )
+        for name, annotations in content.annotations.items()
+    }
+    return CocoFolder(
+        root,
+        root.name,
+        splits,
+        splits["train"].categories,
+        content.report,
+        content.area_cuts,
+        content.annotation_hash,
+    )

@@ -9,7 +9,22 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-PIXEL_FORMATS = {"1", "L", "P", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LA", "PA", "La", "I"}  # and I;16...
+PIXEL_FORMATS = {
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "RGBa",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "LA",
+    "PA",
+    "La",
+    "I",
+}  # and I;16...
 ORIENTATION = 0x0112  # EXIF tag
 SIDES_SWAPPED = (5, 6, 7, 8)  # its values that turn the image by a quarter
 
@@ -54,4 +69,6 @@ def needs_turn(image: Image.Image, width: int, height: int) -> bool:
         return False
     if image.getexif().get(ORIENTATION, 1) in SIDES_SWAPPED and image.size == (height, width):
         return True
-    raise ImageSizeError(f"the file is {image.width} x {image.height}, the annotation file says {width} x {height}")
+    raise ImageSizeError(
+        f"the file is {image.width} x {image.height}, the annotation file says {width} x {height}"
+    )

@@ -18,22 +18,54 @@ from c2dlib.data.validation import DataError
 from c2dlib.files import sha256, write_whole
 
 # Of the published files: sha256 of each annotation file, images, annotations (crowds among them); archives with bytes and md5.
-PUBLISHED = {"train": ("610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d", 118_287, 860_001),
-             "val": ("e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f", 5_000, 36_781)}
-ARCHIVES = {"zips/train2017.zip": (19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
-            "zips/val2017.zip": (815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
-            "annotations/annotations_trainval2017.zip": (252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c")}
-COCO_NAMES = {n for n in SSD300_VGG16_Weights.COCO_V1.meta["categories"] if n not in ("__background__", "N/A")}
-VOC_NAMES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-             "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+PUBLISHED = {
+    "train": ("610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d", 118_287, 860_001),
+    "val": ("e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f", 5_000, 36_781),
+}
+ARCHIVES = {
+    "zips/train2017.zip": (19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+    "zips/val2017.zip": (815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
+    "annotations/annotations_trainval2017.zip": (252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c"),
+}
+COCO_NAMES = {
+    n for n in SSD300_VGG16_Weights.COCO_V1.meta["categories"] if n not in ("__background__", "N/A")
+}
+VOC_NAMES = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 
 
 def downloads() -> str:
     """What COCO 2017 and VOC consist of and where they are published."""
     lines = ["COCO 2017, unpacked into one folder (its annotations/, train2017/ and val2017/):"]
-    lines += [f"  http://images.cocodataset.org/{name}   {size / 1e9:.2f} GB, md5 {md5}" for name, (size, md5) in ARCHIVES.items()]
+    lines += [
+        f"  http://images.cocodataset.org/{name}   {size / 1e9:.2f} GB, md5 {md5}"
+        for name, (size, md5) in ARCHIVES.items()
+    ]
     lines.append("PASCAL VOC, unpacked into one folder (its VOCdevkit/), converted by this command:")
-    lines += [f"  {DATASET_YEAR_DICT[year]['url']}   md5 {DATASET_YEAR_DICT[year]['md5']}" for year in ("2007", "2007-test", "2012")]
+    lines += [
+        f"  {DATASET_YEAR_DICT[year]['url']}   md5 {DATASET_YEAR_DICT[year]['md5']}"
+        for year in ("2007", "2007-test", "2012")
+    ]
     return "\n".join(lines)
 
 
@@ -48,7 +80,9 @@ def check_data(data: str | Path) -> str:
     root = Path(os.path.abspath(Path(data).expanduser()))
     if archives := _archives(root):
         raise DataError("\n".join([f"{root}: archives that are not unpacked, or not whole:", *archives]))
-    if devkit := next((p for p in (root, root / "VOCdevkit") if (p / "VOC2007").is_dir() or (p / "VOC2012").is_dir()), None):
+    if devkit := next(
+        (p for p in (root, root / "VOCdevkit") if (p / "VOC2007").is_dir() or (p / "VOC2012").is_dir()), None
+    ):
         return report(load_folder(convert_voc(devkit, root.parent / f"{root.name}-coco")))
     try:
         return report(load_folder(root))
@@ -60,16 +94,24 @@ def _archives(root: Path) -> list[str]:
     """What is wrong with COCO's archives that lie in a folder; nothing where they are unpacked already."""
     said = []
     for name, (size, md5) in ARCHIVES.items():
-        path, inside = root / Path(name).name, root / Path(name).stem.replace("annotations_trainval2017", "annotations")
+        path, inside = (
+            root / Path(name).name,
+            root / Path(name).stem.replace("annotations_trainval2017", "annotations"),
+        )
         if not path.is_file() or inside.is_dir():
             continue
         if path.stat().st_size != size:
-            said.append(f"  {path.name}: {path.stat().st_size:,} bytes, published are {size:,}: download it again")
+            said.append(
+                f"  {path.name}: {path.stat().st_size:,} bytes, published are {size:,}: download it again"
+            )
             continue
         with path.open("rb") as file:
             whole = hashlib.file_digest(file, "md5").hexdigest() == md5
-        said.append(f"  {path.name}: whole (md5 {md5}); unpack it here: unzip {path.name}" if whole else
-                    f"  {path.name}: its md5 is not {md5}: download it again")
+        said.append(
+            f"  {path.name}: whole (md5 {md5}); unpack it here: unzip {path.name}"
+            if whole
+            else f"  {path.name}: its md5 is not {md5}: download it again"
+        )
     return said
 
 
@@ -84,9 +126,11 @@ def report(folder: CocoFolder) -> str:
                 lines.append(f"{file}: as published ({images:,} images, {rows:,} annotations)")
             else:
                 found = json.loads(content)
-                lines.append(f"{file}: not the published one ({len(found['images']):,} images, {len(found['annotations']):,} "
-                             f"annotations; published: {images:,} and {rows:,}). Good enough for runs of your own; numbers "
-                             "from it are not the paper's.")
+                lines.append(
+                    f"{file}: not the published one ({len(found['images']):,} images, {len(found['annotations']):,} "
+                    f"annotations; published: {images:,} and {rows:,}). Good enough for runs of your own; numbers "
+                    "from it are not the paper's."
+                )
     return "\n".join([*lines, f"ready: make reproduce-table1 DATA={folder.root}"])
 
 
@@ -102,7 +146,10 @@ def convert_voc(devkit: Path, target: Path) -> Path:
     """
     has = lambda year, part: (devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt").is_file()
     if has("2007", "test"):
-        splits = {"train": [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")], "val": [("2007", "test")]}
+        splits = {
+            "train": [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")],
+            "val": [("2007", "test")],
+        }
     else:
         year = "2012" if has("2012", "val") else "2007"
         splits = {"train": [(year, "train")], "val": [(year, "val")]}
@@ -112,11 +159,20 @@ def convert_voc(devkit: Path, target: Path) -> Path:
         (target / f"{split}2017").mkdir(parents=True, exist_ok=True)
         for i, (year, name) in enumerate(tqdm(rows, desc=f"VOC {split}", unit="image"), start=1):
             image, objects = _parse(devkit / f"VOC{year}", name)
-            _link(devkit / f"VOC{year}" / "JPEGImages" / image["file_name"], target / f"{split}2017" / image["file_name"])
+            _link(
+                devkit / f"VOC{year}" / "JPEGImages" / image["file_name"],
+                target / f"{split}2017" / image["file_name"],
+            )
             images.append({"id": i, **image})
-            annotations += [{"id": len(annotations) + k, "image_id": i, **row} for k, row in enumerate(objects, start=1)]
-        content = {"info": {"description": "PASCAL VOC " + ", ".join(" ".join(s) for s in sources)}, "images": images,
-                   "annotations": annotations, "categories": [{"id": k, "name": n} for k, n in enumerate(VOC_NAMES, start=1)]}
+            annotations += [
+                {"id": len(annotations) + k, "image_id": i, **row} for k, row in enumerate(objects, start=1)
+            ]
+        content = {
+            "info": {"description": "PASCAL VOC " + ", ".join(" ".join(s) for s in sources)},
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": k, "name": n} for k, n in enumerate(VOC_NAMES, start=1)],
+        }
         write_whole(target / "annotations" / f"instances_{split}2017.json", json.dumps(content))
     return target
 
@@ -134,13 +190,23 @@ def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
     try:
         tree = ElementTree.parse(path).getroot()
         number = lambda node, tag: float(node.findtext(tag))
-        image = {"file_name": f"{name}.jpg", "width": int(number(tree, "size/width")), "height": int(number(tree, "size/height"))}
+        image = {
+            "file_name": f"{name}.jpg",
+            "width": int(number(tree, "size/width")),
+            "height": int(number(tree, "size/height")),
+        }
         objects = []
         for node in tree.iter("object"):
             x, y, x2, y2 = (number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
             box = [x - 1, y - 1, x2 - x + 1, y2 - y + 1]
-            objects.append({"category_id": 1 + VOC_NAMES.index(node.findtext("name")), "bbox": box, "area": box[2] * box[3],
-                            "iscrowd": int(node.findtext("difficult") == "1")})
+            objects.append(
+                {
+                    "category_id": 1 + VOC_NAMES.index(node.findtext("name")),
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(node.findtext("difficult") == "1"),
+                }
+            )
     except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as VOC's annotation ({error}); restore the file") from error
     return image, objects

@@ -48,7 +48,9 @@ class Report:
 class Validated(NamedTuple):
     """The content of a folder without problems."""
 
-    annotations: dict[str, dict]  # split -> what pycocotools' COCO holds: images, annotations, categories, all by id
+    annotations: dict[
+        str, dict
+    ]  # split -> what pycocotools' COCO holds: images, annotations, categories, all by id
     area_cuts: tuple[float, float]  # sides in pixels between small, medium and large boxes
     annotation_hash: str  # sha256 over the annotation files
     report: Report
@@ -188,7 +190,9 @@ def _validate_split(split: str, file: str, data: dict, report: Report, problems:
 
     Every kept annotation has ``area``, ``iscrowd`` and a new ``id`` from 1; ``source_id`` is its id in the file.
     """
-    categories, images, rows = (_entries(data, key, file, problems) for key in ("categories", "images", "annotations"))
+    categories, images, rows = (
+        _entries(data, key, file, problems) for key in ("categories", "images", "annotations")
+    )
     for key, entries in (("categories", categories), ("images", images)):
         if entries is not None and not data[key]:
             problems.add("empty split", f"{file}: {key} is an empty list")
@@ -215,25 +219,34 @@ def _validate_split(split: str, file: str, data: dict, report: Report, problems:
             clipped.append(i)
             area = min(area, box[2] * box[3])
         ids = {key: row[key] for key in ("image_id", "category_id")}
-        annotations.append({**ids, "bbox": box, "area": area, "iscrowd": int(row.get("iscrowd") or 0), "source_id": i})
+        annotations.append(
+            {**ids, "bbox": box, "area": area, "iscrowd": int(row.get("iscrowd") or 0), "source_id": i}
+        )
     annotations.sort(key=lambda row: row["image_id"])
     objects = [row for row in annotations if not row["iscrowd"]]
     crowds = len(annotations) - len(objects)
     if split == "train" and rows is not None and valid_images and not objects:
-        problems.add("empty split", f"{file}: no usable box to train on, {len(dropped)} dropped, {crowds} crowds")
+        problems.add(
+            "empty split", f"{file}: no usable box to train on, {len(dropped)} dropped, {crowds} crowds"
+        )
     used_categories = {row["category_id"] for row in objects}
     report.counts[split] = {
         "images": len(valid_images), "empty": len(valid_images) - len({row["image_id"] for row in objects}),
         "boxes": len(objects), "classes": len(used_categories), "crowds": crowds,
         "dropped": len(dropped), "clipped": len(clipped),
     }  # fmt: skip
-    for ids, what in ((dropped, "dropped (not finite, no area, or outside the image)"), (clipped, "clipped to the image")):
+    for ids, what in (
+        (dropped, "dropped (not finite, no area, or outside the image)"),
+        (clipped, "clipped to the image"),
+    ):
         if ids:
             examples = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
             report.warnings.append(f"{file}: {len(ids)} box(es) {what}: annotation id {examples}")
     unused = [category["name"] for category in valid_categories if category["id"] not in used_categories]
     if unused:
-        report.warnings.append(f"{file}: {len(unused)} of {len(valid_categories)} classes have no box: {_show(unused)}")
+        report.warnings.append(
+            f"{file}: {len(unused)} of {len(valid_categories)} classes have no box: {_show(unused)}"
+        )
     return {"info": {}, "images": list(valid_images.values()), "categories": valid_categories,
             "annotations": [{"id": i, **row} for i, row in enumerate(annotations, start=1)]}  # fmt: skip
 
@@ -271,7 +284,9 @@ def _compare_categories(annotations: dict[str, dict], problems: Problems) -> Non
             here, in_train = (repr(names[s][i]) if i in names[s] else "absent" for s in (split, "train"))
             if here != in_train:
                 where = f"annotations/instances_{split}2017.json: category id {i}"
-                problems.add("categories differ from train's", f"{where} is {here}, in train it is {in_train}")
+                problems.add(
+                    "categories differ from train's", f"{where} is {here}, in train it is {in_train}"
+                )
 
 
 def _check_images(root: Path, annotations: dict[str, dict], problems: Problems) -> None:

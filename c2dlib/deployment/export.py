@@ -45,10 +45,21 @@ def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
     model = _AsTuple(detector).cpu().eval()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every size that torchvision turns into a number
-        torch.onnx.export(model, (image.cpu(),), str(Path(folder) / "model.onnx"), dynamo=False, opset_version=OPSET,
-                          input_names=["image"], output_names=["boxes", "scores", "labels"],
-                          dynamic_axes={"image": {1: "height", 2: "width"}, "boxes": {0: "found"},
-                                        "scores": {0: "found"}, "labels": {0: "found"}})
+        torch.onnx.export(
+            model,
+            (image.cpu(),),
+            str(Path(folder) / "model.onnx"),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["boxes", "scores", "labels"],
+            dynamic_axes={
+                "image": {1: "height", 2: "width"},
+                "boxes": {0: "found"},
+                "scores": {0: "found"},
+                "labels": {0: "found"},
+            },
+        )
         write_whole(path, (Path(folder) / "model.onnx").read_bytes())
     return path
 
@@ -76,17 +87,24 @@ def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: flo
     """
     session, compared, detector = run_onnx(path), 0, detector.cpu().eval()
     for i, image in enumerate(images):
-        theirs = [torch.from_numpy(np.asarray(value)) for value in session.run(None, {"image": image.numpy()})]
+        theirs = [
+            torch.from_numpy(np.asarray(value)) for value in session.run(None, {"image": image.numpy()})
+        ]
         found = detector([image])[0]
         ours = [found["boxes"], found["scores"], found["labels"]]
         for one, other, whose in ((ours, theirs, "the detector"), (theirs, ours, "the exported model")):
-            twins = ((torch.cdist(one[0], other[0], p=float("inf")) < 0.5) & (one[2][:, None] == other[2])
-                     & ((one[1][:, None] - other[1]).abs() < 1e-3))
+            twins = (
+                (torch.cdist(one[0], other[0], p=float("inf")) < 0.5)
+                & (one[2][:, None] == other[2])
+                & ((one[1][:, None] - other[1]).abs() < 1e-3)
+            )
             alone = (one[1] > above) & ~twins.any(1)
             if alone.any():
                 k = int(alone.nonzero()[0])
-                raise ExportError(f"{path}: image {i}: only {whose} finds class {int(one[2][k])} at "
-                                  f"{[round(v, 1) for v in one[0][k].tolist()]}, score {one[1][k]:.3f}")
+                raise ExportError(
+                    f"{path}: image {i}: only {whose} finds class {int(one[2][k])} at "
+                    f"{[round(v, 1) for v in one[0][k].tolist()]}, score {one[1][k]:.3f}"
+                )
             compared += int((one[1] > above).sum())
     return compared
 
@@ -97,9 +115,14 @@ def latency(path: Path, detector: nn.Module, image: Tensor, repeats: int = 20) -
     session, before, detector = run_onnx(path), torch.get_num_threads(), detector.cpu().eval()
     torch.set_num_threads(1)
     try:
-        calls = {"onnx": lambda: session.run(None, {"image": image.numpy()}), "torch": lambda: detector([image])}
-        return {name: 1000 * statistics.median(_seconds(call) for _ in range(repeats + 2))
-                for name, call in calls.items()}
+        calls = {
+            "onnx": lambda: session.run(None, {"image": image.numpy()}),
+            "torch": lambda: detector([image]),
+        }
+        return {
+            name: 1000 * statistics.median(_seconds(call) for _ in range(repeats + 2))
+            for name, call in calls.items()
+        }
     finally:
         torch.set_num_threads(before)
 

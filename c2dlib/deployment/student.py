@@ -44,7 +44,9 @@ def load_student(path: str | Path) -> Checkpoint:
     if path.is_dir():
         path = path / "student.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; a run leaves it in runs/<data>-<scale>/<run>/student.safetensors")
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint; a run leaves it in runs/<data>-<scale>/<run>/student.safetensors"
+        )
     try:
         with safe_open(path, "pt") as file:
             said, weights = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
@@ -63,8 +65,9 @@ def load_student(path: str | Path) -> Checkpoint:
     return Checkpoint(model.eval(), e, [Category(*c) for c in about["categories"]], tuple(about["area_cuts"]))
 
 
-def evaluate(student: Checkpoint, folder: CocoFolder, split: str, device: str,
-             progress: Progress = lambda *_: None) -> dict[str, float | None]:
+def evaluate(
+    student: Checkpoint, folder: CocoFolder, split: str, device: str, progress: Progress = lambda *_: None
+) -> dict[str, float | None]:
     """COCO metrics in percent on a split, verified with pycocotools.
 
     Raises:
@@ -75,9 +78,16 @@ def evaluate(student: Checkpoint, folder: CocoFolder, split: str, device: str,
     ours, theirs = [c.name for c in student.categories], [c.name for c in folder.categories]
     if ours != theirs:
         different = [f"{a} / {b}" for a, b in zip(ours, theirs, strict=False) if a != b][:5]
-        raise DataError(f"{folder.root}: {len(theirs)} classes, the student has {len(ours)}; they must be the same in the same "
-                        f"order" + (f". Student / folder: {', '.join(different)}" if different else ""))
-    found = detect(student.model, folder.splits[split], device, progress=lambda done, of: progress(f"evaluation on {split}", done, of))
+        raise DataError(
+            f"{folder.root}: {len(theirs)} classes, the student has {len(ours)}; they must be the same in the same "
+            f"order" + (f". Student / folder: {', '.join(different)}" if different else "")
+        )
+    found = detect(
+        student.model,
+        folder.splits[split],
+        device,
+        progress=lambda done, of: progress(f"evaluation on {split}", done, of),
+    )
     return coco_metrics(folder.splits[split].annotations, found, folder.area_cuts, verify=True)
 
 
@@ -89,13 +99,17 @@ def read_picture(path: str | Path) -> Tensor:
     """
     try:
         with Image.open(path) as image:
-            return to_dtype(pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB")), torch.float32, scale=True)
+            return to_dtype(
+                pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB")), torch.float32, scale=True
+            )
     except Exception as error:  # Pillow's decoders raise many types
         raise DataError(f"{path}: cannot be read as a picture: {error}") from error
 
 
 @torch.inference_mode()
-def detect_on(student: Checkpoint, pictures: list[str | Path], out: Path, threshold: float = 0.5, device: str = "cpu") -> Path:
+def detect_on(
+    student: Checkpoint, pictures: list[str | Path], out: Path, threshold: float = 0.5, device: str = "cpu"
+) -> Path:
     """Boxes on pictures: each drawn into ``out/<name>.png``, and all in ``out/detections.json``.
 
     Args:
@@ -110,7 +124,9 @@ def detect_on(student: Checkpoint, pictures: list[str | Path], out: Path, thresh
     images = [read_picture(path) for path in pictures]
     names = [Path(path).stem for path in pictures]
     if doubled := {n for n in names if names.count(n) > 1}:
-        raise DataError(f"several pictures are called {', '.join(sorted(doubled))}; their results would overwrite each other")
+        raise DataError(
+            f"several pictures are called {', '.join(sorted(doubled))}; their results would overwrite each other"
+        )
     student.model.to(device)
     out.mkdir(parents=True, exist_ok=True)
     listed = {}
@@ -118,13 +134,23 @@ def detect_on(student: Checkpoint, pictures: list[str | Path], out: Path, thresh
         found = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
         shown = found["scores"] >= threshold
         boxes, scores, labels = (found[k][shown] for k in ("boxes", "scores", "labels"))
-        words = [f"{student.categories[label - 1].name} {score:.2f}" for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        words = [
+            f"{student.categories[label - 1].name} {score:.2f}"
+            for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
+        ]
         width = max(1, round(min(image.shape[1:]) / 200))
         drawn = draw_bounding_boxes(image, boxes, words, colors="red", width=width) if len(boxes) else image
         save_image(drawn, out / f"{name}.png")
         corner, far = boxes[:, :2], boxes[:, 2:]
         listed[str(path)] = [
-            {"class": student.categories[label - 1].name, "score": round(score, 4), "bbox": [round(v, 2) for v in box]}
-            for label, score, box in zip(labels.tolist(), scores.tolist(), torch.cat([corner, far - corner], 1).tolist(), strict=True)]
+            {
+                "class": student.categories[label - 1].name,
+                "score": round(score, 4),
+                "bbox": [round(v, 2) for v in box],
+            }
+            for label, score, box in zip(
+                labels.tolist(), scores.tolist(), torch.cat([corner, far - corner], 1).tolist(), strict=True
+            )
+        ]
     write_whole(out / "detections.json", json.dumps(listed, indent=1))
     return out / "detections.json"

@@ -28,18 +28,44 @@ from c2dlib.config.weights import WeightsError, weights_path
 from c2dlib.data.augment import VGG_STD
 from c2dlib.detectors.ssd import vgg_features
 
-IMAGENET = {"r50": ResNet50_Weights.IMAGENET1K_V1, "r101": ResNet101_Weights.IMAGENET1K_V1,
-            "mv2": MobileNet_V2_Weights.IMAGENET1K_V1, "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
-            "vgg19": VGG19_Weights.IMAGENET1K_V1}
-NO_IMAGENET = {"qr50": "The paper trained it (66.33 % top-1) and did not publish it. ",
-               "mv1": "Those of Keras Applications fit, renamed to the keys of `mobilenet_v1`. "}
+IMAGENET = {
+    "r50": ResNet50_Weights.IMAGENET1K_V1,
+    "r101": ResNet101_Weights.IMAGENET1K_V1,
+    "mv2": MobileNet_V2_Weights.IMAGENET1K_V1,
+    "vgg16": VGG16_Weights.IMAGENET1K_FEATURES,
+    "vgg19": VGG19_Weights.IMAGENET1K_V1,
+}
+NO_IMAGENET = {
+    "qr50": "The paper trained it (66.33 % top-1) and did not publish it. ",
+    "mv1": "Those of Keras Applications fit, renamed to the keys of `mobilenet_v1`. ",
+}
 NO_IMAGENET["mv1x025"] = NO_IMAGENET["mv1"]
-MV2_STAGES = [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2],
-              [6, 320, 1, 1]]  # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride
+MV2_STAGES = [
+    [1, 16, 1, 1],
+    [6, 24, 2, 2],
+    [6, 32, 3, 2],
+    [6, 64, 4, 2],
+    [6, 96, 3, 1],
+    [6, 160, 3, 2],
+    [6, 320, 1, 1],
+]  # Table 2 of the MobileNetV2 paper: expansion, channels, blocks, stride
 
 
-MV1_BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1),
-              (1024, 2), (1024, 1)]  # Table 1 of the MobileNetV1 paper: output channels, depthwise stride
+MV1_BLOCKS = [
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+]  # Table 1 of the MobileNetV1 paper: output channels, depthwise stride
 
 
 class SlimResNet(ResNet):
@@ -72,8 +98,17 @@ class ConvNorm(ConvNormActivation):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int, norm_layer):
         strided = stride == 2
-        super().__init__(inputs, outputs, kernel, stride, 0 if strided else None, groups, norm_layer, nn.ReLU6,
-                         conv_layer=SamePadConv2d if strided else nn.Conv2d)
+        super().__init__(
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            0 if strided else None,
+            groups,
+            norm_layer,
+            nn.ReLU6,
+            conv_layer=SamePadConv2d if strided else nn.Conv2d,
+        )
         self.stride = stride
 
 
@@ -92,7 +127,10 @@ def mobilenet_v1(width: float, norm: str = "batch", blocks: int = 13) -> nn.Sequ
     layers = [ConvNorm(3, inputs, 3, 2, 1, layer)]
     for channels, stride in MV1_BLOCKS[:blocks]:
         outputs = round(channels * width)
-        layers += [ConvNorm(inputs, inputs, 3, stride, inputs, layer), ConvNorm(inputs, outputs, 1, 1, 1, layer)]
+        layers += [
+            ConvNorm(inputs, inputs, 3, stride, inputs, layer),
+            ConvNorm(inputs, outputs, 1, 1, 1, layer),
+        ]
         inputs = outputs
     return nn.Sequential(*layers)
 
@@ -109,14 +147,18 @@ def build_body(kind: str, width: float, depth: float, norm: str) -> nn.Module:
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
     if kind.startswith("vgg"):
         return vgg_features(int(kind[3:]), width, batch_norm=norm == "batch")
-    if kind.startswith("mv1"):  # without its last block at full width, of which the published weights at hand lack a half
+    if kind.startswith(
+        "mv1"
+    ):  # without its last block at full width, of which the published weights at hand lack a half
         return mobilenet_v1(width / 4, norm) if kind == "mv1x025" else mobilenet_v1(width, norm, blocks=12)
     if kind == "mv2":
         stages = [[t, c, max(1, round(n * depth)), s] for t, c, n, s in MV2_STAGES]
         model = MobileNetV2(width_mult=width, inverted_residual_setting=stages, norm_layer=layer)
         return model.features[:-1]  # without the layer of 1280 channels
     blocks = [3, 4, 23, 3] if kind == "r101" else [3, 4, 6, 3]
-    body = SlimResNet([max(1, round(n * depth)) for n in blocks], width / 4 if kind == "qr50" else width, layer)
+    body = SlimResNet(
+        [max(1, round(n * depth)) for n in blocks], width / 4 if kind == "qr50" else width, layer
+    )
     body.fc = nn.Identity()
     return body
 
@@ -135,43 +177,56 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
         return
     if source == "imagenet":
         if kind not in IMAGENET:
-            raise WeightsError(f"torchvision publishes no ImageNet weights for {kind}. {NO_IMAGENET[kind]}Name a file, "
-                               f"backbone_weights=FILE.safetensors, or start from random weights, backbone_weights=none.")
+            raise WeightsError(
+                f"torchvision publishes no ImageNet weights for {kind}. {NO_IMAGENET[kind]}Name a file, "
+                f"backbone_weights=FILE.safetensors, or start from random weights, backbone_weights=none."
+            )
         weights = IMAGENET[kind].get_state_dict(progress=True, check_hash=True)
         prefix = {"v": "features.", "m": "features.", "r": ""}[kind[0]]
         keys = body.state_dict().keys()
         state = {k: weights[prefix + k] for k in keys if prefix + k in weights}
         if kind == "vgg19":  # published for images divided by std; SSD's are in grey levels
-            state["0.weight"] = state["0.weight"] * torch.tensor(VGG_STD)[:, None, None] / torch.tensor(
-                [0.229, 0.224, 0.225])[:, None, None]
+            state["0.weight"] = (
+                state["0.weight"]
+                * torch.tensor(VGG_STD)[:, None, None]
+                / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+            )
     elif isinstance(source, dict):
         state = source
     else:
         state = load_file(weights_path(str(source)))
         if kind.startswith("mv1"):  # a whole classifier's file: what comes after the body is not used
-            state = {k: v for k, v in state.items() if (i := k.partition(".")[0]).isdigit() and int(i) < len(body)}
+            state = {
+                k: v for k, v in state.items() if (i := k.partition(".")[0]).isdigit() and int(i) < len(body)
+            }
     ours = body.state_dict()
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     needed = {k for k in ours if not k.endswith("num_batches_tracked")}
     problems = [f"missing {k}" for k in sorted(needed - state.keys())]
     problems += [f"unexpected {k}" for k in sorted(state.keys() - needed)]
-    problems += [f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
-                 for k in sorted(needed & state.keys()) if state[k].shape != ours[k].shape]
+    problems += [
+        f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
+        for k in sorted(needed & state.keys())
+        if state[k].shape != ours[k].shape
+    ]
     if problems:
         more = f" ... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise WeightsError(f"The weights do not fit {kind}: " + "; ".join(problems[:10]) + more)
     body.load_state_dict(state, strict=False)  # strict but for BatchNorm's counters, checked above
 
 
-def with_pyramid(body: nn.Module, kind: str, channels: int, frozen_stages: int, first_level: int,
-                 one_stage: bool) -> nn.Module:
+def with_pyramid(
+    body: nn.Module, kind: str, channels: int, frozen_stages: int, first_level: int, one_stage: bool
+) -> nn.Module:
     """A feature pyramid on the stages of stride 2**first_level to 32, and P6 (Faster R-CNN) or P6, P7 (RetinaNet, FCOS).
 
     Args:
         frozen_stages: how many of the first stages keep their initial weights (the stem counts as one).
     """
     if kind.startswith("mv"):
-        strided = [i for i, block in enumerate(body) if i and getattr(block, "stride", 1) == 2]  # 4, 8, 16, 32
+        strided = [
+            i for i, block in enumerate(body) if i and getattr(block, "stride", 1) == 2
+        ]  # 4, 8, 16, 32
         edges = [0, *strided, len(body)]
         stages = [body[a:b] for a, b in pairwise(edges)]
         names = [str(edge - 1) for edge in edges[2:]]  # the last block before each next stride

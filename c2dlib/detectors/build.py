@@ -41,42 +41,87 @@ def _body(e: Experiment, initial: str | dict[str, Tensor]) -> nn.Module:
 def _pyramid(e: Experiment, initial: str | dict[str, Tensor]) -> nn.Module:
     """The backbone and its feature pyramid, which begins at stride 8 for one-stage detectors."""
     one_stage = e.architecture.family.one_stage
-    return with_pyramid(_body(e, initial), e.architecture.body, e.fpn_channels, e.frozen_stages,
-                        3 if one_stage else e.first_level, one_stage)
+    return with_pyramid(
+        _body(e, initial),
+        e.architecture.body,
+        e.fpn_channels,
+        e.frozen_stages,
+        3 if one_stage else e.first_level,
+        one_stage,
+    )
 
 
 def _ssd(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> SSDStep:
     if e.architecture.ssd_layout:
         return _vgg_ssd(e, num_classes, initial)
-    return SSDStep(build_mobilenet_ssd(_body(e, initial), num_classes, e.image_size, e.width / 4, e.anchor_scale, e.score_threshold))
+    return SSDStep(
+        build_mobilenet_ssd(
+            _body(e, initial), num_classes, e.image_size, e.width / 4, e.anchor_scale, e.score_threshold
+        )
+    )
 
 
 def _vgg_ssd(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> SSDStep:
     vgg_depth = int(e.architecture.body.removeprefix("vgg"))
-    model = build_ssd(num_classes, e.image_size, SSD_LAYOUTS[e.architecture.ssd_layout], vgg_depth, e.width, e.norm == "batch",
-                      e.anchor_scale, e.score_threshold)
+    model = build_ssd(
+        num_classes,
+        e.image_size,
+        SSD_LAYOUTS[e.architecture.ssd_layout],
+        vgg_depth,
+        e.width,
+        e.norm == "batch",
+        e.anchor_scale,
+        e.score_threshold,
+    )
     convolutions = list(model.backbone.features) + list(model.backbone.extra[0][:-1])
-    for ssd_layer, vgg_layer in zip(convolutions, _body(e, initial), strict=False):  # VGG ends with a pool that SSD lacks
+    for ssd_layer, vgg_layer in zip(
+        convolutions, _body(e, initial), strict=False
+    ):  # VGG ends with a pool that SSD lacks
         ssd_layer.load_state_dict(vgg_layer.state_dict())
     return SSDStep(model)
 
 
 def _faster_rcnn(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> FasterRCNNStep:
-    return FasterRCNNStep(build_faster_rcnn(
-        _pyramid(e, initial), num_classes, e.image_size, e.max_size, e.box_head_dim, e.anchor_scale, e.score_threshold,
-        e.rois_per_image, e.rpn_top_n, e.architecture.family.masks, e.first_level))
+    return FasterRCNNStep(
+        build_faster_rcnn(
+            _pyramid(e, initial),
+            num_classes,
+            e.image_size,
+            e.max_size,
+            e.box_head_dim,
+            e.anchor_scale,
+            e.score_threshold,
+            e.rois_per_image,
+            e.rpn_top_n,
+            e.architecture.family.masks,
+            e.first_level,
+        )
+    )
 
 
 def _retinanet(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> RetinaNetStep:
-    return RetinaNetStep(build_retinanet(_pyramid(e, initial), num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold))
+    return RetinaNetStep(
+        build_retinanet(
+            _pyramid(e, initial), num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold
+        )
+    )
 
 
 def _fcos(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> FCOSStep:
-    return FCOSStep(build_fcos(_pyramid(e, initial), num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold))
+    return FCOSStep(
+        build_fcos(
+            _pyramid(e, initial), num_classes, e.image_size, e.max_size, e.anchor_scale, e.score_threshold
+        )
+    )
 
 
-BUILDERS = {students.SSD: _ssd, students.FASTER_RCNN: _faster_rcnn, students.MASK_RCNN: _faster_rcnn,
-            students.RETINANET: _retinanet, students.FCOS: _fcos}
+BUILDERS = {
+    students.SSD: _ssd,
+    students.FASTER_RCNN: _faster_rcnn,
+    students.MASK_RCNN: _faster_rcnn,
+    students.RETINANET: _retinanet,
+    students.FCOS: _fcos,
+}
 
 
 def parameter_count(model: nn.Module) -> int:

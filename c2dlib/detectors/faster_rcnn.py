@@ -15,24 +15,48 @@ from c2dlib.detectors.matching import mean_and_std, on_demand, true_class
 from c2dlib.detectors.train_output import Head, MatchedPositives, TrainOutput
 
 
-def build_faster_rcnn(backbone: nn.Module, num_classes: int, size: int, max_size: int, box_head_dim: int = 1024,
-                      anchor_scale: float = 1.0, score_threshold: float = 0.05, rois_per_image: int = 512,
-                      rpn_top_n: int = 2000, masks: bool = False, first_level: int = 2) -> FasterRCNN:
+def build_faster_rcnn(
+    backbone: nn.Module,
+    num_classes: int,
+    size: int,
+    max_size: int,
+    box_head_dim: int = 1024,
+    anchor_scale: float = 1.0,
+    score_threshold: float = 0.05,
+    rois_per_image: int = 512,
+    rpn_top_n: int = 2000,
+    masks: bool = False,
+    first_level: int = 2,
+) -> FasterRCNN:
     """A plain torchvision Faster R-CNN for ``num_classes`` object classes on levels P2 (or ``first_level``) to P6.
 
     ``masks``: a Mask R-CNN (He et al. 2017), its mask branch as wide as the pyramid.
     """
     levels = range(first_level, 7)
-    anchors = AnchorGenerator(tuple((8 * 2**level * anchor_scale,) for level in levels), ((0.5, 1.0, 2.0),) * len(levels))
+    anchors = AnchorGenerator(
+        tuple((8 * 2**level * anchor_scale,) for level in levels), ((0.5, 1.0, 2.0),) * len(levels)
+    )
     width = backbone.out_channels
-    branch = {"mask_head": MaskRCNNHeads(width, (width,) * 4, 1),
-              "mask_predictor": MaskRCNNPredictor(width, width, num_classes + 1)} if masks else {}
+    branch = (
+        {
+            "mask_head": MaskRCNNHeads(width, (width,) * 4, 1),
+            "mask_predictor": MaskRCNNPredictor(width, width, num_classes + 1),
+        }
+        if masks
+        else {}
+    )
     return (MaskRCNN if masks else FasterRCNN)(
-        backbone, min_size=size, max_size=max_size, rpn_anchor_generator=anchors,
+        backbone,
+        min_size=size,
+        max_size=max_size,
+        rpn_anchor_generator=anchors,
         box_head=TwoMLPHead(width * 7**2, box_head_dim),
         box_predictor=FastRCNNPredictor(box_head_dim, num_classes + 1),
-        box_score_thresh=score_threshold, box_batch_size_per_image=rois_per_image,
-        rpn_pre_nms_top_n_train=rpn_top_n, rpn_pre_nms_top_n_test=min(rpn_top_n, 1000), **branch,
+        box_score_thresh=score_threshold,
+        box_batch_size_per_image=rois_per_image,
+        rpn_pre_nms_top_n_train=rpn_top_n,
+        rpn_pre_nms_top_n_test=min(rpn_top_n, 1000),
+        **branch,
     )
 
 
@@ -53,21 +77,44 @@ class FasterRCNNStep(nn.Module):
         batch, targets = model.transform(images, targets)
         features = model.backbone(batch.tensors)
         proposals, rpn_losses, rpn = self._rpn(batch, features, targets)
-        asked = [{"masks": None, **t} for t in targets]  # sampling looks at boxes, but a Mask R-CNN insists on the key
+        asked = [
+            {"masks": None, **t} for t in targets
+        ]  # sampling looks at boxes, but a Mask R-CNN insists on the key
         proposals, matches, labels, regression = heads.select_training_samples(proposals, asked)
         pooled = heads.box_roi_pool(features, proposals, batch.image_sizes)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))  # [R, C + 1], [R, 4 (C + 1)]
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, **rpn_losses}
         if heads.has_mask() and all("masks" in t for t in targets):
-            losses["loss_mask"] = self._mask_loss(features, batch.image_sizes, proposals, matches, labels, targets)
+            losses["loss_mask"] = self._mask_loss(
+                features, batch.image_sizes, proposals, matches, labels, targets
+            )
         positives = self._positives(proposals, matches, labels, logits, deltas)
-        divisors = {"loss_classifier": len(logits), "loss_box_reg": len(logits), "loss_mask": len(positives.labels),
-                    **dict.fromkeys(rpn_losses, self._sampled(rpn.labels.view(len(batch.tensors), -1)))}
-        rcnn = lambda: Head(proposals, logits, true_class(deltas, torch.cat(labels)), torch.cat(labels), torch.cat(regression),
-                            heads.box_coder, heads.proposal_matcher)
-        return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, on_demand(lambda: {"rpn": rpn, "rcnn": rcnn()}), divisors)
+        divisors = {
+            "loss_classifier": len(logits),
+            "loss_box_reg": len(logits),
+            "loss_mask": len(positives.labels),
+            **dict.fromkeys(rpn_losses, self._sampled(rpn.labels.view(len(batch.tensors), -1))),
+        }
+        rcnn = lambda: Head(
+            proposals,
+            logits,
+            true_class(deltas, torch.cat(labels)),
+            torch.cat(labels),
+            torch.cat(regression),
+            heads.box_coder,
+            heads.proposal_matcher,
+        )
+        return TrainOutput(
+            batch.tensors,
+            *mean_and_std(model.transform, batch.tensors),
+            targets,
+            features,
+            losses,
+            positives,
+            on_demand(lambda: {"rpn": rpn, "rcnn": rcnn()}),
+            divisors,
+        )
 
     def _rpn(self, batch, features, targets) -> tuple[list[Tensor], dict[str, Tensor], Head]:
         """torchvision's RPN step, with what its head said: proposals per image, two losses, head."""
@@ -81,8 +128,15 @@ class FasterRCNNStep(nn.Module):
         labels, matched = rpn.assign_targets_to_anchors(anchors, targets)
         regression = rpn.box_coder.encode(matched, anchors)
         loss_objectness, loss_box_reg = rpn.compute_loss(logits, deltas, labels, regression)
-        head = Head(anchors, logits, deltas, torch.cat(labels).long(), torch.cat(regression), rpn.box_coder,
-                    rpn.proposal_matcher)
+        head = Head(
+            anchors,
+            logits,
+            deltas,
+            torch.cat(labels).long(),
+            torch.cat(regression),
+            rpn.box_coder,
+            rpn.proposal_matcher,
+        )
         return proposals, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box_reg}, head
 
     def _sampled(self, labels: Tensor) -> Tensor:
@@ -94,14 +148,20 @@ class FasterRCNNStep(nn.Module):
     def _mask_loss(self, features, sizes, proposals, matches, labels, targets) -> Tensor:
         """Mask R-CNN's third loss, on the proposals with an object's label."""
         heads, positive = self.model.roi_heads, [(row > 0).nonzero()[:, 0] for row in labels]
-        proposals, matches = ([row[p] for row, p in zip(rows, positive, strict=True)] for rows in (proposals, matches))
+        proposals, matches = (
+            [row[p] for row, p in zip(rows, positive, strict=True)] for rows in (proposals, matches)
+        )
         logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, proposals, sizes)))
-        return maskrcnn_loss(logits, proposals, [t["masks"] for t in targets], [t["labels"] for t in targets], matches)
+        return maskrcnn_loss(
+            logits, proposals, [t["masks"] for t in targets], [t["labels"] for t in targets], matches
+        )
 
     def _positives(self, proposals, matches, labels, logits, deltas) -> MatchedPositives:
         """The sampled proposals with an object's label (background is clamped to row 0: labels tell)."""
         counts = [len(p) for p in proposals]
-        image_index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(logits.device)
+        image_index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(
+            logits.device
+        )
         labels = torch.cat(labels)
         positive = (labels > 0).nonzero()[:, 0]
         deltas = true_class(deltas[positive], labels[positive])

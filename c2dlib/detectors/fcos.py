@@ -15,8 +15,14 @@ from c2dlib.detectors.matching import gather_positives, mean_and_std
 from c2dlib.detectors.train_output import TrainOutput
 
 
-def build_fcos(backbone: nn.Module, num_classes: int, size: int, max_size: int, anchor_scale: float = 1.0,
-               score_threshold: float = 0.2) -> FCOS:
+def build_fcos(
+    backbone: nn.Module,
+    num_classes: int,
+    size: int,
+    max_size: int,
+    anchor_scale: float = 1.0,
+    score_threshold: float = 0.2,
+) -> FCOS:
     """A plain torchvision FCOS for ``num_classes`` object classes on levels P3 to P7.
 
     Its "anchors" are one square per cell, as large as the stride times ``anchor_scale``: they only say which level sees
@@ -28,8 +34,16 @@ def build_fcos(backbone: nn.Module, num_classes: int, size: int, max_size: int, 
     norm = partial(nn.GroupNorm, gcd(width, max(1, width // 8)))
     head.classification_head = FCOSClassificationHead(width, 1, num_classes + 1, norm_layer=norm)
     head.regression_head = FCOSRegressionHead(width, 1, norm_layer=norm)
-    return FCOS(backbone, num_classes + 1, min_size=size, max_size=max_size, anchor_generator=anchors, head=head,
-                score_thresh=score_threshold, detections_per_img=100)
+    return FCOS(
+        backbone,
+        num_classes + 1,
+        min_size=size,
+        max_size=max_size,
+        anchor_generator=anchors,
+        head=head,
+        score_thresh=score_threshold,
+        detections_per_img=100,
+    )
 
 
 class FCOSStep(nn.Module):
@@ -49,16 +63,32 @@ class FCOSStep(nn.Module):
         anchors = model.anchor_generator(batch, list(features.values()))
         matches = self._matches(targets, head, anchors, [m.shape[2] * m.shape[3] for m in features.values()])
         losses = model.head.compute_loss(targets, head, anchors, matches)
-        positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
-                                     model.box_coder.decode, softmax=False)
-        return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, divisors=dict.fromkeys(losses, len(positives.labels)))
+        positives = gather_positives(
+            matches,
+            targets,
+            anchors,
+            head["cls_logits"],
+            head["bbox_regression"],
+            model.box_coder.decode,
+            softmax=False,
+        )
+        return TrainOutput(
+            batch.tensors,
+            *mean_and_std(model.transform, batch.tensors),
+            targets,
+            features,
+            losses,
+            positives,
+            divisors=dict.fromkeys(losses, len(positives.labels)),
+        )
 
     def _matches(self, targets, head, anchors, counts: list[int]) -> list[Tensor]:
         """Per image [A]: the row of the target each cell is matched to, -1 if none, by torchvision's own rule.
 
         ``FCOS.compute_loss`` matches and hands the matches to its head; here to a head that gives them back.
         """
-        asks = SimpleNamespace(center_sampling_radius=self.model.center_sampling_radius,
-                               head=SimpleNamespace(compute_loss=lambda targets, head, anchors, matches: matches))
+        asks = SimpleNamespace(
+            center_sampling_radius=self.model.center_sampling_radius,
+            head=SimpleNamespace(compute_loss=lambda targets, head, anchors, matches: matches),
+        )
         return FCOS.compute_loss(asks, targets, head, anchors, counts)

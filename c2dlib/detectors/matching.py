@@ -23,8 +23,15 @@ def match_anchors(matcher, anchors: list[Tensor], targets: list[dict]) -> list[T
     return matches
 
 
-def gather_positives(matches: list[Tensor], targets: list[dict], anchors: list[Tensor], cls_logits: Tensor,
-                     box_deltas: Tensor, decode: Callable[[Tensor, Tensor], Tensor], softmax: bool) -> MatchedPositives:
+def gather_positives(
+    matches: list[Tensor],
+    targets: list[dict],
+    anchors: list[Tensor],
+    cls_logits: Tensor,
+    box_deltas: Tensor,
+    decode: Callable[[Tensor, Tensor], Tensor],
+    softmax: bool,
+) -> MatchedPositives:
     """The anchors matched to an object, of all images.
 
     Args:

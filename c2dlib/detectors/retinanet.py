@@ -11,15 +11,31 @@ from c2dlib.detectors.matching import gather_positives, match_anchors, mean_and_
 from c2dlib.detectors.train_output import Head, TrainOutput
 
 
-def build_retinanet(backbone: nn.Module, num_classes: int, size: int, max_size: int,
-                    anchor_scale: float = 1.0, score_threshold: float = 0.05) -> RetinaNet:
+def build_retinanet(
+    backbone: nn.Module,
+    num_classes: int,
+    size: int,
+    max_size: int,
+    anchor_scale: float = 1.0,
+    score_threshold: float = 0.05,
+) -> RetinaNet:
     """A plain torchvision RetinaNet for ``num_classes`` object classes on levels P3 to P7."""
     sides = [32 * 2**level * anchor_scale for level in range(5)]
-    anchors = AnchorGenerator(tuple((s, s * 2 ** (1 / 3), s * 2 ** (2 / 3)) for s in sides),
-                              ((0.5, 1.0, 2.0),) * 5)
-    model = RetinaNet(backbone, num_classes + 1, min_size=size, max_size=max_size, anchor_generator=anchors,
-                      score_thresh=score_threshold, detections_per_img=100)
-    with torch.no_grad():  # the published std of 0.01 is for 256 channels; keep its gain per layer in a slim head
+    anchors = AnchorGenerator(
+        tuple((s, s * 2 ** (1 / 3), s * 2 ** (2 / 3)) for s in sides), ((0.5, 1.0, 2.0),) * 5
+    )
+    model = RetinaNet(
+        backbone,
+        num_classes + 1,
+        min_size=size,
+        max_size=max_size,
+        anchor_generator=anchors,
+        score_thresh=score_threshold,
+        detections_per_img=100,
+    )
+    with (
+        torch.no_grad()
+    ):  # the published std of 0.01 is for 256 channels; keep its gain per layer in a slim head
         for layer in [*model.head.classification_head.conv, *model.head.regression_head.conv]:
             layer[0].weight *= (256 / backbone.out_channels) ** 0.5
     return model
@@ -42,10 +58,24 @@ class RetinaNetStep(nn.Module):
         anchors = model.anchor_generator(batch, list(features.values()))
         matches = match_anchors(model.proposal_matcher, anchors, targets)
         losses = model.head.compute_loss(targets, head, anchors, matches)
-        positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
-                                     model.box_coder.decode_single, softmax=False)
-        return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, on_demand(lambda: {"dense": self._head(head, anchors, matches, targets)}))
+        positives = gather_positives(
+            matches,
+            targets,
+            anchors,
+            head["cls_logits"],
+            head["bbox_regression"],
+            model.box_coder.decode_single,
+            softmax=False,
+        )
+        return TrainOutput(
+            batch.tensors,
+            *mean_and_std(model.transform, batch.tensors),
+            targets,
+            features,
+            losses,
+            positives,
+            on_demand(lambda: {"dense": self._head(head, anchors, matches, targets)}),
+        )
 
     def _head(self, head: dict, anchors: list[Tensor], matches: list[Tensor], targets: list[dict]) -> Head:
         labels, truth = [], []
@@ -57,5 +87,12 @@ class RetinaNetStep(nn.Module):
             label = torch.where(match >= 0, label, 0)
             labels.append(torch.where(match == self.model.proposal_matcher.BETWEEN_THRESHOLDS, -1, label))
         coder = self.model.box_coder
-        return Head(anchors, head["cls_logits"].flatten(0, 1), head["bbox_regression"].flatten(0, 1), torch.cat(labels),
-                    torch.cat(coder.encode(truth, anchors)), coder, self.model.proposal_matcher)
+        return Head(
+            anchors,
+            head["cls_logits"].flatten(0, 1),
+            head["bbox_regression"].flatten(0, 1),
+            torch.cat(labels),
+            torch.cat(coder.encode(truth, anchors)),
+            coder,
+            self.model.proposal_matcher,
+        )

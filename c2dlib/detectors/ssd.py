@@ -16,13 +16,18 @@ from c2dlib.detectors.train_output import TrainOutput
 
 # Section 3.6 and footnote 5 of the SSD paper, COCO settings: default box scales, extra aspect ratios, and
 # kernel, stride, padding of each extra layer (SSD512's last is 4x4, padded by 1).
-SSD300 = {"scales": [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
-          "extra": [(3, 2, 1), (3, 2, 1), (3, 1, 0), (3, 1, 0)],
-          "ratios": [[2], [2, 3], [2, 3], [2, 3], [2], [2]], "steps": [8, 16, 32, 64, 100, 300]}
-SSD512 = {"scales": [0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06],
-          "extra": [(3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (4, 1, 1)],
-          "ratios": [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]],
-          "steps": [8, 16, 32, 64, 128, 256, 512]}
+SSD300 = {
+    "scales": [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+    "extra": [(3, 2, 1), (3, 2, 1), (3, 1, 0), (3, 1, 0)],
+    "ratios": [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+    "steps": [8, 16, 32, 64, 100, 300],
+}
+SSD512 = {
+    "scales": [0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06],
+    "extra": [(3, 2, 1), (3, 2, 1), (3, 2, 1), (3, 2, 1), (4, 1, 1)],
+    "ratios": [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]],
+    "steps": [8, 16, 32, 64, 128, 256, 512],
+}
 
 
 def vgg_features(depth: int, width: float, batch_norm: bool) -> nn.Sequential:
@@ -62,20 +67,30 @@ class SSDBackbone(SSDFeatureExtractorVGG):
             side = (side + 2 * padding - kernel) // stride + 1
             if side < 1:
                 break
-            extra.append(nn.Sequential(
-                nn.Conv2d(wide[level + 1], narrow[level], 1),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(narrow[level], wide[level + 2], kernel, stride, padding),
-                nn.ReLU(inplace=True),
-            ))
+            extra.append(
+                nn.Sequential(
+                    nn.Conv2d(wide[level + 1], narrow[level], 1),
+                    nn.ReLU(inplace=True),
+                    nn.Conv2d(narrow[level], wide[level + 2], kernel, stride, padding),
+                    nn.ReLU(inplace=True),
+                )
+            )
             self.out_channels.append(wide[level + 2])
         self.extra = nn.ModuleList(extra)
         _xavier_init(self.extra[1:])
         _xavier_init(atrous)
 
 
-def build_ssd(num_classes: int, size: int, plan: dict, depth: int = 16, width: float = 1.0,
-              batch_norm: bool = False, anchor_scale: float = 1.0, score_threshold: float = 0.02) -> SSD:
+def build_ssd(
+    num_classes: int,
+    size: int,
+    plan: dict,
+    depth: int = 16,
+    width: float = 1.0,
+    batch_norm: bool = False,
+    anchor_scale: float = 1.0,
+    score_threshold: float = 0.02,
+) -> SSD:
     """A plain torchvision SSD for ``num_classes`` object classes at ``size`` x ``size`` pixels."""
     backbone = SSDBackbone(vgg_features(depth, width, batch_norm), size, width, plan)
     levels = len(backbone.out_channels)
@@ -85,8 +100,16 @@ def build_ssd(num_classes: int, size: int, plan: dict, depth: int = 16, width: f
         steps=plan["steps"] if size == plan["steps"][-1] else None,
     )
     head = SSDHead(backbone.out_channels, anchors.num_anchors_per_location(), num_classes + 1)
-    return SSD(backbone, anchors, (size, size), num_classes + 1, image_mean=VGG_MEAN, image_std=VGG_STD,
-               head=head, score_thresh=score_threshold)
+    return SSD(
+        backbone,
+        anchors,
+        (size, size),
+        num_classes + 1,
+        image_mean=VGG_MEAN,
+        image_std=VGG_STD,
+        head=head,
+        score_thresh=score_threshold,
+    )
 
 
 class MobileNetSSDBackbone(nn.Module):
@@ -94,7 +117,9 @@ class MobileNetSSDBackbone(nn.Module):
 
     def __init__(self, body: nn.Sequential, width: float):
         super().__init__()
-        last = max(i for i, layer in enumerate(body) if i and layer.stride == 2)  # the first layer of stride 32
+        last = max(
+            i for i, layer in enumerate(body) if i and layer.stride == 2
+        )  # the first layer of stride 32
         self.features = nn.ModuleList([body[:last], body[last:]])
         self.out_channels = [body[last - 1].out_channels, body[-1].out_channels]
         extra = []
@@ -113,8 +138,14 @@ class MobileNetSSDBackbone(nn.Module):
         return OrderedDict((str(i), m) for i, m in enumerate(maps))
 
 
-def build_mobilenet_ssd(body: nn.Sequential, num_classes: int, size: int, width: float, anchor_scale: float = 1.0,
-                        score_threshold: float = 0.02) -> SSD:
+def build_mobilenet_ssd(
+    body: nn.Sequential,
+    num_classes: int,
+    size: int,
+    width: float,
+    anchor_scale: float = 1.0,
+    score_threshold: float = 0.02,
+) -> SSD:
     """A torchvision SSD on six maps of a MobileNetV1, with SSD's own heads and the anchors of torchvision's SSDLite.
 
     Args:
@@ -145,7 +176,21 @@ class SSDStep(nn.Module):
         anchors = model.anchor_generator(batch, list(features.values()))
         matches = match_anchors(model.proposal_matcher, anchors, targets)
         losses = model.compute_loss(targets, head, anchors, matches)
-        positives = gather_positives(matches, targets, anchors, head["cls_logits"], head["bbox_regression"],
-                                     model.box_coder.decode_single, softmax=True)
-        return TrainOutput(batch.tensors, *mean_and_std(model.transform, batch.tensors), targets, features,
-                           losses, positives, divisors=dict.fromkeys(losses, len(positives.labels)))
+        positives = gather_positives(
+            matches,
+            targets,
+            anchors,
+            head["cls_logits"],
+            head["bbox_regression"],
+            model.box_coder.decode_single,
+            softmax=True,
+        )
+        return TrainOutput(
+            batch.tensors,
+            *mean_and_std(model.transform, batch.tensors),
+            targets,
+            features,
+            losses,
+            positives,
+            divisors=dict.fromkeys(losses, len(positives.labels)),
+        )

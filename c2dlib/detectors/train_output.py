@@ -32,7 +32,9 @@ class Head:
     """
 
     boxes: list[Tensor]  # per image [A, 4]
-    logits: Tensor  # [M, K]; column 0 is background (softmax) or unused (RetinaNet); the RPN has one, objectness
+    logits: (
+        Tensor  # [M, K]; column 0 is background (softmax) or unused (RetinaNet); the RPN has one, objectness
+    )
     deltas: Tensor  # [M, 4] of the true class, where there are four numbers per class
     labels: Tensor  # [M] 0: background, -1: neither
     targets: Tensor  # [M, 4] what the deltas should be; of positives only
@@ -51,8 +53,12 @@ class TrainOutput:
     features: dict[str, Tensor]  # the neck's maps, for the imitation baselines
     task_losses: dict[str, Tensor]
     positives: MatchedPositives
-    heads: Callable[[], dict[str, Head]] = dict  # "rpn" and "rcnn", or "dense"; SSD and FCOS have none to imitate
-    divisors: dict[str, Tensor | int] = field(default_factory=dict)  # task loss -> how many it is a mean over, if not images
+    heads: Callable[[], dict[str, Head]] = (
+        dict  # "rpn" and "rcnn", or "dense"; SSD and FCOS have none to imitate
+    )
+    divisors: dict[str, Tensor | int] = field(
+        default_factory=dict
+    )  # task loss -> how many it is a mean over, if not images
 
     def pixels(self) -> Tensor:
         """The images in 0..255 units, [B, 3, H, W]: the units of loc's and KD_loc's weights (section 4)."""

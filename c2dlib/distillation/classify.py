@@ -24,8 +24,17 @@ from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 
 CERTAIN = 1e4  # a logit that makes labels a distribution of zeros and ones, at any temperature
-IMITATION_CLASSES = {"KD": ChenKD, "FGFI": FGFI, "GID": GID, "FKD": FKD, "DeFeat": DeFeat, "FitNets": FitNets, "AT": AttentionTransfer,
-              "PKD": PKD, "CWD": CWD}  # method -> its class
+IMITATION_CLASSES = {
+    "KD": ChenKD,
+    "FGFI": FGFI,
+    "GID": GID,
+    "FKD": FKD,
+    "DeFeat": DeFeat,
+    "FitNets": FitNets,
+    "AT": AttentionTransfer,
+    "PKD": PKD,
+    "CWD": CWD,
+}  # method -> its class
 
 
 class ClassifierToDetector:
@@ -47,9 +56,24 @@ class ClassifierToDetector:
         targets: of KDcls-smooth and KDcls-mean, logits [C, C]: what stands in the teacher's place for each class.
     """
 
-    def __init__(self, teacher: Teacher | None, terms: list[str], *, lambda_kc: float, temperature: float,
-                 lambda_l: float, lambda_kl: float, sampling_size: int, pool_obj: int, pool_maps: int,
-                 layers: int, max_positives: int = 0, min_iou: float = 0.0, chunk: int = 0, targets: dict[str, Tensor] | None = None):
+    def __init__(
+        self,
+        teacher: Teacher | None,
+        terms: list[str],
+        *,
+        lambda_kc: float,
+        temperature: float,
+        lambda_l: float,
+        lambda_kl: float,
+        sampling_size: int,
+        pool_obj: int,
+        pool_maps: int,
+        layers: int,
+        max_positives: int = 0,
+        min_iou: float = 0.0,
+        chunk: int = 0,
+        targets: dict[str, Tensor] | None = None,
+    ):
         self.teacher, self.terms = teacher, terms
         self.lambda_kc, self.temperature = lambda_kc, temperature
         self.lambda_l, self.lambda_kl = lambda_l, lambda_kl
@@ -91,8 +115,9 @@ class ClassifierToDetector:
 
     def _kd_cls(self, out: TrainOutput, teacher_logits: Tensor) -> Tensor:
         positives = out.positives
-        return self.lambda_kc * kd_cls(positives.class_logits, positives.background_logits, teacher_logits,
-                                       self.temperature)
+        return self.lambda_kc * kd_cls(
+            positives.class_logits, positives.background_logits, teacher_logits, self.temperature
+        )
 
     def _localisation(self, pixels: Tensor, out: TrainOutput, truth: GroundTruth) -> dict[str, Tensor]:
         """loc (eq. 11) and KD_loc (eq. 10), averaged over the layers used."""
@@ -104,8 +129,14 @@ class ClassifierToDetector:
         if 0 < self.max_positives < len(rows):
             rows = rows[torch.randperm(len(rows), device=rows.device)[: self.max_positives]]
         if len(rows) == 0:
-            return {name: out.positives.pred_boxes.sum() * 0.0 for name in self.terms if localisation_term(name)}
-        boxes, image_index, gt = out.positives.pred_boxes.float()[rows], out.positives.image_index[rows], truth.of_positive[rows]
+            return {
+                name: out.positives.pred_boxes.sum() * 0.0 for name in self.terms if localisation_term(name)
+            }
+        boxes, image_index, gt = (
+            out.positives.pred_boxes.float()[rows],
+            out.positives.image_index[rows],
+            truth.of_positive[rows],
+        )
         count = len(boxes)
 
         def loss(boxes: Tensor, part: slice) -> Tensor:
@@ -122,8 +153,13 @@ class ClassifierToDetector:
         chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
         with torch.autocast(pixels.device.type, enabled=False):
             terms = dict(zip(names, box_gradient(loss, boxes, chunk), strict=True))
-            return {n: terms[n] if n in names else matched_l1(terms[localisation_term(n)], boxes, truth.boxes[gt].float())
-                    for n in self.terms if localisation_term(n)}
+            return {
+                n: terms[n]
+                if n in names
+                else matched_l1(terms[localisation_term(n)], boxes, truth.boxes[gt].float())
+                for n in self.terms
+                if localisation_term(n)
+            }
 
     def _views(self, name: str, crops: Tensor) -> list[Tensor]:
         """What is compared: the pooled crops themselves, or the teacher's pooled early maps of them."""
@@ -148,16 +184,42 @@ def class_targets(means: Tensor, temperature: float, softmax: bool) -> dict[str,
     right = means[own].mean()
     wrong = (1 - right) / max(count - 1, 1) if softmax else means[~own].mean()
     smooth = torch.where(own, right, wrong)
-    return {name: temperature * (p.log() if softmax else torch.logit(p)) for name, p in (
-        ("KDcls-smooth", smooth.clamp(1e-6, 1 - 1e-6)), ("KDcls-mean", means.clamp(1e-6, 1 - 1e-6)))}
+    return {
+        name: temperature * (p.log() if softmax else torch.logit(p))
+        for name, p in (
+            ("KDcls-smooth", smooth.clamp(1e-6, 1 - 1e-6)),
+            ("KDcls-mean", means.clamp(1e-6, 1 - 1e-6)),
+        )
+    }
 
 
-def distillers(e: Experiment, teacher: Teacher | None, imitation: FromDetector | None,
-               targets: dict[str, Tensor] | None = None) -> list:
+def distillers(
+    e: Experiment,
+    teacher: Teacher | None,
+    imitation: FromDetector | None,
+    targets: dict[str, Tensor] | None = None,
+) -> list:
     """The distillers of an Experiment's method; the engine adds their terms to the task losses."""
     terms = [p for p in parts(e.method) if p not in IMITATIONS]
-    built = [] if not terms else [ClassifierToDetector(
-        teacher, terms, lambda_kc=e.lambda_kc, temperature=e.temperature, lambda_l=e.lambda_l,
-        lambda_kl=e.lambda_kl, sampling_size=e.sampling_size, pool_obj=e.pool_obj, pool_maps=e.pool_maps,
-        layers=e.kd_loc_layers, max_positives=e.max_positives, min_iou=e.loc_min_iou, targets=targets)]
+    built = (
+        []
+        if not terms
+        else [
+            ClassifierToDetector(
+                teacher,
+                terms,
+                lambda_kc=e.lambda_kc,
+                temperature=e.temperature,
+                lambda_l=e.lambda_l,
+                lambda_kl=e.lambda_kl,
+                sampling_size=e.sampling_size,
+                pool_obj=e.pool_obj,
+                pool_maps=e.pool_maps,
+                layers=e.kd_loc_layers,
+                max_positives=e.max_positives,
+                min_iou=e.loc_min_iou,
+                targets=targets,
+            )
+        ]
+    )
     return built + ([imitation] if imitation is not None else [])

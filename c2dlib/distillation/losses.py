@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def kd_cls(class_logits: Tensor, background_logits: Tensor | None, teacher_logits: Tensor,
-           temperature: float = 2.0) -> Tensor:
+def kd_cls(
+    class_logits: Tensor, background_logits: Tensor | None, teacher_logits: Tensor, temperature: float = 2.0
+) -> Tensor:
     """KD_cls: the teacher tells the positives *what* they are (section 3.1, eq. 3-6).
 
     With ``background_logits`` the softmax form: KL between the teacher's softmax over C classes, with
@@ -27,8 +28,10 @@ def kd_cls(class_logits: Tensor, background_logits: Tensor | None, teacher_logit
         Scalar, the mean over the P positives; a finite zero that supports ``backward()`` if P = 0.
     """
     if class_logits.shape != teacher_logits.shape:
-        raise ValueError(f"kd_cls: student logits {tuple(class_logits.shape)} and teacher logits "
-                         f"{tuple(teacher_logits.shape)} must have the same shape [P, C]")
+        raise ValueError(
+            f"kd_cls: student logits {tuple(class_logits.shape)} and teacher logits "
+            f"{tuple(teacher_logits.shape)} must have the same shape [P, C]"
+        )
     if temperature <= 0:
         raise ValueError(f"kd_cls: temperature must be positive, got {temperature}")
     if len(class_logits) == 0:
@@ -82,9 +85,9 @@ def matched_l1(like: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     Returns:
         Scalar; zero where ``like`` has no gradient or every box is right.
     """
-    wanted, = torch.autograd.grad(like, boxes, retain_graph=True)
+    (wanted,) = torch.autograd.grad(like, boxes, retain_graph=True)
     plain = (boxes - truth).abs().mean()
-    own, = torch.autograd.grad(plain, boxes, retain_graph=True)
+    (own,) = torch.autograd.grad(plain, boxes, retain_graph=True)
     return plain * (wanted.norm() / own.norm().clamp(min=1e-12)).detach()
 
 

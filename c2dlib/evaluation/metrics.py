@@ -20,8 +20,13 @@ IOUS = [50 + 5 * i for i in range(10)]
 
 
 @torch.inference_mode()
-def detect(model: nn.Module, split, device: str, batch_size: int = 16,
-           progress: Callable[[int, int], None] = lambda done, of: None) -> list[dict]:
+def detect(
+    model: nn.Module,
+    split,
+    device: str,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[dict]:
     """The detections of a model on a split, as COCO results (image_id, category_id, bbox xywh in pixels, score).
 
     If several processes share a run, each evaluates a part of the images; every process returns the detections on all
@@ -47,12 +52,22 @@ def _coco_results(split, index: int, output: dict) -> list[dict]:
     """One image's torchvision detections (boxes xyxy, labels from 1, scores) as COCO results."""
     boxes = output["boxes"].double()
     boxes[:, 2:] -= boxes[:, :2]
-    return [{"image_id": split.image_ids[index], "category_id": split.categories[label - 1].id, "bbox": box, "score": score}
-            for box, label, score in zip(boxes.tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True)]
+    return [
+        {
+            "image_id": split.image_ids[index],
+            "category_id": split.categories[label - 1].id,
+            "bbox": box,
+            "score": score,
+        }
+        for box, label, score in zip(
+            boxes.tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True
+        )
+    ]
 
 
-def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[float, float] = (32, 96),
-                 verify: bool = False) -> dict[str, float | None]:
+def coco_metrics(
+    annotations: dict, detections: list[dict], area_cuts: tuple[float, float] = (32, 96), verify: bool = False
+) -> dict[str, float | None]:
     """The ten COCO metrics of Table 1 and the AP at each IoU of Table 5, in percent.
 
     Args:
@@ -68,7 +83,12 @@ def coco_metrics(annotations: dict, detections: list[dict], area_cuts: tuple[flo
         ValueError: if a score or box is not finite, an image is unknown, or the two evaluators differ.
     """
     check_detections(annotations, detections)
-    ranges = [[0, 1e10], [0, area_cuts[0] ** 2], [area_cuts[0] ** 2, area_cuts[1] ** 2], [area_cuts[1] ** 2, 1e10]]
+    ranges = [
+        [0, 1e10],
+        [0, area_cuts[0] ** 2],
+        [area_cuts[0] ** 2, area_cuts[1] ** 2],
+        [area_cuts[1] ** 2, 1e10],
+    ]
     metrics = _evaluate(COCO, COCOeval, annotations, detections, ranges)
     if verify and detections:  # pycocotools cannot load an empty list
         from pycocotools.coco import COCO as ReferenceCOCO
@@ -88,7 +108,9 @@ def check_detections(annotations: dict, detections: list[dict]) -> None:
     """
     for row in detections:
         if not np.isfinite([row["score"], *row["bbox"]]).all():
-            raise ValueError(f"detection on image {row['image_id']} has a score or box that is not finite: {row}")
+            raise ValueError(
+                f"detection on image {row['image_id']} has a score or box that is not finite: {row}"
+            )
     images = {image["id"] for image in annotations["images"]}
     if unknown := {row["image_id"] for row in detections} - images:
         raise ValueError(f"detections on images that are not in the annotations: {sorted(unknown)[:5]}")

@@ -18,8 +18,14 @@ from c2dlib.evaluation.metrics import IOUS, check_detections, coco_metrics
 TYPES = ["Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"]
 SPECIAL = ["FalsePos", "FalseNeg"]
 BOXES = "AP_boxes"  # the column of ``box_ap`` beside those of the error types
-MEANING = {"Cls": "right place, wrong class", "Loc": "right class, IoU too low", "Both": "wrong class and IoU too low",
-           "Dupe": "a second box on a detected object", "Bkg": "a box on background", "Miss": "an object without any box"}
+MEANING = {
+    "Cls": "right place, wrong class",
+    "Loc": "right class, IoU too low",
+    "Both": "wrong class and IoU too low",
+    "Dupe": "a second box on a detected object",
+    "Bkg": "a box on background",
+    "Miss": "an object without any box",
+}
 BACKGROUND = 0.1  # a box with a lower IoU with every object is background (TIDE's t_b)
 
 
@@ -43,14 +49,23 @@ def tide(annotations: dict, detections: list[dict], ious: list[int] = IOUS) -> p
         raise ValueError(f"IoU thresholds are percent between {100 * BACKGROUND:.0f} and 100, got {bad}")
     truth = COCO(annotations)
     evaluator = COCOeval(truth, truth.load_res(detections), "bbox")
-    evaluator.params.iouThrs = [iou / 100 for iou in ious]  # otherwise hotcoco silently uses the nearest default threshold
+    evaluator.params.iouThrs = [
+        iou / 100 for iou in ious
+    ]  # otherwise hotcoco silently uses the nearest default threshold
     evaluator.evaluate()
     lines = []
     for iou in ious:
         errors = evaluator.tide_errors(iou / 100, BACKGROUND)
-        costs = {**errors["delta_ap"], "FalsePos": errors["delta_ap"]["FP"], "FalseNeg": errors["delta_ap"]["FN"]}
-        lines.append({"IoU": iou, "AP": 100 * errors["ap_base"]} | {t: 100 * costs[t] for t in TYPES + SPECIAL}
-                     | {f"n_{t}": errors["counts"][t] for t in TYPES})
+        costs = {
+            **errors["delta_ap"],
+            "FalsePos": errors["delta_ap"]["FP"],
+            "FalseNeg": errors["delta_ap"]["FN"],
+        }
+        lines.append(
+            {"IoU": iou, "AP": 100 * errors["ap_base"]}
+            | {t: 100 * costs[t] for t in TYPES + SPECIAL}
+            | {f"n_{t}": errors["counts"][t] for t in TYPES}
+        )
     return pd.DataFrame(lines).set_index("IoU")
 
 
@@ -66,8 +81,11 @@ def box_ap(annotations: dict, detections: list[dict]) -> pd.Series:
     boxes = torch.tensor([row["bbox"] for row in detections], dtype=torch.float64).reshape(-1, 4)
     images, scores = (torch.tensor([row[key] for row in detections]) for key in ("image_id", "score"))
     kept = batched_nms(box_convert(boxes, "xywh", "xyxy"), scores.double(), images, 0.5)
-    truth = {**annotations, "categories": [{"id": 1, "name": "object"}],
-             "annotations": [{**a, "category_id": 1} for a in annotations["annotations"]]}
+    truth = {
+        **annotations,
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": [{**a, "category_id": 1} for a in annotations["annotations"]],
+    }
     metrics = coco_metrics(truth, [{**detections[i], "category_id": 1} for i in kept.tolist()])
     return pd.Series({iou: metrics[f"AP{iou}"] for iou in IOUS}, name=BOXES, dtype=float)
 
@@ -78,7 +96,9 @@ def _tidecv(annotations: dict, detections: list[dict], iou: int):
     from tidecv.quantify import TIDERun
 
     check_detections(annotations, detections)
-    limit = max(100, len(detections))  # tidecv's default of 100 is per image over all classes; COCO's is per class
+    limit = max(
+        100, len(detections)
+    )  # tidecv's default of 100 is per image over all classes; COCO's is per class
     truth, predictions = Data("truth", max_dets=limit), Data("predictions", max_dets=limit)
     for image in annotations["images"]:
         truth.add_image(image["id"], image.get("file_name", str(image["id"])))
@@ -86,9 +106,12 @@ def _tidecv(annotations: dict, detections: list[dict], iou: int):
         truth.add_class(category["id"], category["name"])
     for a in annotations["annotations"]:
         (truth.add_ignore_region if a.get("iscrowd") else truth.add_ground_truth)(
-            a["image_id"], a["category_id"], a["bbox"])
+            a["image_id"], a["category_id"], a["bbox"]
+        )
     for row in detections:
-        predictions.add_detection(row["image_id"], row["category_id"], float(row["score"]), [float(v) for v in row["bbox"]])
+        predictions.add_detection(
+            row["image_id"], row["category_id"], float(row["score"]), [float(v) for v in row["bbox"]]
+        )
     return TIDERun(truth, predictions, iou / 100, BACKGROUND, "bbox", limit, True)
 
 
@@ -106,10 +129,15 @@ def tide_per_class(annotations: dict, detections: list[dict], iou: int = 50) -> 
 
     run = _tidecv(annotations, detections, iou)
     ap = {c: data.get_ap() for c, data in run.ap_data.objs.items() if data.num_gt_positives > 0}
-    corrected = {kind.short_name: run.fix_errors(lambda error, kind=kind: isinstance(error, kind)).objs
-                 for kind in TIDE._error_types}
-    lines = {category["name"]: {"AP": ap[c]} | {t: max(corrected[t][c].get_ap() - ap[c], 0.0) for t in TYPES}
-             for category in annotations["categories"] if (c := category["id"]) in ap}
+    corrected = {
+        kind.short_name: run.fix_errors(lambda error, kind=kind: isinstance(error, kind)).objs
+        for kind in TIDE._error_types
+    }
+    lines = {
+        category["name"]: {"AP": ap[c]} | {t: max(corrected[t][c].get_ap() - ap[c], 0.0) for t in TYPES}
+        for category in annotations["categories"]
+        if (c := category["id"]) in ap
+    }
     return pd.DataFrame.from_dict(lines, orient="index", columns=["AP", *TYPES])
 
 
@@ -139,7 +167,12 @@ def examples(annotations: dict, detections: list[dict], iou: int = 50) -> dict[s
     for kind, errors in run.error_dict.items():
         by_type[kind.short_name] = [_example(kind.short_name, error, by_id) for error in errors]
     for kind, rows in by_type.items():
-        rows.sort(key=lambda row: (-row.truth_box[2] * row.truth_box[3] if kind == "Miss" else -row.score, row.image_id))
+        rows.sort(
+            key=lambda row: (
+                -row.truth_box[2] * row.truth_box[3] if kind == "Miss" else -row.score,
+                row.image_id,
+            )
+        )
     return by_type
 
 
@@ -150,8 +183,15 @@ def _example(kind: str, error, truth_by_id: dict) -> ErrorExample:
         truth = truth_by_id[error.suppressor["matched_with"]]
     iou = box_iou_xywh(detection["bbox"], truth["bbox"]) if detection and truth else None
     return ErrorExample(
-        kind, (truth or detection)["image"], detection and list(detection["bbox"]), detection and detection["class"],
-        detection and detection["score"], truth and list(truth["bbox"]), truth and truth["class"], iou)
+        kind,
+        (truth or detection)["image"],
+        detection and list(detection["bbox"]),
+        detection and detection["class"],
+        detection and detection["score"],
+        truth and list(truth["bbox"]),
+        truth and truth["class"],
+        iou,
+    )
 
 
 def box_iou_xywh(a: list[float], b: list[float]) -> float:
@@ -175,7 +215,11 @@ def ap50_per_image(annotations: dict, detections: list[dict]) -> pd.Series:
     evaluator.evaluate()
     per_image = evaluator.image_diagnostics(0.5, 0.0)["img_summary"]
     with_objects = sorted({a["image_id"] for a in annotations["annotations"] if not a.get("iscrowd")})
-    return pd.Series({i: 100 * max(per_image.get(i, {}).get("ap", 0.0), 0.0) for i in with_objects}, dtype=float, name="AP50")
+    return pd.Series(
+        {i: 100 * max(per_image.get(i, {}).get("ap", 0.0), 0.0) for i in with_objects},
+        dtype=float,
+        name="AP50",
+    )
 
 
 def telling_images(baseline: pd.Series, distilled: pd.Series, each: int = 2) -> pd.DataFrame:
@@ -189,8 +233,16 @@ def telling_images(baseline: pd.Series, distilled: pd.Series, each: int = 2) -> 
         Indexed by image id: ``sort`` (gained, middle, lost), ``baseline``, ``distilled``. Equal changes are ordered by id.
     """
     both = pd.DataFrame({"baseline": baseline, "distilled": distilled}).sort_index()
-    order = both.assign(change=both.distilled - both.baseline).sort_values("change", ascending=False, kind="stable")
+    order = both.assign(change=both.distilled - both.baseline).sort_values(
+        "change", ascending=False, kind="stable"
+    )
     each = min(each, len(order) // 3)
     middle = (len(order) - each) // 2
-    sorts = {"gained": order.iloc[:each], "middle": order.iloc[middle : middle + each], "lost": order.iloc[::-1][:each]}
-    return pd.concat([rows.assign(sort=name) for name, rows in sorts.items()])[["sort", "baseline", "distilled"]]
+    sorts = {
+        "gained": order.iloc[:each],
+        "middle": order.iloc[middle : middle + each],
+        "lost": order.iloc[::-1][:each],
+    }
+    return pd.concat([rows.assign(sort=name) for name, rows in sorts.items()])[
+        ["sort", "baseline", "distilled"]
+    ]

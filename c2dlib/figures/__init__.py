@@ -5,11 +5,11 @@ Every function returns a matplotlib figure. Ground truth is blue and detections 
 """
 
 from c2dlib.figures.errors import (
-           change_over_iou,
-           error_bars,
-           error_examples,
-           errors_over_iou,
-           errors_per_class,
+    change_over_iou,
+    error_bars,
+    error_examples,
+    errors_over_iou,
+    errors_per_class,
 )
 from c2dlib.figures.images import compare_detections, detections, show_image, top_detections, top_results
 from c2dlib.figures.losses import box_gradients, losses_over_shift, moving_crop, training_curves
@@ -17,7 +17,30 @@ from c2dlib.figures.style import save
 from c2dlib.figures.tables import ap_over_iou, gain_over_cost, gpu_hours, map_over_images, table_bars
 from c2dlib.figures.teacher import attention_maps, class_probabilities, confusion, reliability, teacher_view
 
-__all__ = ["ap_over_iou", "attention_maps", "box_gradients", "change_over_iou", "class_probabilities", "compare_detections",
-           "confusion", "detections", "error_bars", "error_examples", "errors_over_iou", "errors_per_class", "gain_over_cost",
-           "gpu_hours", "losses_over_shift", "map_over_images", "moving_crop", "reliability", "save", "show_image",
-           "table_bars", "teacher_view", "top_detections", "top_results", "training_curves"]
+__all__ = [
+    "ap_over_iou",
+    "attention_maps",
+    "box_gradients",
+    "change_over_iou",
+    "class_probabilities",
+    "compare_detections",
+    "confusion",
+    "detections",
+    "error_bars",
+    "error_examples",
+    "errors_over_iou",
+    "errors_per_class",
+    "gain_over_cost",
+    "gpu_hours",
+    "losses_over_shift",
+    "map_over_images",
+    "moving_crop",
+    "reliability",
+    "save",
+    "show_image",
+    "table_bars",
+    "teacher_view",
+    "top_detections",
+    "top_results",
+    "training_curves",
+]

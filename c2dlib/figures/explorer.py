@@ -38,7 +38,9 @@ class ErrorBrowser:
             else:
                 self.runs[e.name] = e
         if not self.runs:
-            raise FileNotFoundError(f"no run with detections on this machine: {missing}" if runs else "no run given")
+            raise FileNotFoundError(
+                f"no run with detections on this machine: {missing}" if runs else "no run given"
+            )
         self.split = opened(workspace.data).splits[next(iter(self.runs.values())).eval_split]
         self.names = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         self.row = {image_id: i for i, image_id in enumerate(self.split.image_ids)}
@@ -53,12 +55,19 @@ class ErrorBrowser:
         Raises:
             ValueError: for a run, type or class that does not exist, naming those that do.
         """
-        for value, valid, what in ((run, self.runs, "run"), (type, TYPES, "error type"),
-                                   (category, ["", *self.names.values()], "class")):
+        for value, valid, what in (
+            (run, self.runs, "run"),
+            (type, TYPES, "error type"),
+            (category, ["", *self.names.values()], "class"),
+        ):
             if value not in valid:
                 raise ValueError(f"no {what} {value!r}; there are {', '.join(filter(None, valid))}")
-        return [error for error in self.examples(run, iou)[type]
-                if not category or category in (self.names.get(error.category_id), self.names.get(error.truth_category_id))]
+        return [
+            error
+            for error in self.examples(run, iou)[type]
+            if not category
+            or category in (self.names.get(error.category_id), self.names.get(error.truth_category_id))
+        ]
 
     def figure(self, run: str, type: str = "Cls", iou: int = 50, category: str = "", page: int = 0) -> Figure:
         """A page of errors; see ``matching`` for what it raises."""
@@ -66,8 +75,14 @@ class ErrorBrowser:
         on_page = errors[page * PER_PAGE : (page + 1) * PER_PAGE]
         plain = plain_transform()
         images = {error.image_id: plain(self.split[self.row[error.image_id]][0]) for error in on_page}
-        numbers = f"{page * PER_PAGE + 1} to {page * PER_PAGE + len(on_page)} of {len(errors)}" if on_page else "none"
-        return error_examples(images, on_page, self.names, f"{type} ({MEANING[type]}) at IoU {iou / 100:.2f}: {numbers}")
+        numbers = (
+            f"{page * PER_PAGE + 1} to {page * PER_PAGE + len(on_page)} of {len(errors)}"
+            if on_page
+            else "none"
+        )
+        return error_examples(
+            images, on_page, self.names, f"{type} ({MEANING[type]}) at IoU {iou / 100:.2f}: {numbers}"
+        )
 
     def bars(self, run: str, iou: int = 50) -> Figure:
         """The cost of each error type in this run, in AP points."""
@@ -92,7 +107,9 @@ def explore(runs: list[Experiment], workspace: Workspace):
 
     run = widgets.Dropdown(options=list(browser.runs), description="run", layout={"width": "26em"})
     kind = widgets.ToggleButtons(options=TYPES, description="error", style={"button_width": "4.5em"})
-    category = widgets.Dropdown(options=[("every class", ""), *((n, n) for n in browser.names.values())], description="class")
+    category = widgets.Dropdown(
+        options=[("every class", ""), *((n, n) for n in browser.names.values())], description="class"
+    )
     iou = widgets.IntSlider(50, 50, 95, 5, description="IoU, %", continuous_update=False)
     page = widgets.BoundedIntText(1, 1, 1, description="page")
     unstretched = {"object_fit": "contain", "align_self": "flex-start", "max_width": "100%"}

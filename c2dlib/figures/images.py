@@ -30,8 +30,16 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], color: str, size: tup
         for edge, line in (("white", 3.2), (color, 1.8)):
             ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=line))
         right, below = x1 > 0.6 * size[1], y1 < 0.06 * size[0]
-        ax.text(x2 if right else x1, y1, label, fontsize=7, color="white", ha="right" if right else "left",
-                va="top" if below else "bottom", bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2})
+        ax.text(
+            x2 if right else x1,
+            y1,
+            label,
+            fontsize=7,
+            color="white",
+            ha="right" if right else "left",
+            va="top" if below else "bottom",
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
+        )
 
 
 def detections(image: Tensor, truth: Labelled, detected: dict[str, Labelled]) -> Figure:
@@ -59,7 +67,9 @@ def compare_detections(lines: list[tuple[str, Tensor, Labelled, dict[str, Labell
     size = (2.9 * len(titles), 2.9 * sum(tall) + 0.08 * len(lines) + 0.3)
     figure, grid = new_figure(len(lines), len(titles), size, height_ratios=tall)
     for axes, (text, image, truth, detected) in zip(grid, lines, strict=True):
-        for ax, (boxes, texts), color in zip(axes, [truth, *detected.values()], [BLUE, *[RED] * len(detected)], strict=True):
+        for ax, (boxes, texts), color in zip(
+            axes, [truth, *detected.values()], [BLUE, *[RED] * len(detected)], strict=True
+        ):
             show_image(ax, image, boxes, texts, color)
         axes[0].set_ylabel(text, fontsize=8)
     for ax, title in zip(grid[0], titles, strict=True):
@@ -77,8 +87,9 @@ def top_results(results: list[dict], image_id: int, names: dict[int, str], count
         names: category id -> name.
     """
     results = [result for result in results if result["image_id"] == image_id]
-    boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in results)],
-                         dtype=torch.float32).reshape(-1, 4)
+    boxes = torch.tensor(
+        [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in results)], dtype=torch.float32
+    ).reshape(-1, 4)
     kept = nms(boxes, torch.tensor([result["score"] for result in results], dtype=torch.float32), 0.5)[:count]
     return boxes[kept], [f"{names[results[i]['category_id']]} {results[i]['score']:.2f}" for i in kept]
 
@@ -88,4 +99,6 @@ def top_detections(detector: nn.Module, image: Tensor, names: list[str], count: 
     """A detector's ``count`` boxes of highest score on an image [3, H, W] in 0..1, with class name and score."""
     output = detector([image])[0]
     best = output["scores"].argsort(descending=True)[:count]
-    return output["boxes"][best], [f"{names[output['labels'][i] - 1]} {output['scores'][i]:.2f}" for i in best]
+    return output["boxes"][best], [
+        f"{names[output['labels'][i] - 1]} {output['scores'][i]:.2f}" for i in best
+    ]

@@ -53,8 +53,13 @@ def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str
         scale = 0.18 * image.shape[-1] / gradient.abs().max().clamp(min=1e-12)
         for i, (x, y) in enumerate(middles):
             step = float(-gradient[i] * scale)
-            ax.annotate("", (x + step, y) if i % 2 == 0 else (x, y + step), (x, y), annotation_clip=False,
-                        arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2, "mutation_scale": 12})
+            ax.annotate(
+                "",
+                (x + step, y) if i % 2 == 0 else (x, y + step),
+                (x, y),
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2, "mutation_scale": 12},
+            )
         ax.set_title(title, fontsize=9)
     return figure
 
@@ -69,7 +74,9 @@ def losses_over_shift(errors: list[float], values: dict[str, list[float]], what:
     upper, lower = axes[0][0], axes[1][0]
     for (name, row), color in zip(values.items(), (BLUE, GREEN, RED, GREY), strict=False):
         scaled = [v / max(max(row), 1e-12) for v in row]
-        slopes = [(b - a) / (v - u) for (a, b), (u, v) in zip(pairwise(scaled), pairwise(errors), strict=True)]
+        slopes = [
+            (b - a) / (v - u) for (a, b), (u, v) in zip(pairwise(scaled), pairwise(errors), strict=True)
+        ]
         upper.plot(errors, scaled, color=color, label=name, linewidth=1.6)
         lower.plot([(a + b) / 2 for a, b in pairwise(errors)], slopes, color=color, linewidth=1.2)
     plain_axes(upper)
@@ -90,12 +97,16 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
         names: experiment hash -> the run's label, see ``tables.names``; without it, its method.
     """
     students = list(dict.fromkeys(r.student for r in records))
-    figure, grid = new_figure(2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col")
+    figure, grid = new_figure(
+        2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col"
+    )
     lines, styles, imitation_terms = {}, {}, {name.lower() for name in IMITATIONS}
     for record in records:
         name = (names or {}).get(record.hash) or method_label(record.method)
         if name not in styles:
-            style = METHOD_STYLES.get(canonical(record.method)) if name == method_label(record.method) else None
+            style = (
+                METHOD_STYLES.get(canonical(record.method)) if name == method_label(record.method) else None
+            )
             styles[name] = style or (plt.get_cmap("tab20")(len(styles) % 20), "-")
         color, dashes = styles[name]
         added = [k for k in record.curve if k in PARTS or k.split("_")[0] in imitation_terms]
@@ -103,9 +114,16 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
         for axes, terms in zip(grid, (own, added), strict=True):
             total = [sum(values) for values in zip(*(record.curve[k] for k in terms), strict=True)]
             if total:
-                line, = axes[students.index(record.student)].plot(
-                    record.curve["step"], total, color=color, linestyle=dashes, linewidth=1.3, alpha=0.85,
-                    marker="o" if len(total) < 3 else None, markersize=4)
+                (line,) = axes[students.index(record.student)].plot(
+                    record.curve["step"],
+                    total,
+                    color=color,
+                    linestyle=dashes,
+                    linewidth=1.3,
+                    alpha=0.85,
+                    marker="o" if len(total) < 3 else None,
+                    markersize=4,
+                )
                 lines.setdefault(name, line)
     for axes, text in zip(grid, ("detector's losses", "distillation terms"), strict=True):
         axes[0].set_ylabel(text, fontsize=8)

@@ -55,14 +55,17 @@ class Page:
 
     def __init__(self, scale: str, data: str = "", device: str = "auto", results: str = "", runs: str = ""):
         self.workspace, self.folder = open_workspace(
-            scale, data, Path(results or ROOT / "results"), Path(runs or ROOT / "runs"), device)
+            scale, data, Path(results or ROOT / "results"), Path(runs or ROOT / "runs"), device
+        )
         self.split = self.folder.splits[self.folder.eval_split]
         self.class_names = self.split.class_names
 
     def where(self) -> Markdown:
         """The validated data, the commit, the device and the versions of this session."""
         warnings = "".join(f"\n- {warning}" for warning in self.folder.report.warnings)
-        return Markdown(f"```text\n{self.folder.report.summary()}\n```\n{warnings}\n\n{session(self.workspace.device)}")
+        return Markdown(
+            f"```text\n{self.folder.report.summary()}\n```\n{warnings}\n\n{session(self.workspace.device)}"
+        )
 
     @cached_property
     def example(self) -> Example:
@@ -84,13 +87,21 @@ class Page:
         """The example's crops as the classifier teacher of an experiment reads them; the teacher is trained if it is missing."""
         image, boxes, labels = self.example
         teacher = classifier_teacher(e, self.workspace)[0].cpu()
-        crops = crop_regions(image[None] * 255, boxes, torch.zeros(len(boxes), dtype=torch.int64), teacher.size)
+        crops = crop_regions(
+            image[None] * 255, boxes, torch.zeros(len(boxes), dtype=torch.int64), teacher.size
+        )
         reading = teacher.read(crops, layers=1)
         probabilities = reading.logits.softmax(1)
         figure = teacher_view(crops, labels, probabilities, self.class_names, reading.maps[0])
-        correct, of_truth = (probabilities.argmax(1) == labels).sum(), probabilities[range(len(labels)), labels].mean()
-        figure.suptitle(f"{e.teacher}: {correct} of {len(labels)} objects correct, mean probability of the true class "
-                        f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})", fontsize=9)
+        correct, of_truth = (
+            (probabilities.argmax(1) == labels).sum(),
+            probabilities[range(len(labels)), labels].mean(),
+        )
+        figure.suptitle(
+            f"{e.teacher}: {correct} of {len(labels)} objects correct, mean probability of the true class "
+            f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})",
+            fontsize=9,
+        )
         return figure
 
 
@@ -108,8 +119,21 @@ class TablePage(Page):
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
 
-    def __init__(self, table: str, *, scale: str, data: str, seeds: int, students: list[str], methods: list[str],
-                 overrides: dict, device: str, jobs: int, results: str, runs: str):
+    def __init__(
+        self,
+        table: str,
+        *,
+        scale: str,
+        data: str,
+        seeds: int,
+        students: list[str],
+        methods: list[str],
+        overrides: dict,
+        device: str,
+        jobs: int,
+        results: str,
+        runs: str,
+    ):
         super().__init__(scale, data, device, results, runs)
         self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
         self.rows = work_list(table, self.workspace, self.folder, seeds, students, methods or None, overrides)
@@ -132,7 +156,9 @@ class TablePage(Page):
 
     def where(self) -> Markdown:
         """As ``Page.where``, with the number of rows and of runs that have a record."""
-        runs = f"{len(self.rows)} rows, {len(self.experiments)} runs; {len(self.records)} have a record already."
+        runs = (
+            f"{len(self.rows)} rows, {len(self.experiments)} runs; {len(self.records)} have a record already."
+        )
         return Markdown(f"{super().where().data}\n\n{runs}")
 
     def table(self) -> Markdown:
@@ -142,13 +168,19 @@ class TablePage(Page):
         self._read_records()
         devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
         minutes = sum(record.wall_seconds for record in self.done) / 60
-        return Markdown(f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n{len(self.done)} of {len(self.experiments)} "
-                        f"runs are done: {minutes:.1f} minutes of training and evaluation on {devices}.")
+        return Markdown(
+            f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n{len(self.done)} of {len(self.experiments)} "
+            f"runs are done: {minutes:.1f} minutes of training and evaluation on {devices}."
+        )
 
     def verdict(self) -> Markdown:
         """A line per claim: the paper's difference, the reproduced one with its 95 % interval, and whether the claim holds."""
         judged = claims.verdict(self.name, self.rows, self.records, self.workspace)
-        return Markdown(claims.summary(judged) if judged.empty else f"{claims.markdown(judged)}\n\n{claims.summary(judged)}")
+        return Markdown(
+            claims.summary(judged)
+            if judged.empty
+            else f"{claims.markdown(judged)}\n\n{claims.summary(judged)}"
+        )
 
     def comparison(self) -> Markdown:
         """A sentence per student: the gains of the methods that imitate a detector, and of C2D beside them."""
@@ -156,11 +188,15 @@ class TablePage(Page):
 
     def teacher_view(self) -> Figure:
         """The example's crops as the table's classifier teacher reads them; the teacher is trained if it is missing."""
-        return self.teacher_figure(experiment_for(self.workspace, self.folder, self.rows[0].student, "KDcls", **self.overrides))
+        return self.teacher_figure(
+            experiment_for(self.workspace, self.folder, self.rows[0].student, "KDcls", **self.overrides)
+        )
 
     def not_tested(self) -> Markdown:
         """What these runs cannot show."""
-        return Markdown("These runs did **not** test:\n\n" + bullets(claims.not_tested(self.workspace, self.seeds)).data)
+        return Markdown(
+            "These runs did **not** test:\n\n" + bullets(claims.not_tested(self.workspace, self.seeds)).data
+        )
 
 
 class ErrorsPage(TablePage):
@@ -195,8 +231,10 @@ class ErrorsPage(TablePage):
         """The error type that costs each student's baseline most at IoU 0.50."""
         baselines = self.by_iou[(self.by_iou.IoU == 50) & (self.by_iou.method == "baseline")]
         means = baselines.groupby("student", sort=False)[tide.TYPES].mean()
-        return "\n".join(f"{student}: the baseline loses most to {costs.idxmax()}, {costs.max():.1f} points; to Loc {costs.Loc:.1f}"
-                         for student, costs in means.iterrows())
+        return "\n".join(
+            f"{student}: the baseline loses most to {costs.idxmax()}, {costs.max():.1f} points; to Loc {costs.Loc:.1f}"
+            for student, costs in means.iterrows()
+        )
 
 
 class PairPage(Page):
@@ -213,8 +251,13 @@ class PairPage(Page):
     def __init__(self, student: str, method: str, seeds: list[int], overrides: dict, jobs: int, **page):
         super().__init__(**page)
         self.student, self.jobs = student, jobs
-        self.pairs = [{m: experiment_for(self.workspace, self.folder, student, m, seed, **overrides)
-                       for m in ("baseline", method)} for seed in seeds]
+        self.pairs = [
+            {
+                m: experiment_for(self.workspace, self.folder, student, m, seed, **overrides)
+                for m in ("baseline", method)
+            }
+            for seed in seeds
+        ]
         self.baseline, self.distilled = self.pairs[0].values()
 
     def train(self) -> Markdown:
@@ -224,11 +267,15 @@ class PairPage(Page):
         self.records = dict(zip((e.hash() for e in experiments), records, strict=True))
         lines = []
         for metric in ("mAP", "AP50", "AP75"):
-            baseline, distilled = (", ".join(map(number, values)) for values in zip(*self._values(metric), strict=True))
+            baseline, distilled = (
+                ", ".join(map(number, values)) for values in zip(*self._values(metric), strict=True)
+            )
             lines.append([metric, baseline, distilled, difference_text(*self.gain(metric)) or "–"])
         head = ["metric", "baseline", "distilled", "difference [95 % CI]"]
-        return Markdown(f"{markdown_table(head, lines, text_columns=(0, 1, 2))}\n\nMetrics on `{self.folder.eval_split}`; "
-                        f"{self.folder.image_counts} images.")
+        return Markdown(
+            f"{markdown_table(head, lines, text_columns=(0, 1, 2))}\n\nMetrics on `{self.folder.eval_split}`; "
+            f"{self.folder.image_counts} images."
+        )
 
     def _values(self, metric: str) -> list[tuple[float, float]]:
         """Baseline and distilled student, per seed."""
@@ -247,8 +294,10 @@ class PairPage(Page):
         gain = self.gain()
         excluded = gain.low is not None and (gain.low > 0 or gain.high < 0)
         change = difference_text(*gain) or "–"
-        return Markdown(f"{method_label(self.distilled.method)} changes mAP by **{change}** points over {len(self.pairs)} seed(s): "
-                        + ("the interval excludes 0." if excluded else "chance is not excluded."))
+        return Markdown(
+            f"{method_label(self.distilled.method)} changes mAP by **{change}** points over {len(self.pairs)} seed(s): "
+            + ("the interval excludes 0." if excluded else "chance is not excluded.")
+        )
 
     @cached_property
     def results(self) -> dict[str, list[dict]]:
@@ -258,7 +307,9 @@ class PairPage(Page):
     @cached_property
     def ap50(self) -> pd.DataFrame:
         """AP50 of every image by itself: columns ``baseline``, ``distilled`` and ``change``, by image id."""
-        baseline, distilled = (tide.ap50_per_image(self.split.annotations, results) for results in self.results.values())
+        baseline, distilled = (
+            tide.ap50_per_image(self.split.annotations, results) for results in self.results.values()
+        )
         return pd.DataFrame({"baseline": baseline, "distilled": distilled, "change": distilled - baseline})
 
     @cached_property
@@ -272,15 +323,22 @@ class PairPage(Page):
         lines = []
         for image_id, row in self.chosen.iterrows():
             image, boxes, labels = self._example(self.split.image_ids.index(image_id))
-            detected = {m: top_results(results, image_id, categories, len(boxes)) for m, results in self.results.items()}
+            detected = {
+                m: top_results(results, image_id, categories, len(boxes))
+                for m, results in self.results.items()
+            }
             truth = boxes, [self.class_names[c] for c in labels]
             lines.append((f"{row.sort}: {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected))
         return compare_detections(lines)
 
     def errors(self) -> pd.DataFrame:
         """The TIDE errors of both at IoU 0.50, a line each, as ``figures.error_bars`` draws them."""
-        return pd.concat(tide.tide(self.split.annotations, results, [50]).reset_index().assign(
-            student=self.student, method=method, seed=self.baseline.seed) for method, results in self.results.items())
+        return pd.concat(
+            tide.tide(self.split.annotations, results, [50])
+            .reset_index()
+            .assign(student=self.student, method=method, seed=self.baseline.seed)
+            for method, results in self.results.items()
+        )
 
 
 def session(device: str = "") -> str:

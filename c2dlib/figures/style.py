@@ -15,13 +15,33 @@ from matplotlib.figure import Figure
 from c2dlib.config.methods import canonical
 from c2dlib.files import write_whole
 
-BLUE, GREEN, RED, GREY = "#0072B2", "#009E73", "#D55E00", "#8C8C8C"  # Okabe and Ito's colours, safe for the colour-blind
+BLUE, GREEN, RED, GREY = (
+    "#0072B2",
+    "#009E73",
+    "#D55E00",
+    "#8C8C8C",
+)  # Okabe and Ito's colours, safe for the colour-blind
 LIGHT_BLUE, ORANGE, PINK = "#56B4E9", "#E69F00", "#CC79A7"
 METHOD_STYLES = {  # method -> colour, line
-    "baseline": ("#000000", "-"), "KDcls": (BLUE, "-"), "KDcls-labels": (GREY, "--"), "KDcls-smooth": (GREY, ":"),
-    "KDcls-mean": (LIGHT_BLUE, "-."), "loc": (ORANGE, "-"), "loc-L1": (ORANGE, ":"), "loc+KDloc": (PINK, "-."),
-    "loc-L1+KDloc-L1": (PINK, ":"), "KDcls+loc+KDloc": (GREEN, "-"), "FKD": (RED, ":"), "KDcls+loc+KDloc+FKD": (LIGHT_BLUE, "--")}
-PAPER = {"facecolor": "#D9D9D9", "edgecolor": "#595959", "hatch": "////", "linewidth": 0.6}  # bars of the paper's numbers
+    "baseline": ("#000000", "-"),
+    "KDcls": (BLUE, "-"),
+    "KDcls-labels": (GREY, "--"),
+    "KDcls-smooth": (GREY, ":"),
+    "KDcls-mean": (LIGHT_BLUE, "-."),
+    "loc": (ORANGE, "-"),
+    "loc-L1": (ORANGE, ":"),
+    "loc+KDloc": (PINK, "-."),
+    "loc-L1+KDloc-L1": (PINK, ":"),
+    "KDcls+loc+KDloc": (GREEN, "-"),
+    "FKD": (RED, ":"),
+    "KDcls+loc+KDloc+FKD": (LIGHT_BLUE, "--"),
+}
+PAPER = {
+    "facecolor": "#D9D9D9",
+    "edgecolor": "#595959",
+    "hatch": "////",
+    "linewidth": 0.6,
+}  # bars of the paper's numbers
 
 
 def method_style(method: str) -> tuple[str, str]:
@@ -29,7 +49,9 @@ def method_style(method: str) -> tuple[str, str]:
     return METHOD_STYLES.get(canonical(method), (GREY, "-."))
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float], **options) -> tuple[Figure, list[list[Axes]]]:
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], **options
+) -> tuple[Figure, list[list[Axes]]]:
     """A figure of ``size`` inches and its axes, row by row; closed, so that a notebook shows it only where it is returned."""
     options |= {"figsize": size, "dpi": 100, "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(rows, columns, **options)

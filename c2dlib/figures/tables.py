@@ -32,7 +32,10 @@ def table_bars(frame: pd.DataFrame) -> Figure:
     frame = frame.assign(method=frame_labels(frame))
     students = frame.student.unique().tolist()
     methods = [m for m in frame.method.unique() if not m.startswith("baseline")]
-    size = (max(2.0 * len(students) + 1, 4.5) + 0.05 * max(map(len, methods), default=0), 1.6 + 0.42 * max(len(methods), 1))
+    size = (
+        max(2.0 * len(students) + 1, 4.5) + 0.05 * max(map(len, methods), default=0),
+        1.6 + 0.42 * max(len(methods), 1),
+    )
     figure, grid = new_figure(1, len(students), size, sharex=True, sharey=True)
     for ax, student in zip(grid[0], students, strict=True):
         rows = frame[frame.student == student].set_index("method")
@@ -43,8 +46,16 @@ def table_bars(frame: pd.DataFrame) -> Figure:
                 ax.barh(y - 0.19, gain, 0.34, **PAPER)
             if pd.isna(row.get("gain")):
                 why = "no baseline" if row.status == "done" else row.status.split(":")[0]
-                ax.annotate(why, (0, y + 0.19), (4, 0), textcoords="offset points", va="center", fontsize=7,
-                            color="#595959", style="italic")
+                ax.annotate(
+                    why,
+                    (0, y + 0.19),
+                    (4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7,
+                    color="#595959",
+                    style="italic",
+                )
                 continue
             ax.barh(y + 0.19, row.gain, 0.34, color=BLUE)
             if pd.notna(row.gain_low):
@@ -55,9 +66,17 @@ def table_bars(frame: pd.DataFrame) -> Figure:
         ax.set_title(f"{student}\n{values[0]} | {values[1]}", fontsize=9)
         ax.set(yticks=range(len(methods)), yticklabels=methods, ylim=(max(len(methods), 1) - 0.4, -0.6))
     keys = [Patch(**PAPER), Patch(color=BLUE), plt.Line2D([], [], color="black", marker="|")]
-    figure.legend(keys, ["paper", "reproduced", "95 % interval over seeds"], loc="outside upper center", ncols=3,
-                  fontsize=8, frameon=False)
-    figure.supxlabel("gain over the baseline, mAP points (above: baseline mAP, paper | reproduced)", fontsize=8)
+    figure.legend(
+        keys,
+        ["paper", "reproduced", "95 % interval over seeds"],
+        loc="outside upper center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+    )
+    figure.supxlabel(
+        "gain over the baseline, mAP points (above: baseline mAP, paper | reproduced)", fontsize=8
+    )
     return figure
 
 
@@ -72,7 +91,9 @@ def gain_over_cost(frame: pd.DataFrame) -> Figure:
     students = frame.student.unique().tolist() or ["no row has both"]
     columns = min(len(students), 3)
     tall = 2.6 + 0.1 * frame.student.value_counts().max() if len(frame) else 2.6
-    figure, grid = new_figure(-(-len(students) // columns), columns, (4.0 * columns, tall * -(-len(students) // columns)))
+    figure, grid = new_figure(
+        -(-len(students) // columns), columns, (4.0 * columns, tall * -(-len(students) // columns))
+    )
     axes = [ax for row in grid for ax in row]
     for ax, student in zip(axes, students, strict=False):
         rows = frame[frame.student == student].sort_values("gain")
@@ -81,14 +102,20 @@ def gain_over_cost(frame: pd.DataFrame) -> Figure:
         for row, color in zip(rows.itertuples(), colors, strict=True):
             ax.plot(row.relative_seconds, row.gain, "o", color=color, markersize=4)
             if pd.notna(row.gain_low):
-                ax.plot([row.relative_seconds] * 2, [row.gain_low, row.gain_high], color=color, alpha=0.3, linewidth=1)
+                ax.plot(
+                    [row.relative_seconds] * 2,
+                    [row.gain_low, row.gain_high],
+                    color=color,
+                    alpha=0.3,
+                    linewidth=1,
+                )
         plain_axes(ax)
         ax.axhline(0, color="black", linewidth=0.8)
         ax.margins(x=0.08, y=0.1)
         ax.locator_params(axis="x", nbins=5)
         _names_beside(ax, names, rows.relative_seconds.tolist(), rows.gain.tolist(), colors)
         ax.set_title(student, fontsize=9)
-    for ax in axes[len(students):]:
+    for ax in axes[len(students) :]:
         ax.set_axis_off()
     figure.get_layout_engine().set(w_pad=0.12)  # room for the names beside the axes
     figure.supxlabel("time of a training step, plain student = 1", fontsize=8)
@@ -111,8 +138,17 @@ def _names_beside(ax: Axes, names: list[str], xs: list[float], ys: list[float], 
         places[i] = ceiling = min(places[i], ceiling)
         ceiling -= step
     for name, x, y, color, place in zip(names, xs, ys, colors, places, strict=True):
-        ax.annotate(name, (x, y), (1.02, place), textcoords="axes fraction", fontsize=7, color=color, va="center",
-                    annotation_clip=False, arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.3, "linewidth": 0.6})
+        ax.annotate(
+            name,
+            (x, y),
+            (1.02, place),
+            textcoords="axes fraction",
+            fontsize=7,
+            color=color,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.3, "linewidth": 0.6},
+        )
 
 
 def gpu_hours(frame: pd.DataFrame, what: str) -> Figure:
@@ -129,9 +165,19 @@ def gpu_hours(frame: pd.DataFrame, what: str) -> Figure:
         runs = frame[frame.method == method].set_index("student").reindex(students)
         hours = (runs.hours * runs.gpus).tolist()
         places = [i + (k - (len(methods) - 1) / 2) * height for i in range(len(students))]
-        spread = [[h / 2 if source == "counted" else 0 for h, source in zip(hours, runs.source, strict=True)],
-                  [h if source == "counted" else 0 for h, source in zip(hours, runs.source, strict=True)]]
-        ax.barh(places, hours, height, color=color, label=method_label(method), xerr=spread, error_kw={"elinewidth": 0.8, "alpha": 0.5})
+        spread = [
+            [h / 2 if source == "counted" else 0 for h, source in zip(hours, runs.source, strict=True)],
+            [h if source == "counted" else 0 for h, source in zip(hours, runs.source, strict=True)],
+        ]
+        ax.barh(
+            places,
+            hours,
+            height,
+            color=color,
+            label=method_label(method),
+            xerr=spread,
+            error_kw={"elinewidth": 0.8, "alpha": 0.5},
+        )
     plain_axes(ax)
     ax.grid(axis="y", visible=False)
     ax.set_yticks(range(len(students)), students)
@@ -153,8 +199,18 @@ def map_over_images(frame: pd.DataFrame, images: int) -> Figure:
     for ax, student in zip(grid[0], students, strict=True):
         for method, rows in frame[frame.student == student].groupby("method", sort=False):
             color, dashes = method_style(method)
-            ax.errorbar(rows.train_share * images, rows.mAP, rows.mAP_sd.fillna(0), color=color, linestyle=dashes,
-                        marker="o", markersize=3.5, linewidth=1.4, capsize=2, label=method_label(method))
+            ax.errorbar(
+                rows.train_share * images,
+                rows.mAP,
+                rows.mAP_sd.fillna(0),
+                color=color,
+                linestyle=dashes,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.4,
+                capsize=2,
+                label=method_label(method),
+            )
         plain_axes(ax)
         ax.set_xscale("log", base=2)
         ticks = sorted(frame.train_share.unique() * images)
@@ -181,8 +237,14 @@ def ap_over_iou(frame: pd.DataFrame) -> Figure:
             for prefix, dashes in (("paper_", "--"), ("", "-")):
                 columns = [prefix + iou for iou in IOUS]
                 gains = rows.reindex(columns=columns).astype(float).reindex([method, "baseline"])
-                ax.plot(range(50, 100, 5), gains.iloc[0] - gains.iloc[1], dashes, color=color, linewidth=1.4,
-                        label="" if prefix else method_label(method))
+                ax.plot(
+                    range(50, 100, 5),
+                    gains.iloc[0] - gains.iloc[1],
+                    dashes,
+                    color=color,
+                    linewidth=1.4,
+                    label="" if prefix else method_label(method),
+                )
         plain_axes(ax)
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set_title(student, fontsize=9)
@@ -190,5 +252,7 @@ def ap_over_iou(frame: pd.DataFrame) -> Figure:
     grid[0][0].set_ylabel("gain in AP over the baseline, points", fontsize=8)
     keys, names = grid[0][0].get_legend_handles_labels()
     keys += [plt.Line2D([], [], color="black", linestyle=dashes) for dashes in ("--", "-")]
-    figure.legend(keys, [*names, "paper", "reproduced"], loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(
+        keys, [*names, "paper", "reproduced"], loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
     return figure

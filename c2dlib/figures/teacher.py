@@ -27,8 +27,13 @@ def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: li
         axes[1][i].imshow(maps[i].abs().mean(0).cpu().numpy(), cmap="cividis")
         axes[1][i].set(xticks=[], yticks=[])
         best, ax = probabilities[i].topk(min(5, len(names))), axes[2][i]
-        ax.barh(range(len(best.values)), best.values.tolist(), height=0.8, alpha=0.6,
-                color=[GREEN if c == labels[i] else GREY for c in best.indices])
+        ax.barh(
+            range(len(best.values)),
+            best.values.tolist(),
+            height=0.8,
+            alpha=0.6,
+            color=[GREEN if c == labels[i] else GREY for c in best.indices],
+        )
         for y, c in enumerate(best.indices.tolist()):
             ax.text(0.03, y, f"{names[c]}  {best.values[y]:.2f}", va="center", fontsize=7)
         ax.set(xlim=(0, 1), yticks=[], xticks=[0, 1], ylim=(len(best.values) - 0.4, -0.6))
@@ -44,9 +49,13 @@ def class_probabilities(probabilities: dict[str, Tensor], names: list[str], labe
     Args:
         probabilities: title -> [C].
     """
-    figure, axes = new_figure(1, len(probabilities), (2.3 * len(probabilities) + 0.8, 0.9 + 0.19 * len(names)), sharey=True)
+    figure, axes = new_figure(
+        1, len(probabilities), (2.3 * len(probabilities) + 0.8, 0.9 + 0.19 * len(names)), sharey=True
+    )
     for ax, (title, row) in zip(axes[0], probabilities.items(), strict=True):
-        ax.barh(range(len(names)), row.tolist(), color=[GREEN if c == label else GREY for c in range(len(names))])
+        ax.barh(
+            range(len(names)), row.tolist(), color=[GREEN if c == label else GREY for c in range(len(names))]
+        )
         plain_axes(ax)
         ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
         ax.set_title(title, fontsize=9)
@@ -64,8 +73,15 @@ def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
         for y in range(count):
             for x in range(count):
                 if (share := float(matrix[y][x])) >= 0.01:
-                    ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", fontsize=6,
-                            color="white" if share > 0.6 else "black")
+                    ax.text(
+                        x,
+                        y,
+                        f"{100 * share:.0f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if share > 0.6 else "black",
+                    )
         ax.set_xticks(range(count), names, rotation=90)
         ax.set_yticks(range(count), names)
     ax.tick_params(labelsize=7)
@@ -89,7 +105,13 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Figure
     centres = [(b + 0.5) / bins for b in range(bins)]
     filled = [b for b in range(bins) if size[b]]
     axes[0][0].plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-    axes[0][0].bar([centres[b] for b in filled], [float(accuracy[b]) for b in filled], 0.92 / bins, color=BLUE, alpha=0.85)
+    axes[0][0].bar(
+        [centres[b] for b in filled],
+        [float(accuracy[b]) for b in filled],
+        0.92 / bins,
+        color=BLUE,
+        alpha=0.85,
+    )
     axes[1][0].bar(centres, size.tolist(), 0.92 / bins, color=GREY)
     for (ax,), text in zip(axes, ("share correct", "crops"), strict=True):
         plain_axes(ax)

@@ -33,11 +33,18 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> str:
     """
     frame = verdicts(workspace, folder)
     write_whole(workspace.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
-    lines = [f"# The paper's claims on {workspace.data_name}, scale {workspace.scale}", "",
-             f"- Claims of the paper: {_counts(frame[~frame.control])}.",
-             f"- *Controls, which the paper does not have*: {_counts(frame[frame.control])}.", ""]
+    lines = [
+        f"# The paper's claims on {workspace.data_name}, scale {workspace.scale}",
+        "",
+        f"- Claims of the paper: {_counts(frame[~frame.control])}.",
+        f"- *Controls, which the paper does not have*: {_counts(frame[frame.control])}.",
+        "",
+    ]
     if (workspace.results / "reading.md").exists():
-        lines += ["What was tried where a claim does not hold, and what the numbers suggest: [reading.md](reading.md).", ""]
+        lines += [
+            "What was tried where a claim does not hold, and what the numbers suggest: [reading.md](reading.md).",
+            "",
+        ]
     lines += [_explanation(len(frame)), ""]
     for name, of_source in frame.groupby("source", sort=False):
         lines += [f"## {name}", "", markdown(of_source), ""]
@@ -46,16 +53,20 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> str:
 
 
 def _counts(frame: pd.DataFrame) -> str:
-    return ", ".join(f"**{(frame.verdict == word).sum()}** {word}" for word in VERDICTS) + f", of {len(frame)}"
+    return (
+        ", ".join(f"**{(frame.verdict == word).sum()}** {word}" for word in VERDICTS) + f", of {len(frame)}"
+    )
 
 
 def _explanation(count: int) -> str:
-    return ("An effect is a difference in AP points that is above 0 where the claim is true: the mean over seeds, paired by seed, of runs "
-            "that started from the same initial weights, with a 95 % t interval. *holds*: the whole interval is above 0; *does not hold*: "
-            "the whole interval is below 0; *not enough evidence*: it contains 0, or there is only one seed. *paper*: the same difference of the paper's "
-            "numbers. *label control*: KD_cls with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, "
-            "the paper's method. The intervals are not corrected for their number: if no effect existed, about "
-            f"{count / 20:.0f} of {count} would exclude 0 by chance. A small scale tests the direction of an effect, not the paper's number.")
+    return (
+        "An effect is a difference in AP points that is above 0 where the claim is true: the mean over seeds, paired by seed, of runs "
+        "that started from the same initial weights, with a 95 % t interval. *holds*: the whole interval is above 0; *does not hold*: "
+        "the whole interval is below 0; *not enough evidence*: it contains 0, or there is only one seed. *paper*: the same difference of the paper's "
+        "numbers. *label control*: KD_cls with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, "
+        "the paper's method. The intervals are not corrected for their number: if no effect existed, about "
+        f"{count / 20:.0f} of {count} would exclude 0 by chance. A small scale tests the direction of an effect, not the paper's number."
+    )
 
 
 def verdicts(workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
@@ -84,8 +95,10 @@ def require_rows(claims: list[Claim], rows: list[Row]) -> None:
             for choice in (gain.row, gain.over):
                 if find_row(rows, gain.student, choice) is None:
                     settings = "".join(f", {name} = {value}" for name, value in choice.settings.items())
-                    raise ValueError(f"the claim {claim.text!r} refers to a row that {claim.source} does not have: "
-                                     f"{gain.student}, {choice.method}{settings}")
+                    raise ValueError(
+                        f"the claim {claim.text!r} refers to a row that {claim.source} does not have: "
+                        f"{gain.student}, {choice.method}{settings}"
+                    )
 
 
 def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
@@ -94,14 +107,23 @@ def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
     Raises:
         ValueError: if several rows have them.
     """
-    matching = [row for row in rows if row.student == student and canonical(row.method) == choice.method
-                and choice.settings.items() <= row.settings.items()]
+    matching = [
+        row
+        for row in rows
+        if row.student == student
+        and canonical(row.method) == choice.method
+        and choice.settings.items() <= row.settings.items()
+    ]
     if len(matching) > 1:
-        raise ValueError(f"{len(matching)} rows of {student} have method {choice.method} and settings {choice.settings}")
+        raise ValueError(
+            f"{len(matching)} rows of {student} have method {choice.method} and settings {choice.settings}"
+        )
     return matching[0] if matching else None
 
 
-def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], workspace: Workspace) -> pd.DataFrame:
+def verdict(
+    source: str, rows: list[Row], records: dict[str, RunRecord], workspace: Workspace
+) -> pd.DataFrame:
     """The claims on one table or figure whose students are among the rows.
 
     Args:
@@ -115,8 +137,13 @@ def verdict(source: str, rows: list[Row], records: dict[str, RunRecord], workspa
     for claim in claims():
         if claim.source == source and students.issuperset(claim.students):
             paper = None if claim.control else _effect(claim, numbers.paper).get(0)
-            lines.append({"claim": claim.text, "control": claim.control, "paper": paper} | judge(_effect(claim, numbers.reproduced)))
-    return pd.DataFrame(lines, columns=["claim", "control", "paper", "effect", "low", "high", "seeds", "verdict"])
+            lines.append(
+                {"claim": claim.text, "control": claim.control, "paper": paper}
+                | judge(_effect(claim, numbers.reproduced))
+            )
+    return pd.DataFrame(
+        lines, columns=["claim", "control", "paper", "effect", "low", "high", "seeds", "verdict"]
+    )
 
 
 class Numbers:
@@ -134,7 +161,10 @@ class Numbers:
                 continue
             try:
                 values[e.seed, record.origin] = (
-                    record.metrics[metric] if iou is None else float(run_errors(e, self.workspace).by_iou.loc[iou, metric]))
+                    record.metrics[metric]
+                    if iou is None
+                    else float(run_errors(e, self.workspace).by_iou.loc[iou, metric])
+                )
             except FileNotFoundError:  # neither kept errors nor detections are on this machine
                 continue
         return {run: value for run, value in values.items() if not pd.isna(value)}
@@ -162,7 +192,11 @@ def _gain(gain: Gain, numbers) -> PerSeed:
 
 def _mean_per_seed(gains: list[PerSeed]) -> PerSeed:
     """The mean over several gains, in the seeds that all of them have."""
-    return {seed: mean_of([gain[seed] for gain in gains]) for seed in gains[0] if all(seed in gain for gain in gains)}
+    return {
+        seed: mean_of([gain[seed] for gain in gains])
+        for seed in gains[0]
+        if all(seed in gain for gain in gains)
+    }
 
 
 def judge(effect: PerSeed) -> dict:
@@ -179,10 +213,19 @@ def judge(effect: PerSeed) -> dict:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A ``verdict`` as a Markdown table; controls in italics."""
-    rows = [[f"*{line.claim}*" if line.control else line.claim, MISSING if pd.isna(line.paper) else f"{line.paper:+.1f}",
-             difference_text(line.effect, line.low, line.high) or MISSING, str(line.seeds),
-             f"**{line.verdict}**" if line.verdict in VERDICTS[:2] else line.verdict] for line in frame.itertuples()]
-    return markdown_table(["claim", "paper", "reproduced, points [95 % CI]", "seeds", "verdict"], rows, text_columns=(0, 4))
+    rows = [
+        [
+            f"*{line.claim}*" if line.control else line.claim,
+            MISSING if pd.isna(line.paper) else f"{line.paper:+.1f}",
+            difference_text(line.effect, line.low, line.high) or MISSING,
+            str(line.seeds),
+            f"**{line.verdict}**" if line.verdict in VERDICTS[:2] else line.verdict,
+        ]
+        for line in frame.itertuples()
+    ]
+    return markdown_table(
+        ["claim", "paper", "reproduced, points [95 % CI]", "seeds", "verdict"], rows, text_columns=(0, 4)
+    )
 
 
 def summary(frame: pd.DataFrame) -> str:
@@ -191,8 +234,11 @@ def summary(frame: pd.DataFrame) -> str:
         return "No claim refers to these rows alone."
     holds, fails, unclear, not_run = (int((frame.verdict == word).sum()) for word in VERDICTS)
     single = int((frame.seeds == 1).sum())
-    sentence = (f"Of {len(frame)} claims {holds} hold, {fails} do not hold, {unclear} lack evidence"
-                + (f" ({single} of them have one seed only)" if single else "") + f" and {not_run} were not run.")
+    sentence = (
+        f"Of {len(frame)} claims {holds} hold, {fails} do not hold, {unclear} lack evidence"
+        + (f" ({single} of them have one seed only)" if single else "")
+        + f" and {not_run} were not run."
+    )
     opposite = int((frame.paper.astype(float) * frame.effect.astype(float) < 0).sum())
     return sentence + (f" In {opposite} the effect has the opposite sign of the paper's." if opposite else "")
 
@@ -200,7 +246,9 @@ def summary(frame: pd.DataFrame) -> str:
 def not_tested(workspace: Workspace, seeds: int) -> list[str]:
     """What these runs do not test, in sentences."""
     sentences = {
-        "The paper's numbers: a reduced scale shows the direction of an effect at most, scale `smoke` nothing.": workspace.scale != "coco",
+        "The paper's numbers: a reduced scale shows the direction of an effect at most, scale `smoke` nothing.": workspace.scale
+        != "coco",
         f"Chance: with SEEDS={seeds} there is no interval, or a very wide one.": seeds < 3,
-        "All claims at once: about one in twenty 95 % intervals excludes 0 by chance alone.": True}
+        "All claims at once: about one in twenty 95 % intervals excludes 0 by chance alone.": True,
+    }
     return [sentence for sentence, applies in sentences.items() if applies]

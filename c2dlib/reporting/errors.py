@@ -40,12 +40,23 @@ def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
     record, path = find_record(e, workspace), workspace.results / "errors" / f"{e.name}.{e.hash()}.json"
     if record and (kept := _read(path, record.checkpoint_sha256)):
         return kept
-    detections, annotations = run_detections(e, workspace), opened(workspace.data).splits[e.eval_split].annotations
-    errors = RunErrors(tide(annotations, detections).join(box_ap(annotations, detections)), tide_per_class(annotations, detections))
+    detections, annotations = (
+        run_detections(e, workspace),
+        opened(workspace.data).splits[e.eval_split].annotations,
+    )
+    errors = RunErrors(
+        tide(annotations, detections).join(box_ap(annotations, detections)),
+        tide_per_class(annotations, detections),
+    )
     if abs(errors.by_iou.AP[50] - (record.metrics["AP50"] or 0)) > 1e-6:
-        raise RecordError(f"{e.name}: its detections give AP50 {errors.by_iou.AP[50]:.4f}, its record says "
-                          f"{record.metrics['AP50']:.4f}; delete the record to run again")
-    frames = {name: json.loads(getattr(errors, name).round(4).to_json(orient="split")) for name in RunErrors.__annotations__}
+        raise RecordError(
+            f"{e.name}: its detections give AP50 {errors.by_iou.AP[50]:.4f}, its record says "
+            f"{record.metrics['AP50']:.4f}; delete the record to run again"
+        )
+    frames = {
+        name: json.loads(getattr(errors, name).round(4).to_json(orient="split"))
+        for name in RunErrors.__annotations__
+    }
     write_whole(path, json.dumps({"checkpoint_sha256": record.checkpoint_sha256, **frames}) + "\n")
     return _read(path, record.checkpoint_sha256)
 
@@ -86,7 +97,12 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
     for row in rows:
         for e in row.experiments:
             if errors := _errors_or_none(e, workspace):
-                run = {"student": row.student, "method": row.method, "seed": e.seed, "origin": find_record(e, workspace).origin}
+                run = {
+                    "student": row.student,
+                    "method": row.method,
+                    "seed": e.seed,
+                    "origin": find_record(e, workspace).origin,
+                }
                 by_iou.append(errors.by_iou.rename_axis("IoU").reset_index().assign(**run))
                 by_class.append(errors.by_class.rename_axis("class").reset_index().assign(**run))
     return _stacked(by_iou), _stacked(by_class)
@@ -112,17 +128,28 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
     lines, baseline = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "origin", "IoU"])
     for (student, method, iou), runs in by_iou.groupby(["student", "method", "IoU"], sort=False):
         for kind in types:
-            line = {"student": student, "method": method, "IoU": iou, "type": kind, "dAP": runs[kind].mean(), "seeds": len(runs)}
+            line = {
+                "student": student,
+                "method": method,
+                "IoU": iou,
+                "type": kind,
+                "dAP": runs[kind].mean(),
+                "seeds": len(runs),
+            }
             if method != "baseline":
-                pairs = [(value, baseline[kind].get((student, seed, origin, iou)))
-                         for seed, origin, value in zip(runs.seed, runs.origin, runs[kind], strict=True)]
+                pairs = [
+                    (value, baseline[kind].get((student, seed, origin, iou)))
+                    for seed, origin, value in zip(runs.seed, runs.origin, runs[kind], strict=True)
+                ]
                 change = zip(("change", "change_low", "change_high"), paired_difference(pairs), strict=True)
                 line |= {name: value for name, value in change if value is not None}
             lines.append(line)
     return pd.DataFrame(lines)
 
 
-def markdown(lines: pd.DataFrame, ious: tuple[int, ...] = (50, 65, 75, 90), types: tuple[str, ...] = ("Cls", "Loc")) -> str:
+def markdown(
+    lines: pd.DataFrame, ious: tuple[int, ...] = (50, 65, 75, 90), types: tuple[str, ...] = ("Cls", "Loc")
+) -> str:
     """``differences`` as a Markdown table: per student and method the cost at some IoUs, and its change with interval."""
     rows = []
     for (student, method), of_method in lines.groupby(["student", "method"], sort=False):
@@ -149,10 +176,23 @@ def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
 
 def figure3_markdown(lines: pd.DataFrame) -> str:
     """``differences`` as ``figure3.md``: classification and localisation errors, and AP of the boxes alone where it is measured."""
-    paragraphs = ["# Figure 3: classification and localisation errors over IoU", "", markdown(lines),
-                  ("dAP in AP points (TIDE): the AP that would be gained if only the errors of this type were corrected. In brackets: the "
-                  "change against the student's baseline, paired by seed, with its 95 % interval. All types and thresholds are in "
-                  "`figure3.csv`, single runs in `errors/`."), ""]
+    paragraphs = [
+        "# Figure 3: classification and localisation errors over IoU",
+        "",
+        markdown(lines),
+        (
+            "dAP in AP points (TIDE): the AP that would be gained if only the errors of this type were corrected. In brackets: the "
+            "change against the student's baseline, paired by seed, with its 95 % interval. All types and thresholds are in "
+            "`figure3.csv`, single runs in `errors/`."
+        ),
+        "",
+    ]
     if (lines.type == BOXES).any():
-        paragraphs += ["## The boxes alone", "", markdown(lines, (50, 75, 80, 90), (BOXES,)), "AP with every class counted as one.", ""]
+        paragraphs += [
+            "## The boxes alone",
+            "",
+            markdown(lines, (50, 75, 80, 90), (BOXES,)),
+            "AP with every class counted as one.",
+            "",
+        ]
     return "\n".join(paragraphs)

@@ -8,8 +8,14 @@ from c2dlib.config.methods import canonical, parts
 from c2dlib.reporting.work_list import CONTROL, OWN_BASELINE, Row
 
 C2D = ["KDcls", "loc", "KDloc"]  # the method that the paper calls "ours"
-PREFIXES = {"lambda_kc": "λ_kc ", "T": "T ", "sampling_size": "s ", "pooling_size": "p ", "train_share": "share ",
-            "schedule": "schedule x "}  # what stands before a setting's value in a label
+PREFIXES = {
+    "lambda_kc": "λ_kc ",
+    "T": "T ",
+    "sampling_size": "s ",
+    "pooling_size": "p ",
+    "train_share": "share ",
+    "schedule": "schedule x ",
+}  # what stands before a setting's value in a label
 
 
 def method_label(method: str) -> str:
@@ -28,8 +34,11 @@ def row_label(method: str, settings: dict) -> str:
     """A row's method and the settings that its table varies: ``KDcls, λ_kc 0.4, T 2``; NaN settings are left out."""
     if method in ("baseline", CONTROL) and not set(OWN_BASELINE) & set(settings):
         return method
-    values = [PREFIXES.get(name, "") + (value if isinstance(value, str) else f"{value:g}")
-              for name, value in settings.items() if pd.notna(value)]
+    values = [
+        PREFIXES.get(name, "") + (value if isinstance(value, str) else f"{value:g}")
+        for name, value in settings.items()
+        if pd.notna(value)
+    ]
     return ", ".join([method_label(method), *values])
 
 
@@ -40,7 +49,10 @@ def varied_settings(frame: pd.DataFrame) -> list[str]:
 
 def frame_labels(frame: pd.DataFrame) -> list[str]:
     """A ``row_label`` for each line of a ``tables.table``."""
-    return [row_label(line["method"], {name: line[name] for name in varied_settings(frame)}) for line in frame.to_dict("records")]
+    return [
+        row_label(line["method"], {name: line[name] for name in varied_settings(frame)})
+        for line in frame.to_dict("records")
+    ]
 
 
 def run_labels(rows: list[Row]) -> dict[str, str]:

@@ -16,7 +16,9 @@ def markdown_table(head: list[str], rows: list[list[str]], text_columns: Collect
         text_columns: indices of the columns aligned to the left; the others hold numbers, aligned to the right.
     """
     rule = "".join("---|" if i in text_columns else "---:|" for i in range(len(head)))
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + rule, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join(
+        ["| " + " | ".join(head) + " |", "|" + rule, *("| " + " | ".join(row) + " |" for row in rows)]
+    )
 
 
 def number(value: float | None, digits: int = 1) -> str:

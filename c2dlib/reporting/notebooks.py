@@ -15,8 +15,14 @@ from c2dlib.records import ROOT
 from c2dlib.workspace import Workspace
 
 FOLDER = ROOT / "notebooks"
-PIECES = {"method": "00_method", "teacher": "01_teacher", "figure3": "figure3_errors", "figure4": "figure4_examples",
-          "your_data": "your_data", "scale": "scale"}  # what `reproduce` takes besides the tables -> its notebook
+PIECES = {
+    "method": "00_method",
+    "teacher": "01_teacher",
+    "figure3": "figure3_errors",
+    "figure4": "figure4_examples",
+    "your_data": "your_data",
+    "scale": "scale",
+}  # what `reproduce` takes besides the tables -> its notebook
 HEADLESS = "C2D_HEADLESS"  # environment variable, set while a notebook is executed: figures are shown in place of widgets
 
 
@@ -56,8 +62,15 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            papermill.execute_notebook(str(source), temporary, given, cwd=str(Path.cwd()), kernel_name="python3",
-                                       progress_bar=False, coalesce_streams=True)
+            papermill.execute_notebook(
+                str(source),
+                temporary,
+                given,
+                cwd=str(Path.cwd()),
+                kernel_name="python3",
+                progress_bar=False,
+                coalesce_streams=True,
+            )
         _keep(temporary, target)
         target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     except papermill.PapermillExecutionError:
@@ -90,22 +103,36 @@ def html(workspace: Workspace) -> Path:
 
     executed = sorted(p for p in workspace.results.glob("*.ipynb") if not p.name.startswith("."))
     if not executed:
-        raise FileNotFoundError(f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one")
+        raise FileNotFoundError(
+            f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one"
+        )
     exporter, items, folder = HTMLExporter(), [], workspace.results / "html"
-    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = ""  # nothing is loaded from the network
+    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = (
+        ""  # nothing is loaded from the network
+    )
     for path in executed:
         notebook = nbformat.read(path, 4)
         body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
         write_whole(folder / f"{path.stem}.html", body)
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
-        items.append(f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>')
+        items.append(
+            f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>'
+        )
     name = escape(f"{workspace.data_name}, scale {workspace.scale}")
-    for path in (path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()):
-        text = path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
+    for path in (
+        path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()
+    ):
+        text = (
+            path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
+        )
         write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
-        items.insert(0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>')
-    write_whole(folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items))))
+        items.insert(
+            0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>'
+        )
+    write_whole(
+        folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items)))
+    )
     return folder / "index.html"
 
 

@@ -24,36 +24,59 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
     """
     every = list(records.values())
     done = [record for record in every if record.status == "done"]
-    return [*_data(workspace, folder, every), *_scale(workspace, folder), *_control(every), *_classifiers(every),
-            *_detector_teachers(every), *_masks(done), *_other_pretraining(done), *_cost(done), *_origin(every)]
+    return [
+        *_data(workspace, folder, every),
+        *_scale(workspace, folder),
+        *_control(every),
+        *_classifiers(every),
+        *_detector_teachers(every),
+        *_masks(done),
+        *_other_pretraining(done),
+        *_cost(done),
+        *_origin(every),
+    ]
 
 
 def _data(workspace: Workspace, folder: CocoFolder, records: list[RunRecord]) -> list[str]:
     split = records[0].eval_split if records else folder.eval_split
     counts = ", ".join(f"{count} {name}" for name, count in folder.image_counts.items())
-    return [(f"Data: {workspace.data_name}, {len(folder.categories)} classes, {counts} images; metrics on `{split}`; "
-            f"annotation hash `{folder.annotation_hash[:12]}`.")]
+    return [
+        (
+            f"Data: {workspace.data_name}, {len(folder.categories)} classes, {counts} images; metrics on `{split}`; "
+            f"annotation hash `{folder.annotation_hash[:12]}`."
+        )
+    ]
 
 
 def _scale(workspace: Workspace, folder: CocoFolder) -> list[str]:
     """What the scale and the number of images allow to conclude."""
     sentences, train, evaluated = [], folder.image_counts["train"], folder.image_counts[folder.eval_split]
     if workspace.scale == "smoke":
-        sentences.append("**Scale `smoke` only shows that everything runs, with a few training steps. These numbers mean nothing.**")
+        sentences.append(
+            "**Scale `smoke` only shows that everything runs, with a few training steps. These numbers mean nothing.**"
+        )
     elif workspace.scale != "coco":
-        sentences.append(f"Scale `{workspace.scale}`: slim students, small images, short schedules. The rows test the direction "
-                         "of an effect, not the paper's number.")
+        sentences.append(
+            f"Scale `{workspace.scale}`: slim students, small images, short schedules. The rows test the direction "
+            "of an effect, not the paper's number."
+        )
     if min(train, evaluated) < FEW_IMAGES:
-        sentences.append(f"**{train} training and {evaluated} evaluation images are far too few to compare methods: "
-                         "these numbers mean nothing.**")
+        sentences.append(
+            f"**{train} training and {evaluated} evaluation images are far too few to compare methods: "
+            "these numbers mean nothing.**"
+        )
     return sentences
 
 
 def _control(records: list[RunRecord]) -> list[str]:
     if not any(record.method == CONTROL for record in records):
         return []
-    return [(f"`{CONTROL}` (label control) is KD_cls with one-hot labels in place of the teacher's probabilities. The part of a gain "
-            "that comes from the teacher is the difference to this row.")]
+    return [
+        (
+            f"`{CONTROL}` (label control) is KD_cls with one-hot labels in place of the teacher's probabilities. The part of a gain "
+            "that comes from the teacher is the difference to this row."
+        )
+    ]
 
 
 def _classifiers(records: list[RunRecord]) -> list[str]:
@@ -62,21 +85,32 @@ def _classifiers(records: list[RunRecord]) -> list[str]:
     for record in {r.teacher["hash"]: r for r in records if "top1" in r.teacher}.values():
         teacher, share = record.teacher, record.experiment.get("train_share")
         title = teacher["title"] + (f" on {share:.3g} of the images" if share is not None else "")
-        sentences.append(f"{title}: top-1 {teacher['top1']:.1f} %, calibration error {teacher['ECE']:.1f} % on the crops of "
-                         f"`{teacher['split']}` (paper: 80.3 % top-1).")
+        sentences.append(
+            f"{title}: top-1 {teacher['top1']:.1f} %, calibration error {teacher['ECE']:.1f} % on the crops of "
+            f"`{teacher['split']}` (paper: 80.3 % top-1)."
+        )
     return sentences
 
 
 def _detector_teachers(records: list[RunRecord]) -> list[str]:
     """A sentence per imitated detector: its mAP, and a warning if it is not better than the students it teaches."""
     sentences = []
-    for teacher in {r.teacher["detector_hash"]: r.teacher for r in records if "detector" in r.teacher}.values():
-        students = [r.metrics["mAP"] for r in records if r.status == "done" and r.method == "baseline"
-                    and ARCHITECTURES[r.student].detector_teacher == teacher["detector"]]
+    for teacher in {
+        r.teacher["detector_hash"]: r.teacher for r in records if "detector" in r.teacher
+    }.values():
+        students = [
+            r.metrics["mAP"]
+            for r in records
+            if r.status == "done"
+            and r.method == "baseline"
+            and ARCHITECTURES[r.student].detector_teacher == teacher["detector"]
+        ]
         warning = ""
         if students and teacher["detector_mAP"] <= max(students):
             warning = " **It is not better than a student that imitates it: those rows test nothing.**"
-        sentences.append(f"Detector teacher {teacher['detector']}: {teacher['detector_mAP']:.1f} mAP.{warning}")
+        sentences.append(
+            f"Detector teacher {teacher['detector']}: {teacher['detector_mAP']:.1f} mAP.{warning}"
+        )
     return sentences
 
 
@@ -90,26 +124,36 @@ def _other_pretraining(done: list[RunRecord]) -> list[str]:
     """A warning per student whose runs and baseline started from different initial weights."""
     sentences, baselines = [], {(r.student, r.origin) for r in done if r.method == "baseline"}
     for student in dict.fromkeys(r.student for r in done if r.method == "baseline"):
-        methods = dict.fromkeys(r.method for r in done if r.student == student and (student, r.origin) not in baselines)
+        methods = dict.fromkeys(
+            r.method for r in done if r.student == student and (student, r.origin) not in baselines
+        )
         if methods:
-            sentences.append(f"**{student}, {', '.join(map(method_label, methods))}: pre-trained on another machine than the baseline, so the "
-                             "initial weights differ. No gain is computed; do not compare their mAP with the other rows.**")
+            sentences.append(
+                f"**{student}, {', '.join(map(method_label, methods))}: pre-trained on another machine than the baseline, so the "
+                "initial weights differ. No gain is computed; do not compare their mAP with the other rows.**"
+            )
     return sentences
 
 
 def _cost(done: list[RunRecord]) -> list[str]:
     if not any(record.relative_seconds for record in done):
         return []
-    return [("x plain: the time of a step (forward and backward) divided by that of the plain student, both measured alternately in one "
+    return [
+        (
+            "x plain: the time of a step (forward and backward) divided by that of the plain student, both measured alternately in one "
             "process. s / step and wall s depend on what else ran on the machine. Memory: the peak, of tensors on a GPU, "
-            "otherwise of the whole process.")]
+            "otherwise of the whole process."
+        )
+    ]
 
 
 def _origin(records: list[RunRecord]) -> list[str]:
     if not records:
         return []
     commits = sorted({record.commit[:10] + (" (dirty)" if record.dirty else "") for record in records})
-    return [f"Device: {records[0].device}; commits: {', '.join(commits)}. Each number can be traced to files in `records/`."]
+    return [
+        f"Device: {records[0].device}; commits: {', '.join(commits)}. Each number can be traced to files in `records/`."
+    ]
 
 
 def comparison(frame: pd.DataFrame) -> list[str]:
@@ -120,7 +164,10 @@ def comparison(frame: pd.DataFrame) -> list[str]:
         frame: of ``tables.table``.
     """
     compared = frame[frame.gain.notna()]
-    return [f"**{student}**: {'; '.join(_student_comparison(rows))}." for student, rows in compared.groupby("student", sort=False)]
+    return [
+        f"**{student}**: {'; '.join(_student_comparison(rows))}."
+        for student, rows in compared.groupby("student", sort=False)
+    ]
 
 
 def _student_comparison(rows: pd.DataFrame) -> list[str]:
@@ -131,8 +178,10 @@ def _student_comparison(rows: pd.DataFrame) -> list[str]:
         clauses.append(f"{gains.index[0]} gains {_gain_and_time(rows.loc[gains.index[0]])}")
     elif len(gains):
         best, least = rows.loc[gains.index[0]], rows.loc[gains.index[-1]]
-        clauses.append(f"of {len(gains)} methods that imitate a detector, {gains.index[0]} gains most ({_gain_and_time(best)}) and "
-                       f"{gains.index[-1]} least ({_gain_and_time(least)})")
+        clauses.append(
+            f"of {len(gains)} methods that imitate a detector, {gains.index[0]} gains most ({_gain_and_time(best)}) and "
+            f"{gains.index[-1]} least ({_gain_and_time(least)})"
+        )
     if c2d in rows.index:
         rank = f", more than {(gains < rows.gain[c2d]).sum()} of them" if len(gains) > 1 else ""
         clauses.append(f"C2D gains {_gain_and_time(rows.loc[c2d])}{rank}")
@@ -141,8 +190,10 @@ def _student_comparison(rows: pd.DataFrame) -> list[str]:
     if len(added) == 1:
         clauses += [f"C2D + {name} has {gain:+.1f} mAP over {name} alone" for name, gain in added.items()]
     elif added:
-        clauses.append(f"C2D combined with {len(added)} of them has {mean_of(list(added.values())):+.1f} mAP on average over the method alone, "
-                       f"and more mAP in {sum(gain > 0 for gain in added.values())} of {len(added)} cases")
+        clauses.append(
+            f"C2D combined with {len(added)} of them has {mean_of(list(added.values())):+.1f} mAP on average over the method alone, "
+            f"and more mAP in {sum(gain > 0 for gain in added.values())} of {len(added)} cases"
+        )
     return clauses
 
 

@@ -21,20 +21,29 @@ def update_readme(readme: Path = ROOT / "README.md") -> None:
     Raises:
         FileNotFoundError: for a CSV that does not exist; the README is left as it is.
     """
-    write_whole(readme, MARKED.sub(lambda match: match[1] + _short_table(ROOT / match[2]) + match[3], readme.read_text()))
+    write_whole(
+        readme,
+        MARKED.sub(lambda match: match[1] + _short_table(ROOT / match[2]) + match[3], readme.read_text()),
+    )
 
 
 def _short_table(csv: Path) -> str:
     """A result table without its costs, and how many seeds it has."""
     frame = pd.read_csv(csv)
     rows = [[line.student, method_cell(line.method), *result_cells(line)] for _, line in frame.iterrows()]
-    table = markdown_table(["student", "method", "paper mAP", "reproduced mAP", GAIN_HEAD], rows, text_columns=(0, 1))
+    table = markdown_table(
+        ["student", "method", "paper mAP", "reproduced mAP", GAIN_HEAD], rows, text_columns=(0, 1)
+    )
     return f"{table}\n\n{_seeds_note(frame)}\n"
 
 
 def _seeds_note(frame: pd.DataFrame) -> str:
     seeds = frame.seeds.max()
-    note = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed: differences have no interval and may be chance"
+    note = (
+        f"mean ± sd over {seeds} seeds"
+        if seeds > 1
+        else "one seed: differences have no interval and may be chance"
+    )
     if (frame.mAP.notna() & frame.gain.isna() & (frame.method != "baseline")).any():
         note += "; a row without a gain started from other pre-trained weights than its baseline and must not be compared with it"
     return note

@@ -12,8 +12,16 @@ from c2dlib.training import schedule
 from c2dlib.workspace import Workspace, open_workspace
 
 
-def open_table(table: str, scale: str, data: str, seeds: int, students: tuple[str, ...], methods: tuple[str, ...], overrides: dict,
-               device: str = "auto") -> tuple[Workspace, CocoFolder, list[work_list.Row]]:
+def open_table(
+    table: str,
+    scale: str,
+    data: str,
+    seeds: int,
+    students: tuple[str, ...],
+    methods: tuple[str, ...],
+    overrides: dict,
+    device: str = "auto",
+) -> tuple[Workspace, CocoFolder, list[work_list.Row]]:
     """The workspace, the data and the wanted rows of a table.
 
     Args:
@@ -28,9 +36,15 @@ def open_table(table: str, scale: str, data: str, seeds: int, students: tuple[st
     """
     known(table, work_list.TABLES, "table")
     check_scale(scale)
-    work_list.plan_rows(table, scale, seeds, list(students), list(methods), overrides, Path(data).name if data else "badges")
+    work_list.plan_rows(
+        table, scale, seeds, list(students), list(methods), overrides, Path(data).name if data else "badges"
+    )
     workspace, folder = open_workspace(scale, data, device=device)
-    return workspace, folder, work_list.work_list(table, workspace, folder, seeds, list(students), list(methods), overrides)
+    return (
+        workspace,
+        folder,
+        work_list.work_list(table, workspace, folder, seeds, list(students), list(methods), overrides),
+    )
 
 
 def print_table(table: str, workspace: Workspace, folder: CocoFolder, rows: list[work_list.Row]) -> list[str]:
@@ -44,8 +58,17 @@ def print_table(table: str, workspace: Workspace, folder: CocoFolder, rows: list
     return list(frame.status)
 
 
-def reproduce(name: str, scale: str, data: str = "", seeds: int = 1, jobs: int = 0, device: str = "auto",
-              students: tuple[str, ...] = (), methods: tuple[str, ...] = (), overrides: dict | None = None) -> bool:
+def reproduce(
+    name: str,
+    scale: str,
+    data: str = "",
+    seeds: int = 1,
+    jobs: int = 0,
+    device: str = "auto",
+    students: tuple[str, ...] = (),
+    methods: tuple[str, ...] = (),
+    overrides: dict | None = None,
+) -> bool:
     """Train what a table, figure or notebook needs, execute its notebook, print what it wrote.
 
     Args:
@@ -65,8 +88,17 @@ def reproduce(name: str, scale: str, data: str = "", seeds: int = 1, jobs: int =
     return _reproduce_table(name, scale, data, seeds, jobs, device, students, methods, overrides or {})
 
 
-def _reproduce_table(table: str, scale: str, data: str, seeds: int, jobs: int, device: str, students: tuple[str, ...],
-                     methods: tuple[str, ...], overrides: dict) -> bool:
+def _reproduce_table(
+    table: str,
+    scale: str,
+    data: str,
+    seeds: int,
+    jobs: int,
+    device: str,
+    students: tuple[str, ...],
+    methods: tuple[str, ...],
+    overrides: dict,
+) -> bool:
     workspace, folder, rows = open_table(table, scale, data, seeds, students, methods, overrides, device)
     _print_header(work_list.TABLES[table].title, workspace, folder)
     for warning in folder.report.warnings:
@@ -74,15 +106,26 @@ def _reproduce_table(table: str, scale: str, data: str, seeds: int, jobs: int, d
     schedule.run_all(work_list.experiments(rows), workspace, jobs, tables.Printer(rows))
     tables.write_table(table, rows, workspace, folder)
     parameters = {"seeds": seeds, "students": list(students), "methods": list(methods)}
-    executed = notebooks.execute(table, workspace, parameters | _common_parameters(workspace, data, jobs, device, overrides))
+    executed = notebooks.execute(
+        table, workspace, parameters | _common_parameters(workspace, data, jobs, device, overrides)
+    )
     print()
     statuses = print_table(table, workspace, folder, rows)
     print(f"written: {workspace.results / table}.csv, .md and {executed}")
     return all(status == "done" for row, status in zip(rows, statuses, strict=True) if row.experiments)
 
 
-def _reproduce_notebook(name: str, scale: str, data: str, seeds: int, jobs: int, device: str, students: tuple[str, ...],
-                        methods: tuple[str, ...], overrides: dict) -> bool:
+def _reproduce_notebook(
+    name: str,
+    scale: str,
+    data: str,
+    seeds: int,
+    jobs: int,
+    device: str,
+    students: tuple[str, ...],
+    methods: tuple[str, ...],
+    overrides: dict,
+) -> bool:
     notebook = notebooks.PIECES[name]
     check_scale(scale)
     accepted = notebooks.parameters(notebook)
@@ -92,25 +135,38 @@ def _reproduce_notebook(name: str, scale: str, data: str, seeds: int, jobs: int,
     if name == "figure3":
         work_list.plan_rows("table1", scale, seeds, list(students), list(methods), overrides)
     else:
-        experiment(scale, parameters.get("student", work_list.ABLATED), parameters.get("method", "baseline"), **overrides)
+        experiment(
+            scale,
+            parameters.get("student", work_list.ABLATED),
+            parameters.get("method", "baseline"),
+            **overrides,
+        )
     workspace, folder = open_workspace(scale, data, device=device)
     _print_header(notebook, workspace, folder)
     common = _common_parameters(workspace, data, jobs, device, overrides)
-    executed = notebooks.execute(notebook, workspace, parameters | {key: value for key, value in common.items() if key in accepted})
+    executed = notebooks.execute(
+        notebook, workspace, parameters | {key: value for key, value in common.items() if key in accepted}
+    )
     if (text := workspace.results / f"{name}.md").exists():
         print("\n" + text.read_text())
     print(f"written: {executed}")
     return True
 
 
-def _notebook_parameters(name: str, accepted: list[str], seeds: int, students: tuple[str, ...], methods: tuple[str, ...]) -> dict:
+def _notebook_parameters(
+    name: str, accepted: list[str], seeds: int, students: tuple[str, ...], methods: tuple[str, ...]
+) -> dict:
     """The options as parameters of a notebook, which takes several students or one ``student``, likewise methods.
 
     Raises:
         ValueError: for an option that the notebook has no parameter for.
     """
     parameters = {}
-    for parameter, value in (("seeds", seeds if seeds > 1 else None), ("students", list(students)), ("methods", list(methods))):
+    for parameter, value in (
+        ("seeds", seeds if seeds > 1 else None),
+        ("students", list(students)),
+        ("methods", list(methods)),
+    ):
         singular = parameter.removesuffix("s")
         if not value:
             continue
@@ -125,9 +181,23 @@ def _notebook_parameters(name: str, accepted: list[str], seeds: int, students: t
 
 def _common_parameters(workspace: Workspace, data: str, jobs: int, device: str, overrides: dict) -> dict:
     """The parameters that every table's notebook has; folders only where they are not the repository's own."""
-    folders = {} if Path.cwd() == ROOT else {"results": str(workspace.results.parent.resolve()), "runs": str(workspace.runs.resolve())}
-    return {"scale": workspace.scale, "data": data, "overrides": overrides, "device": device, "jobs": jobs, **folders}
+    folders = (
+        {}
+        if Path.cwd() == ROOT
+        else {"results": str(workspace.results.parent.resolve()), "runs": str(workspace.runs.resolve())}
+    )
+    return {
+        "scale": workspace.scale,
+        "data": data,
+        "overrides": overrides,
+        "device": device,
+        "jobs": jobs,
+        **folders,
+    }
 
 
 def _print_header(title: str, workspace: Workspace, folder: CocoFolder) -> None:
-    print(f"{title}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/", flush=True)
+    print(
+        f"{title}\n{folder.report.summary()}\nresults: {workspace.results}/   runs: {workspace.runs}/",
+        flush=True,
+    )

@@ -26,7 +26,10 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
     records = collect(rows, workspace)
     frame = table(rows, records)
     write_whole(workspace.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
-    write_whole(workspace.results / f"{name}.md", markdown(frame, TABLES[name].title, notes(workspace, folder, records)))
+    write_whole(
+        workspace.results / f"{name}.md",
+        markdown(frame, TABLES[name].title, notes(workspace, folder, records)),
+    )
     return frame
 
 
@@ -48,7 +51,19 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     metrics = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     frame = pd.DataFrame([_line(row, records, baselines, metrics) for row in rows])
     settings = list(dict.fromkeys(name for row in rows for name in row.settings))
-    first = ["student", "method", *settings, "paper_mAP", "mAP", "mAP_sd", "seeds", "status", "gain", "gain_low", "gain_high"]
+    first = [
+        "student",
+        "method",
+        *settings,
+        "paper_mAP",
+        "mAP",
+        "mAP_sd",
+        "seeds",
+        "status",
+        "gain",
+        "gain_low",
+        "gain_high",
+    ]
     frame = frame.reindex(columns=[*first, *[c for c in frame.columns if c not in first]])
     return frame.astype({"parameters": "Int64"})
 
@@ -56,20 +71,33 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
 def _line(row: Row, records: dict[str, RunRecord], baselines: dict[tuple, float], metrics: list[str]) -> dict:
     """One row's line of a ``table``."""
     done = list(_done(row, records).values())
-    line = {"student": row.student, "method": row.method, **row.settings, "paper_mAP": row.paper.get("mAP", math.nan),
-            "mAP": _mean_metric(done, "mAP"), "mAP_sd": sd_of([r.metrics["mAP"] for r in done]),
-            "seeds": len(done), "status": _status(row, records, len(done))}
+    line = {
+        "student": row.student,
+        "method": row.method,
+        **row.settings,
+        "paper_mAP": row.paper.get("mAP", math.nan),
+        "mAP": _mean_metric(done, "mAP"),
+        "mAP_sd": sd_of([r.metrics["mAP"] for r in done]),
+        "seeds": len(done),
+        "status": _status(row, records, len(done)),
+    }
     if row.method != "baseline":
-        pairs = [(record.metrics["mAP"], baselines[key]) for key, record in _by_pair(row, records).items() if key in baselines]
+        pairs = [
+            (record.metrics["mAP"], baselines[key])
+            for key, record in _by_pair(row, records).items()
+            if key in baselines
+        ]
         line |= zip(("gain", "gain_low", "gain_high"), paired_difference(pairs), strict=True)
     line |= {metric: _mean_metric(done, metric) for metric in metrics}
     line |= {f"paper_{metric}": value for metric, value in row.paper.items() if metric != "mAP"}
-    return line | {"parameters": max((r.parameters for r in done), default=None),
-                   "seconds_per_step": median_of([r.seconds_per_step for r in done]),
-                   "relative_seconds": median_of([r.relative_seconds for r in done if r.relative_seconds]),
-                   "memory_mb": median_of([r.memory_mb for r in done if r.memory_mb]),
-                   "wall_seconds": median_of([r.wall_seconds for r in done]),
-                   "records": " ".join(r.name for r in done)}
+    return line | {
+        "parameters": max((r.parameters for r in done), default=None),
+        "seconds_per_step": median_of([r.seconds_per_step for r in done]),
+        "relative_seconds": median_of([r.relative_seconds for r in done if r.relative_seconds]),
+        "memory_mb": median_of([r.memory_mb for r in done if r.memory_mb]),
+        "wall_seconds": median_of([r.wall_seconds for r in done]),
+        "records": " ".join(r.name for r in done),
+    }
 
 
 def _done(row: Row, records: dict[str, RunRecord]) -> dict[int, RunRecord]:
@@ -81,7 +109,9 @@ def _done(row: Row, records: dict[str, RunRecord]) -> dict[int, RunRecord]:
 def _by_pair(row: Row, records: dict[str, RunRecord]) -> dict[tuple, RunRecord]:
     """The row's finished runs by what they share with the baseline run that they are compared with."""
     regime = [row.settings.get(name) for name in OWN_BASELINE]
-    return {(row.student, *regime, seed, record.origin): record for seed, record in _done(row, records).items()}
+    return {
+        (row.student, *regime, seed, record.origin): record for seed, record in _done(row, records).items()
+    }
 
 
 def _mean_metric(done: list[RunRecord], metric: str) -> float | None:
@@ -90,7 +120,11 @@ def _mean_metric(done: list[RunRecord], metric: str) -> float | None:
 
 def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
     """``done``, ``not run``, ``2 of 3 seeds``, or why a run failed."""
-    stopped = [records[e.hash()] for e in row.experiments if e.hash() in records and records[e.hash()].status != "done"]
+    stopped = [
+        records[e.hash()]
+        for e in row.experiments
+        if e.hash() in records and records[e.hash()].status != "done"
+    ]
     if stopped:
         return f"{stopped[0].status}: {stopped[0].reason}"
     if done < len(row.experiments):
@@ -103,13 +137,33 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     varied, compared = varied_settings(frame), _compared_metrics(frame)
     plain = [] if len(compared) > 1 else ["AP50", "AP75"]
     memory = ["memory, MB"] if frame.memory_mb.notna().any() else []
-    head = ["student", "method", *varied, "paper mAP", "reproduced mAP", GAIN_HEAD,
-            *(f"{metric} paper / reproduced" for metric in compared), *plain, "seeds", "parameters",
-            "s / step (x plain)", *memory, "wall s"]
-    rows = [[line.student, method_cell(line.method), *map(_setting_cell, line[varied]), *result_cells(line),
-             *(f"{number(line[f'paper_{metric}'])} / {number(line[metric])}" for metric in compared),
-             *(number(line[metric]) for metric in plain), *_cost_cells(line, with_memory=bool(memory))]
-            for _, line in frame.iterrows()]
+    head = [
+        "student",
+        "method",
+        *varied,
+        "paper mAP",
+        "reproduced mAP",
+        GAIN_HEAD,
+        *(f"{metric} paper / reproduced" for metric in compared),
+        *plain,
+        "seeds",
+        "parameters",
+        "s / step (x plain)",
+        *memory,
+        "wall s",
+    ]
+    rows = [
+        [
+            line.student,
+            method_cell(line.method),
+            *map(_setting_cell, line[varied]),
+            *result_cells(line),
+            *(f"{number(line[f'paper_{metric}'])} / {number(line[metric])}" for metric in compared),
+            *(number(line[metric]) for metric in plain),
+            *_cost_cells(line, with_memory=bool(memory)),
+        ]
+        for _, line in frame.iterrows()
+    ]
     text = markdown_table(head, rows, text_columns=range(2 + len(varied)))
     return "\n".join([f"# {title}", "", text, "", *[f"- {note}" for note in notes], ""])
 
@@ -134,7 +188,11 @@ def _setting_cell(value) -> str:
 
 def result_cells(line: pd.Series) -> list[str]:
     """The paper's mAP, the reproduced one with its sd over seeds (or why there is none), the gain with its interval."""
-    return [number(line.paper_mAP), _reproduced(line), difference_text(line.gain, line.gain_low, line.gain_high)]
+    return [
+        number(line.paper_mAP),
+        _reproduced(line),
+        difference_text(line.gain, line.gain_low, line.gain_high),
+    ]
 
 
 def _reproduced(line: pd.Series) -> str:
@@ -149,7 +207,13 @@ def _cost_cells(line: pd.Series, with_memory: bool) -> list[str]:
     parameters = MISSING if pd.isna(line.parameters) else f"{line.parameters / 1e6:.2f} M"
     relative = "" if pd.isna(line.relative_seconds) else f" ({line.relative_seconds:.2f}x)"
     memory = [number(line.memory_mb, 0)] if with_memory else []
-    return [seeds, parameters, number(line.seconds_per_step, 3) + relative, *memory, number(line.wall_seconds, 0)]
+    return [
+        seeds,
+        parameters,
+        number(line.seconds_per_step, 3) + relative,
+        *memory,
+        number(line.wall_seconds, 0),
+    ]
 
 
 class Printer:
@@ -166,4 +230,6 @@ class Printer:
         for row, label, (_, line) in zip(self.rows, frame_labels(frame), frame.iterrows(), strict=True):
             if record.hash in {e.hash() for e in row.experiments}:
                 paper, reproduced, gain = result_cells(line)
-                tqdm.write(f"{row.student:<16} {label:<16} {paper:>6} {reproduced:>13}  {gain:<22} {line.status}")
+                tqdm.write(
+                    f"{row.student:<16} {label:<16} {paper:>6} {reproduced:>13}  {gain:<22} {line.status}"
+                )

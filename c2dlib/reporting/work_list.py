@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PAPER = ROOT / "results" / "paper"
 ABLATED = "SSD300-VGG16"  # the student of tables that name none (section 4.3)
-CONTROL = "KDcls-labels"  # the label control: KD_cls with one-hot labels in place of the teacher's probabilities
+CONTROL = (
+    "KDcls-labels"  # the label control: KD_cls with one-hot labels in place of the teacher's probabilities
+)
 METRICS = ["mAP", "AP50", "AP75", "APs", "APm", "APl", "mAR", "ARs", "ARm", "ARl"]
 IOUS = [f"AP{iou}" for iou in range(50, 100, 5)]
 TOP1 = "teacher_top1"  # accuracy of the classification teacher, in percent
@@ -31,13 +33,28 @@ CONTROLS = ["baseline", "KDcls", *CLASS_CONTROLS, "loc", "loc-L1", "loc+KDloc", 
 SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
 SCHEDULES = [1, 3]  # times the steps of a scale
 CHOICES = {  # student -> method, setting, values compared on val
-    "FasterRCNN-QR50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("ours", "lambda_l", [0.02, 0.05]), (CONTROL, "", [0])],
-    "RetinaNet-R50": [("KDcls", "lambda_kc", [0.1, 0.4]), ("FKD", "lambda_fkd", [0.02, 0.1]), ("PKD", "lambda_pkd", [0.1, 1]),
-                      ("CWD", "lambda_cwd", [0.1, 1]), ("FitNets", "lambda_fitnets", [0.01, 0.1]),
-                      ("KD", "lambda_kd", [0.01]), ("DeFeat", "lambda_defeat", [0.01]), (CONTROL, "", [0])],
-    "FasterRCNN-R50": [(name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD")],
-    "SSD512-VGG16": [("FKD", "lambda_fkd", [0.02, 0.1]),
-                     *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD"))],
+    "FasterRCNN-QR50": [
+        ("KDcls", "lambda_kc", [0.1, 0.4]),
+        ("ours", "lambda_l", [0.02, 0.05]),
+        (CONTROL, "", [0]),
+    ],
+    "RetinaNet-R50": [
+        ("KDcls", "lambda_kc", [0.1, 0.4]),
+        ("FKD", "lambda_fkd", [0.02, 0.1]),
+        ("PKD", "lambda_pkd", [0.1, 1]),
+        ("CWD", "lambda_cwd", [0.1, 1]),
+        ("FitNets", "lambda_fitnets", [0.01, 0.1]),
+        ("KD", "lambda_kd", [0.01]),
+        ("DeFeat", "lambda_defeat", [0.01]),
+        (CONTROL, "", [0]),
+    ],
+    "FasterRCNN-R50": [
+        (name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD")
+    ],
+    "SSD512-VGG16": [
+        ("FKD", "lambda_fkd", [0.02, 0.1]),
+        *((name, f"lambda_{name.lower()}", [0.1, 1]) for name in ("FitNets", "AT", "PKD", "CWD")),
+    ],
 }
 
 # How a line of a table becomes an experiment: (the line, the student's baseline at this scale) -> method, changed settings.
@@ -54,16 +71,21 @@ def _weight_and_temperature(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _teacher_and_size(line: dict, e: Experiment) -> tuple[str, dict]:
-    return "KDcls", {"teacher": line["teacher"].lower().replace("-", "_"),  # timm's names
-                     "teacher_size": round(line["input_size"] * e.teacher_size / 112)}
+    return "KDcls", {
+        "teacher": line["teacher"].lower().replace("-", "_"),  # timm's names
+        "teacher_size": round(line["input_size"] * e.teacher_size / 112),
+    }
 
 
 def _crops_and_layers(line: dict, e: Experiment) -> tuple[str, dict]:
     terms = line["layers"].split("+")  # obj: the crops themselves; l0, l1: the teacher's feature maps of them
     method = "+".join(["loc"] * ("obj" in terms) + ["KDloc"] * ("l0" in terms))
-    return method, {"sampling_size": round(line["sampling_size"] * e.sampling_size / 112),
-                    "pool_obj": line["pooling_size"], "pool_maps": line["pooling_size"],
-                    "kd_loc_layers": 2 if "l1" in terms else 1}
+    return method, {
+        "sampling_size": round(line["sampling_size"] * e.sampling_size / 112),
+        "pool_obj": line["pooling_size"],
+        "pool_maps": line["pooling_size"],
+        "kd_loc_layers": 2 if "l1" in terms else 1,
+    }
 
 
 def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
@@ -71,12 +93,16 @@ def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:
-    longer = {"steps": round(e.steps * line["schedule"])} if e.steps else {"epochs": e.epochs * line["schedule"]}
+    longer = (
+        {"steps": round(e.steps * line["schedule"])} if e.steps else {"epochs": e.epochs * line["schedule"]}
+    )
     return line["method"], longer if line["schedule"] != 1 else {}
 
 
 def _choice(line: dict, e: Experiment) -> tuple[str, dict]:
-    return line["method"], {"eval_split": "val"} | ({line["setting"]: line["value"]} if line["setting"] else {})
+    return line["method"], {"eval_split": "val"} | (
+        {line["setting"]: line["value"]} if line["setting"] else {}
+    )
 
 
 # The lines of tables that the paper does not have.
@@ -98,20 +124,34 @@ def _controls() -> list[dict]:
 
 
 def _sizes() -> list[dict]:
-    return [{"method": method, "train_share": share}
-            for share in SHARES for method in ("baseline", "KDcls", "KDcls+loc+KDloc", CONTROL)]
+    return [
+        {"method": method, "train_share": share}
+        for share in SHARES
+        for method in ("baseline", "KDcls", "KDcls+loc+KDloc", CONTROL)
+    ]
 
 
 def _schedules() -> list[dict]:
-    return [{"method": method, "schedule": times}
-            for times in SCHEDULES for method in ("baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", CONTROL)]
+    return [
+        {"method": method, "schedule": times}
+        for times in SCHEDULES
+        for method in ("baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", CONTROL)
+    ]
 
 
 def _choices() -> list[dict]:
-    return [{"student": student, "method": method, "setting": setting, "value": float(value),
-             "changed": f"{setting} {float(value):g}" if setting else math.nan}
-            for student, compared in CHOICES.items()
-            for method, setting, values in (("baseline", "", [0]), *compared) for value in values]
+    return [
+        {
+            "student": student,
+            "method": method,
+            "setting": setting,
+            "value": float(value),
+            "changed": f"{setting} {float(value):g}" if setting else math.nan,
+        }
+        for student, compared in CHOICES.items()
+        for method, setting, values in (("baseline", "", [0]), *compared)
+        for value in values
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,21 +161,36 @@ class Table:
     title: str
     settings: tuple[str, ...] = ()  # what differs between its rows besides student and method
     experiment_of: Callable[[dict, Experiment], tuple[str, dict]] = _method_only
-    own_lines: Callable[[], list[dict]] | None = None  # None: the lines are those of results/paper/<table>.csv
+    own_lines: Callable[[], list[dict]] | None = (
+        None  # None: the lines are those of results/paper/<table>.csv
+    )
 
 
 TABLES = {
     "table1": Table("Table 1: five loss settings on compact students"),
     "table2": Table("Table 2: C2D compared and combined with detector-to-detector distillation"),
-    "table2x": Table("Table 2, extended: nine detector-to-detector methods alone and combined with C2D, two more students",
-                     own_lines=_every_imitation),
-    "table3a": Table("Table 3a: weight and temperature of KD_cls", ("lambda_kc", "T"), _weight_and_temperature),
-    "table3b": Table("Table 3b: architecture and input size of the teacher", ("teacher", "input_size"), _teacher_and_size),
-    "table4": Table("Table 4: sampling size, pooling size and layers of loc and KD_loc",
-                    ("ablation", "sampling_size", "pooling_size", "layers"), _crops_and_layers),
+    "table2x": Table(
+        "Table 2, extended: nine detector-to-detector methods alone and combined with C2D, two more students",
+        own_lines=_every_imitation,
+    ),
+    "table3a": Table(
+        "Table 3a: weight and temperature of KD_cls", ("lambda_kc", "T"), _weight_and_temperature
+    ),
+    "table3b": Table(
+        "Table 3b: architecture and input size of the teacher", ("teacher", "input_size"), _teacher_and_size
+    ),
+    "table4": Table(
+        "Table 4: sampling size, pooling size and layers of loc and KD_loc",
+        ("ablation", "sampling_size", "pooling_size", "layers"),
+        _crops_and_layers,
+    ),
     "table5": Table("Table 5: AP at each IoU threshold"),
-    "controls": Table("Controls: do the gains need the teacher's probabilities, and the image?", own_lines=_controls),
-    "sizes": Table("Training images: how does the gain depend on their number?", ("train_share",), _train_share, _sizes),
+    "controls": Table(
+        "Controls: do the gains need the teacher's probabilities, and the image?", own_lines=_controls
+    ),
+    "sizes": Table(
+        "Training images: how does the gain depend on their number?", ("train_share",), _train_share, _sizes
+    ),
     "schedules": Table("Longer schedule: do the gains remain?", ("schedule",), _schedule, _schedules),
     "choices": Table("Choices: loss weights compared on val", ("changed",), _choice, _choices),
 }
@@ -163,8 +218,15 @@ class Row:
     settings: dict = field(default_factory=dict)  # what its table varies, in the paper's units
 
 
-def work_list(table: str, workspace: Workspace, folder: CocoFolder, seeds: int = 1, students: list[str] | None = None,
-              methods: list[str] | None = None, overrides: dict | None = None) -> list[Row]:
+def work_list(
+    table: str,
+    workspace: Workspace,
+    folder: CocoFolder,
+    seeds: int = 1,
+    students: list[str] | None = None,
+    methods: list[str] | None = None,
+    overrides: dict | None = None,
+) -> list[Row]:
     """The rows of a table in the paper's order, with each student's baseline and label control.
 
     Args:
@@ -179,8 +241,12 @@ def work_list(table: str, workspace: Workspace, folder: CocoFolder, seeds: int =
 
     rows = []
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
-        runs = tuple(experiment_for(workspace, folder, plan.student, plan.method, seed, **plan.changes, **(overrides or {}))
-                     for seed in range(seeds))
+        runs = tuple(
+            experiment_for(
+                workspace, folder, plan.student, plan.method, seed, **plan.changes, **(overrides or {})
+            )
+            for seed in range(seeds)
+        )
         rows.append(Row(plan.student, plan.method, plan.paper, runs, plan.settings))
     return rows
 
@@ -193,21 +259,35 @@ def experiments(rows: list[Row]) -> list[Experiment]:
     return sorted((e for row in ordered for e in row.experiments), key=lambda e: e.seed)
 
 
-def plan_rows(table: str, scale: str, seeds: int = 1, students: list[str] | None = None,
-              methods: list[str] | None = None, overrides: dict | None = None, data: str = "badges") -> list[RowPlan]:
+def plan_rows(
+    table: str,
+    scale: str,
+    seeds: int = 1,
+    students: list[str] | None = None,
+    methods: list[str] | None = None,
+    overrides: dict | None = None,
+    data: str = "badges",
+) -> list[RowPlan]:
     """The requested rows of a table, without reading data; the arguments and errors are those of ``work_list``."""
     every = _all_plans(known(table, TABLES, "table"), scale, data)
     for student in students or []:
         known(student, list(dict.fromkeys(plan.student for plan in every)), f"student of {table}")
     plans = [plan for plan in every if plan.student in (students or [plan.student])]
-    wanted, available = [canonical(method) for method in methods or []], sorted({canonical(plan.method) for plan in plans})
+    wanted, available = (
+        [canonical(method) for method in methods or []],
+        sorted({canonical(plan.method) for plan in plans}),
+    )
     for method, name in zip(methods or [], wanted, strict=True):
         if name not in available:
-            raise ValueError(f"{table} has no row {method!r} for these students; it has {', '.join(available)}")
+            raise ValueError(
+                f"{table} has no row {method!r} for these students; it has {', '.join(available)}"
+            )
     if seeds < 1:
         raise ValueError(f"SEEDS={seeds} must be at least 1")
     if fixed := {"student", "method", "seed", "data", "data_hash", "eval_split"} & set(overrides or {}):
-        raise ValueError(f"SET cannot change {', '.join(sorted(fixed))}: use STUDENTS, METHODS, SEEDS and DATA")
+        raise ValueError(
+            f"SET cannot change {', '.join(sorted(fixed))}: use STUDENTS, METHODS, SEEDS and DATA"
+        )
     if varied := {key for plan in plans for key in plan.changes} & set(overrides or {}):
         raise ValueError(f"SET cannot change {', '.join(sorted(varied))}: {table} varies it from row to row")
     experiment(scale, plans[0].student, **(overrides or {}))  # raises for an unknown setting
@@ -226,7 +306,9 @@ def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
         methods = [row.method for row in rows]
         if "baseline" not in methods:
             rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(student)))
-        if CONTROL not in methods and any("KDcls" in method or method.startswith("ours") for method in methods):
+        if CONTROL not in methods and any(
+            "KDcls" in method or method.startswith("ours") for method in methods
+        ):
             rows.append(RowPlan(student, CONTROL, {}, {}, {}))
         plans += rows
     return plans
@@ -234,7 +316,9 @@ def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
 
 def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPlan:
     method, changes = kind.experiment_of(line, baseline)
-    present = {name: value for name, value in line.items() if not (isinstance(value, float) and math.isnan(value))}
+    present = {
+        name: value for name, value in line.items() if not (isinstance(value, float) and math.isnan(value))
+    }
     settings = {name: present[name] for name in kind.settings if name in present}
     paper = {name: value for name, value in present.items() if name in (*METRICS, *IOUS, TOP1)}
     return RowPlan(student, method, settings, changes, paper)
@@ -242,7 +326,9 @@ def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPla
 
 def _papers_baseline(student: str) -> dict:
     """A student's baseline in Table 1, for tables that have none."""
-    (line,) = [line for line in _paper_lines("table1") if (line["student"], line["method"]) == (student, "baseline")]
+    (line,) = [
+        line for line in _paper_lines("table1") if (line["student"], line["method"]) == (student, "baseline")
+    ]
     return {metric: line[metric] for metric in ("mAP", "AP50", "AP75")}
 
 

@@ -33,8 +33,15 @@ def attention(teacher: Teacher, crops: Tensor, classes: Tensor, cells: int = 8) 
         [G, s, s]; above 0 where the teacher needs what is there, below 0 where it misleads.
     """
     step = max(crops.shape[-1] // cells, 1)
-    maps = [Occlusion(_Probabilities(teacher)).attribute(
-        crop[None], (3, 2 * step, 2 * step), strides=(3, step, step), target=int(target),
-        baselines=crop.mean((1, 2))[None, :, None, None].expand_as(crop[None]), perturbations_per_eval=16)
-        for crop, target in zip(crops, classes, strict=True)]
+    maps = [
+        Occlusion(_Probabilities(teacher)).attribute(
+            crop[None],
+            (3, 2 * step, 2 * step),
+            strides=(3, step, step),
+            target=int(target),
+            baselines=crop.mean((1, 2))[None, :, None, None].expand_as(crop[None]),
+            perturbations_per_eval=16,
+        )
+        for crop, target in zip(crops, classes, strict=True)
+    ]
     return torch.cat(maps).sum(1) if maps else crops.new_zeros(0, *crops.shape[-2:])

@@ -31,8 +31,12 @@ class MobileNetV1Classifier(nn.Module):
     def __init__(self, num_classes: int, width: float):
         super().__init__()
         self.body = mobilenet_v1(width, blocks=12)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2),
-                                  nn.Linear(self.body[-1].out_channels, num_classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(self.body[-1].out_channels, num_classes),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
@@ -46,8 +50,9 @@ class MobileNetV1Classifier(nn.Module):
         return maps
 
 
-def build_classifier(name: str, num_classes: int, size: int, width: float = 1.0,
-                     pretrained: bool = False, weights: str = "") -> nn.Module:
+def build_classifier(
+    name: str, num_classes: int, size: int, width: float = 1.0, pretrained: bool = False, weights: str = ""
+) -> nn.Module:
     """A timm classifier with ``num_classes`` outputs, or ``mobilenet_v1`` (at any width).
 
     Args:
@@ -64,8 +69,10 @@ def build_classifier(name: str, num_classes: int, size: int, width: float = 1.0,
         if weights:
             load_initial_weights(classifier.body, "mv1", weights)
         elif pretrained:
-            raise WeightsError("teacher=mobilenet_v1 has no weights to download: name a file, teacher_weights=FILE.safetensors, or start from "
-                               "random weights, teacher_pretrained=false")
+            raise WeightsError(
+                "teacher=mobilenet_v1 has no weights to download: name a file, teacher_weights=FILE.safetensors, or start from "
+                "random weights, teacher_pretrained=false"
+            )
         return classifier
     classifier = _timm_classifier(name, num_classes, size, width, pretrained and not weights)
     if weights:
@@ -78,20 +85,32 @@ def _load_but_last(classifier: nn.Module, weights: str) -> None:
     path, ours = weights_path(weights), classifier.state_dict()
     last = tuple(classifier.pretrained_cfg["classifier"] + end for end in (".weight", ".bias"))
     state = {k: v for k, v in load_file(path).items() if k not in last or v.shape == ours[k].shape}
-    problems = [f"missing {k}" for k in ours.keys() - state.keys() if k not in last and not k.endswith("num_batches_tracked")]
+    problems = [
+        f"missing {k}"
+        for k in ours.keys() - state.keys()
+        if k not in last and not k.endswith("num_batches_tracked")
+    ]
     problems += [f"unexpected {k}" for k in state.keys() - ours.keys()]
-    problems += [f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
-                 for k in ours.keys() & state.keys() if state[k].shape != ours[k].shape]
+    problems += [
+        f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
+        for k in ours.keys() & state.keys()
+        if state[k].shape != ours[k].shape
+    ]
     if problems:
-        raise WeightsError(f"{path} does not fit the teacher: " + "; ".join(sorted(problems)[:10])
-                           + (f" ... and {len(problems) - 10} more" if len(problems) > 10 else ""))
+        raise WeightsError(
+            f"{path} does not fit the teacher: "
+            + "; ".join(sorted(problems)[:10])
+            + (f" ... and {len(problems) - 10} more" if len(problems) > 10 else "")
+        )
     classifier.load_state_dict(state, strict=False)
 
 
 def _timm_classifier(name: str, num_classes: int, size: int, width: float, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:8]
-        raise ValueError(f"teacher={name!r} is not a timm model" + (f"; near: {', '.join(near)}" if near else ""))
+        raise ValueError(
+            f"teacher={name!r} is not a timm model" + (f"; near: {', '.join(near)}" if near else "")
+        )
     if width == 1.0:
         config = timm.get_pretrained_cfg(name)
         fixed = {"img_size": size} if config and config.fixed_input_size else {}
@@ -107,7 +126,9 @@ class SpaceToDepthConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
-        self.weight = nn.Parameter(F.pixel_unshuffle(F.pad(conv.weight.detach(), (1, 0, 1, 0)), 2))  # [C, 12, 4, 4]
+        self.weight = nn.Parameter(
+            F.pixel_unshuffle(F.pad(conv.weight.detach(), (1, 0, 1, 0)), 2)
+        )  # [C, 12, 4, 4]
         self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +151,11 @@ def for_reading(classifier: nn.Module) -> nn.Module:
                     setattr(module, conv, fuse_conv_bn_eval(*pair))
                     setattr(module, norm, nn.Identity())
         stem = classifier.conv1
-        if isinstance(stem, nn.Conv2d) and (stem.kernel_size, stem.stride, stem.padding) == ((7, 7), (2, 2), (3, 3)):
+        if isinstance(stem, nn.Conv2d) and (stem.kernel_size, stem.stride, stem.padding) == (
+            (7, 7),
+            (2, 2),
+            (3, 3),
+        ):
             classifier.conv1 = SpaceToDepthConv(stem)
     for layer in classifier.modules():
         if isinstance(layer, ConvNorm):
@@ -163,7 +188,11 @@ class Teacher(nn.Module):
         next stage (section 4.3). No layer behind the last one asked for is run.
         """
         maps = self.classifier.forward_intermediates(
-            (crops - self.mean) / self.std, indices=list(range(layers)), stop_early=True, intermediates_only=True)
+            (crops - self.mean) / self.std,
+            indices=list(range(layers)),
+            stop_early=True,
+            intermediates_only=True,
+        )
         pool = getattr(self.classifier, "maxpool", None)
         return [pool(maps[0]) if pool is not None else maps[0], *maps[1:]]
 

@@ -26,8 +26,10 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
         ValueError: if the shapes do not fit or an index lies outside the batch.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1] or images.ndim != 4:
-        raise ValueError(f"crop_regions needs images [B,3,H,W], boxes [P,4], image_index [P]; got "
-                         f"{tuple(images.shape)}, {tuple(boxes.shape)}, {tuple(image_index.shape)}")
+        raise ValueError(
+            f"crop_regions needs images [B,3,H,W], boxes [P,4], image_index [P]; got "
+            f"{tuple(images.shape)}, {tuple(boxes.shape)}, {tuple(image_index.shape)}"
+        )
     if size < 1:
         raise ValueError(f"crop_regions: size must be at least 1, got {size}")
     height, width = images.shape[-2:]
@@ -37,12 +39,15 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
     centres = (torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5) / size  # [s] pixel centres
     grid = start[:, None] + (end - start)[:, None] * centres[None, :, None]  # [P, s, 2]
     grid = grid * 2 - 1  # eq. 8 in the convention of grid_sample
-    grid = torch.stack([grid[:, None, :, 0].expand(-1, size, -1), grid[:, :, None, 1].expand(-1, -1, size)], -1)
+    grid = torch.stack(
+        [grid[:, None, :, 0].expand(-1, size, -1), grid[:, :, None, 1].expand(-1, -1, size)], -1
+    )
 
     rows = image_index.tolist()
     if rows and not 0 <= min(rows) <= max(rows) < len(images):
-        raise ValueError(f"crop_regions: image_index spans {min(rows)}..{max(rows)}, the batch has "
-                         f"{len(images)} images")
+        raise ValueError(
+            f"crop_regions: image_index spans {min(rows)}..{max(rows)}, the batch has {len(images)} images"
+        )
     order, crops = [], []
     for row in sorted(set(rows)):
         mine = (image_index == row).nonzero()[:, 0]
@@ -55,7 +60,9 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
     return torch.cat(crops)[torch.cat(order).argsort()]
 
 
-def crop_batch(images: list[Tensor], targets: list[dict], size: int, jitter: float = 0.0) -> tuple[Tensor, Tensor]:
+def crop_batch(
+    images: list[Tensor], targets: list[dict], size: int, jitter: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Every ground-truth box of a batch, as the student's augmentation shows it.
 
     Args:

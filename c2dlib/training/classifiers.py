@@ -89,7 +89,9 @@ def trained(course: Course, folder: Path, workspace: Workspace, progress: Progre
             shutil.rmtree(folder)
         began = time.monotonic()
         train, held_out = course.splits()
-        mean, std = (torch.tensor(v)[:, None, None].to(workspace.device) * 255 for v in (course.mean, course.std))
+        mean, std = (
+            torch.tensor(v)[:, None, None].to(workspace.device) * 255 for v in (course.mean, course.std)
+        )
 
         def losses(images: list, targets: list) -> dict:
             crops, labels = crop_batch(images, targets, course.size, course.jitter)
@@ -98,14 +100,30 @@ def trained(course: Course, folder: Path, workspace: Workspace, progress: Progre
 
         def batches(start: int):
             transform = _scaled(train_transform(course.augment), course.image_size)
-            return training_batches(train, transform, 0, course.images, start, course.steps, course.augment.workers)
+            return training_batches(
+                train, transform, 0, course.images, start, course.steps, course.augment.workers
+            )
 
-        fit(Schedule(course.lr), course.steps, {"classifier": classifier}, batches, losses, folder, workspace.device,
-            lambda done, of: progress(course.title, done, of))
+        fit(
+            Schedule(course.lr),
+            course.steps,
+            {"classifier": classifier},
+            batches,
+            losses,
+            folder,
+            workspace.device,
+            lambda done, of: progress(course.title, done, of),
+        )
         classifier.eval()
-        report = {"title": course.title, "hash": course.key, "identity": course.identity, "split": held_out.name,
-                  **_accuracy(classifier, held_out, course, mean, std, workspace.device),
-                  "parameters": parameter_count(classifier), "seconds": round(time.monotonic() - began, 1)}
+        report = {
+            "title": course.title,
+            "hash": course.key,
+            "identity": course.identity,
+            "split": held_out.name,
+            **_accuracy(classifier, held_out, course, mean, std, workspace.device),
+            "parameters": parameter_count(classifier),
+            "seconds": round(time.monotonic() - began, 1),
+        }
         _save(folder, report, classifier)
         return classifier, report
 
@@ -124,8 +142,11 @@ def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std
         logits.append(classifier((crops - mean) / std).cpu())
         labels.append(label)
     logits, labels = torch.cat(logits), torch.cat(labels)
-    return {"top1": 100 * float((logits.argmax(1) == labels).float().mean()), "crops": len(labels),
-            "ECE": expected_calibration_error(logits.softmax(1), labels)}
+    return {
+        "top1": 100 * float((logits.argmax(1) == labels).float().mean()),
+        "crops": len(labels),
+        "ECE": expected_calibration_error(logits.softmax(1), labels),
+    }
 
 
 @torch.inference_mode()
@@ -156,7 +177,10 @@ def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softm
     """
     classes = logits.shape[1]
     each = (logits / temperature).softmax(1) if softmax else (logits / temperature).sigmoid()
-    sums, counts = torch.zeros(classes, classes).index_add(0, labels, each), torch.bincount(labels, minlength=classes)
+    sums, counts = (
+        torch.zeros(classes, classes).index_add(0, labels, each),
+        torch.bincount(labels, minlength=classes),
+    )
     return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 1 / classes)
 
 
@@ -184,7 +208,9 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
         checkpoint.unlink()
 
 
-def classifier_teacher(e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None) -> tuple[Teacher, dict]:
+def classifier_teacher(
+    e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None
+) -> tuple[Teacher, dict]:
     """The teacher of an Experiment: one for the SSDs, one for all Faster R-CNNs and RetinaNets (section 4)."""
     folder = opened(workspace.data)
     family, classes = e.architecture.family, len(folder.categories)
@@ -192,15 +218,30 @@ def classifier_teacher(e: Experiment, workspace: Workspace, progress: Progress =
 
     def build(pretrained: bool = e.teacher_pretrained) -> nn.Module:
         torch.manual_seed(0)
-        return build_classifier(e.teacher, classes, e.teacher_size, e.teacher_width, pretrained, e.teacher_weights)
+        return build_classifier(
+            e.teacher, classes, e.teacher_size, e.teacher_width, pretrained, e.teacher_weights
+        )
 
     config = build(pretrained=False).pretrained_cfg
     course = Course(
-        f"teacher {e.teacher}, {e.teacher_size} px ({family.teacher_group})", identity, build,
-        lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]), e, e.teacher_lr, e.teacher_steps,
-        e.teacher_images, e.teacher_size, e.teacher_jitter, family.sigmoid_teacher, config["mean"], config["std"],
-        e.teacher_image_size)
-    classifier, report = trained(course, workspace.runs / "cache" / f"teacher-{course.key}", workspace, progress)
+        f"teacher {e.teacher}, {e.teacher_size} px ({family.teacher_group})",
+        identity,
+        build,
+        lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]),
+        e,
+        e.teacher_lr,
+        e.teacher_steps,
+        e.teacher_images,
+        e.teacher_size,
+        e.teacher_jitter,
+        family.sigmoid_teacher,
+        config["mean"],
+        config["std"],
+        e.teacher_image_size,
+    )
+    classifier, report = trained(
+        course, workspace.runs / "cache" / f"teacher-{course.key}", workspace, progress
+    )
     return Teacher(classifier, classes, e.teacher_size), report
 
 
@@ -241,15 +282,31 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
         classes = len(data.categories) if own else len(CLASS_NAMES["other"])
         return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), classes)
 
-    mean, std = (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    mean, std = (
+        (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
     course = Course(
-        f"pre-training {kind}", identity, build, splits,
-        e.replace(flip=True, photometric=False, zoom_out=1.0, iou_crop=False), e.pretrain_lr, e.pretrain_steps,
-        e.pretrain_batch, e.pretrain_size, 0.05, False, mean, std)
+        f"pre-training {kind}",
+        identity,
+        build,
+        splits,
+        e.replace(flip=True, photometric=False, zoom_out=1.0, iou_crop=False),
+        e.pretrain_lr,
+        e.pretrain_steps,
+        e.pretrain_batch,
+        e.pretrain_size,
+        0.05,
+        False,
+        mean,
+        std,
+    )
     name, classifier = f"pretrain-{kind}-{course.key}", build()
     committed = workspace.results / "backbones" / name  # one draw for every machine
     if not _load(course, committed, classifier):
         if committed.exists():
-            print(f"{committed}: damaged, not used; training it anew gives another one on another CPU", file=sys.stderr)
+            print(
+                f"{committed}: damaged, not used; training it anew gives another one on another CPU",
+                file=sys.stderr,
+            )
         classifier, _ = trained(course, workspace.runs / "cache" / name, workspace, progress)
     return {k: v.detach() for k, v in classifier[0].state_dict().items()}

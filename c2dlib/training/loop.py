@@ -44,10 +44,18 @@ def build_optimizer(e, modules: Iterable[nn.Module]) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=e.lr, momentum=e.momentum, weight_decay=e.weight_decay)
 
 
-def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], Iterable],
-        losses: Callable[[list, list], dict[str, Tensor]], folder: Path, device: str,
-        progress: Callable[[int, int], None] = lambda done, steps: None, shared: bool = False,
-        after_step: Callable[[int], None] = lambda done: None) -> list[dict]:
+def fit(
+    e,
+    steps: int,
+    trained: dict[str, nn.Module],
+    batches: Callable[[int], Iterable],
+    losses: Callable[[list, list], dict[str, Tensor]],
+    folder: Path,
+    device: str,
+    progress: Callable[[int, int], None] = lambda done, steps: None,
+    shared: bool = False,
+    after_step: Callable[[int], None] = lambda done: None,
+) -> list[dict]:
     """Minimise the sum of named losses; resumes from ``folder`` and leaves its checkpoint there.
 
     Step i depends on the seed, i and the weights alone (batches and random numbers are made anew from them),
@@ -84,21 +92,28 @@ def fit(e, steps: int, trained: dict[str, nn.Module], batches: Callable[[int], I
     model, several = _Together(trained, losses), shared and distributed.world() > 1
     if several:
         if len(set(seen := distributed.gathered(start))) > 1:
-            raise OSError(f"{folder}: the processes find checkpoints of steps {seen}; it must be one folder for all of them")
+            raise OSError(
+                f"{folder}: the processes find checkpoints of steps {seen}; it must be one folder for all of them"
+            )
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def save(step: int) -> None:
         modules = {name: module.state_dict() for name, module in trained.items()}
-        save_checkpoint(folder, step, {"step": step, "modules": modules, "optimizer": optimizer.state_dict(),
-                                       "log": log})
+        save_checkpoint(
+            folder, step, {"step": step, "modules": modules, "optimizer": optimizer.state_dict(), "log": log}
+        )
 
     saved, interval, row_time, row_step = time.monotonic(), CHECKPOINT_SECONDS, time.monotonic(), start
     for place, (images, targets) in enumerate(batches(start), start * parts):
         step, part = divmod(place, parts)
         whole = part + 1 == parts  # the step's last part
-        torch.manual_seed(combine_seeds(e.seed, 3, step, *[distributed.rank(), part] * (several or parts > 1)))
+        torch.manual_seed(
+            combine_seeds(e.seed, 3, step, *[distributed.rank(), part] * (several or parts > 1))
+        )
         images = [image.to(accelerator.device, non_blocking=True) for image in images]
-        targets = [{k: v.to(accelerator.device, non_blocking=True) for k, v in target.items()} for target in targets]
+        targets = [
+            {k: v.to(accelerator.device, non_blocking=True) for k, v in target.items()} for target in targets
+        ]
         if part == 0:
             scaled.zero_grad()
         with contextlib.nullcontext() if whole or not several else model.no_sync():
@@ -155,10 +170,15 @@ def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -
     Raises:
         NonFiniteLoss: naming the first term that is not a number; with ``several`` in all processes if in one.
     """
-    bad = next(((name, float(value.detach())) for name, value in terms.items() if not torch.isfinite(value).all()), None)
+    bad = next(
+        ((name, float(value.detach())) for name, value in terms.items() if not torch.isfinite(value).all()),
+        None,
+    )
     if bad := next(filter(None, distributed.gathered(bad)), None) if several else bad:
-        raise NonFiniteLoss(f"step {step}: {bad[0]} is {bad[1]}; training stopped, the last good checkpoint is kept. A lower "
-                            "lr or a clip often helps.")
+        raise NonFiniteLoss(
+            f"step {step}: {bad[0]} is {bad[1]}; training stopped, the last good checkpoint is kept. A lower "
+            "lr or a clip often helps."
+        )
 
 
 class PeakMemory:
@@ -183,7 +203,9 @@ class PeakMemory:
         return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 
 
-def relative_cost(plain: Callable[[], Tensor], full: Callable[[], Tensor], device: str, precision: str, turns: int = 7) -> float:
+def relative_cost(
+    plain: Callable[[], Tensor], full: Callable[[], Tensor], device: str, precision: str, turns: int = 7
+) -> float:
     """What a training step costs in time of a plain one: forward and backward, without data and optimizer.
 
     Both are timed turn by turn, so that other work on the machine slows both; the median of their ratios.

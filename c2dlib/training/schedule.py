@@ -63,9 +63,13 @@ def plan(experiments: list[Experiment], workspace: Workspace, with_weights: bool
     return list(jobs.values())
 
 
-def run_all(experiments: list[Experiment], workspace: Workspace, jobs: int = 0,
-            each: Callable[[RunRecord], None] = lambda record: None,
-            with_weights: bool = False) -> list[RunRecord | None]:
+def run_all(
+    experiments: list[Experiment],
+    workspace: Workspace,
+    jobs: int = 0,
+    each: Callable[[RunRecord], None] = lambda record: None,
+    with_weights: bool = False,
+) -> list[RunRecord | None]:
     """Run experiments, ``jobs`` at a time (0: one per core on CPU, one per GPU), one thread each on CPU.
 
     Args:
@@ -82,7 +86,10 @@ def run_all(experiments: list[Experiment], workspace: Workspace, jobs: int = 0,
             each(find_record(e, workspace))
     wanted = {e.hash() for e in experiments}
     if planned:
-        jobs = min(jobs or (torch.cuda.device_count() if workspace.device == "cuda" else os.cpu_count() or 1), len(planned))
+        jobs = min(
+            jobs or (torch.cuda.device_count() if workspace.device == "cuda" else os.cpu_count() or 1),
+            len(planned),
+        )
         for job, record in _execute(planned, workspace, jobs):
             if job.kind == "run" and job.e.hash() in wanted and record:
                 each(record)
@@ -122,7 +129,9 @@ def _execute(planned: list[Job], workspace: Workspace, jobs: int):
 
 def _result(future: Future, job: Job) -> RunRecord | None:
     if error := future.exception():
-        tqdm.write(f"{job.key} ({job.e.student} {job.e.method}): {type(error).__name__}: {error}", file=sys.stderr)
+        tqdm.write(
+            f"{job.key} ({job.e.student} {job.e.method}): {type(error).__name__}: {error}", file=sys.stderr
+        )
         return None
     return future.result()
 
@@ -167,8 +176,13 @@ class _Bar:
 
     def __init__(self, planned: list[Job], messages):
         self.messages, self.now, self.done = messages, {}, 0
-        self.bar = tqdm(total=len(planned), unit="run", dynamic_ncols=True, smoothing=0,
-                        bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}")
+        self.bar = tqdm(
+            total=len(planned),
+            unit="run",
+            dynamic_ncols=True,
+            smoothing=0,
+            bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}",
+        )
 
     def update(self) -> None:
         while not self.messages.empty():

@@ -28,8 +28,17 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def known_counts(tmp_path):
-    rows = [{"student": "FasterRCNN-R50", "method": m, "gflops": g, "activations_mb": 1000.0, "parameters": 41e6, "trained": 40e6}
-            for m, g in (("baseline", 1000.0), ("KDcls+loc+KDloc", 1250.0))]
+    rows = [
+        {
+            "student": "FasterRCNN-R50",
+            "method": m,
+            "gflops": g,
+            "activations_mb": 1000.0,
+            "parameters": 41e6,
+            "trained": 40e6,
+        }
+        for m, g in (("baseline", 1000.0), ("KDcls+loc+KDloc", 1250.0))
+    ]
     (tmp_path / "counts.json").write_text(json.dumps({"rows": rows}))
     return tmp_path
 
@@ -39,7 +48,9 @@ def test_counts_of_a_step_by_hand():
     three for forward and backward, less the gradient of the input. The weights are not kept twice."""
     row = cost.count(experiment("coco", "SSD300-VGG16", backbone_weights="none"))
     assert 0.9 * 6 * 34 < row["gflops"] < 1.1 * 6 * 34
-    assert row["parameters"] == row["trained"] == 34_305_206  # torchvision's ssd300_vgg16 with 80 classes and background
+    assert (
+        row["parameters"] == row["trained"] == 34_305_206
+    )  # torchvision's ssd300_vgg16 with 80 classes and background
     assert 100 < row["activations_mb"] < 200
     with_losses = cost.count(experiment("coco", "SSD300-VGG16", "ours", backbone_weights="none"))
     assert 1.05 < with_losses["gflops"] / row["gflops"] < 1.2
@@ -59,11 +70,21 @@ def test_hours_energy_and_memory_by_hand(known_counts):
 
 
 def test_measurements_go_before_counts(known_counts):
-    row = {"device": "NVIDIA A100-SXM4-80GB", "student": "FasterRCNN-R50", "method": "baseline", "precision": "bf16", "images_per_second": 40.0}
+    row = {
+        "device": "NVIDIA A100-SXM4-80GB",
+        "student": "FasterRCNN-R50",
+        "method": "baseline",
+        "precision": "bf16",
+        "images_per_second": 40.0,
+    }
     (known_counts / "throughput.json").write_text(json.dumps({"rows": [row]}))
     cost_of_run = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, A100, 90_000, folder=known_counts)
-    assert cost_of_run["source"] == "measured" and cost_of_run["hours"] == pytest.approx(24 * 90_000 / 40 / 3600)
-    other = cost.estimate(experiment("coco", "FasterRCNN-R50"), 1, cost.GPUS["H100"], 90_000, folder=known_counts)
+    assert cost_of_run["source"] == "measured" and cost_of_run["hours"] == pytest.approx(
+        24 * 90_000 / 40 / 3600
+    )
+    other = cost.estimate(
+        experiment("coco", "FasterRCNN-R50"), 1, cost.GPUS["H100"], 90_000, folder=known_counts
+    )
     assert other["source"] == "counted"
     unknown = cost.estimate(experiment("coco", "SSD300-VGG16"), 1, A100, folder=known_counts)
     assert unknown["source"] == "unknown" and unknown["hours"] != unknown["hours"]
@@ -71,7 +92,14 @@ def test_measurements_go_before_counts(known_counts):
 
 def test_every_student_of_the_paper_has_been_counted():
     rows = {(r["student"], r["method"]) for r in cost.read_bench("counts", ROOT / "results" / "bench")}
-    for student in ("SSD300-VGG16", "SSD512-VGG16", "FasterRCNN-QR50", "FasterRCNN-MV2", "FasterRCNN-R50", "RetinaNet-R50"):
+    for student in (
+        "SSD300-VGG16",
+        "SSD512-VGG16",
+        "FasterRCNN-QR50",
+        "FasterRCNN-MV2",
+        "FasterRCNN-R50",
+        "RetinaNet-R50",
+    ):
         assert {(student, "baseline"), (student, "KDcls+loc+KDloc"), (student, "FKD")} <= rows
 
 
@@ -81,17 +109,37 @@ def test_a_plan_has_every_run_once_behind_what_it_needs(here):
     planned = jobs.plan_jobs(rows, workspace, folder, "--scale coco --data photos", A100, gpus=4)
     assert len({line.command for line in planned}) == len(planned)
     assert {line.name for line in planned} >= {e.name for e in rows}
-    assert sum("R101.baseline" in line.name for line in planned) == 2  # one for all Faster R-CNNs, one for RetinaNet
+    assert (
+        sum("R101.baseline" in line.name for line in planned) == 2
+    )  # one for all Faster R-CNNs, one for RetinaNet
     assert sum("--part teacher" in line.command for line in planned) == 2  # the SSDs', and everybody else's
     for i, line in enumerate(planned):
         assert all(n < i and planned[n].level < line.level for n in line.needs)
         assert line.processes == (1 if "--part teacher" in line.command else 4)
         assert ("torchrun --standalone --nproc-per-node 4 " in line.command) == (line.processes == 4)
     fkd = next(line for line in planned if line.name == "FasterRCNN-R50.KDcls+loc+KDloc+FKD.s0")
-    assert sorted(planned[n].name for n in fkd.needs) == ["FasterRCNN-R101.baseline.s0", "teacher for FasterRCNN-QR50"]
+    assert sorted(planned[n].name for n in fkd.needs) == [
+        "FasterRCNN-R101.baseline.s0",
+        "teacher for FasterRCNN-QR50",
+    ]
 
 
-@pytest.mark.parametrize("table", ["table1", "table2", "table2x", "table3a", "table3b", "table4", "table5", "controls", "sizes", "schedules", "choices"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "table1",
+        "table2",
+        "table2x",
+        "table3a",
+        "table3b",
+        "table4",
+        "table5",
+        "controls",
+        "sizes",
+        "schedules",
+        "choices",
+    ],
+)
 def test_every_table_can_be_planned(table, here, capsys):
     """Every command of the plan, parsed again, is the experiment of its own run."""
     assert main(["plan", table, "--scale", "coco", "--data", str(here), "--seeds", "2"]) == 0
@@ -103,23 +151,47 @@ def test_every_table_can_be_planned(table, here, capsys):
         if line.startswith("[") and "--part" not in line:
             words = shlex.split(line.split("-m c2dlib run ")[1])
             seed = int(words[words.index("--seed") + 1]) if "--seed" in words else 0
-            settings = dict(map(parse_override, words[words.index("--set") + 1 :])) if "--set" in words else {}
+            settings = (
+                dict(map(parse_override, words[words.index("--set") + 1 :])) if "--set" in words else {}
+            )
             hashes.add(experiment_for(workspace, folder, words[0], words[1], seed, **settings).hash())
     assert hashes == wanted
     assert f"{sum(line.startswith('[') for line in printed.splitlines())} jobs;" in printed
 
 
 def test_what_is_misspelt_in_a_plan_is_named(here, capsys):
-    for arguments, words in ((["tabel2"], "Did you mean table2"), (["table2", "--gpu", "A10"], "Did you mean A100"),
-                             (["table2", "--students", "SSD51"], "Did you mean SSD512-VGG16"), (["table2", "--gpus", "0"], "at least 1"),
-                             (["table2", "--slurm", "out", "--gpus", "12"], "must be a multiple of the 8 GPUs of a node")):
+    for arguments, words in (
+        (["tabel2"], "Did you mean table2"),
+        (["table2", "--gpu", "A10"], "Did you mean A100"),
+        (["table2", "--students", "SSD51"], "Did you mean SSD512-VGG16"),
+        (["table2", "--gpus", "0"], "at least 1"),
+        (["table2", "--slurm", "out", "--gpus", "12"], "must be a multiple of the 8 GPUs of a node"),
+    ):
         assert main(["plan", *arguments, "--scale", "coco", "--data", str(here)]) == 2
         assert words in capsys.readouterr().err
     assert not (here.parent / "out").exists()
 
 
 def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
-    assert main(["plan", "table2", "--scale", "coco", "--data", str(here), "--slurm", "jobs", "--gpus", "16", "--students", "FasterRCNN-R50"]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                "table2",
+                "--scale",
+                "coco",
+                "--data",
+                str(here),
+                "--slurm",
+                "jobs",
+                "--gpus",
+                "16",
+                "--students",
+                "FasterRCNN-R50",
+            ]
+        )
+        == 0
+    )
     folder = here.parent / "jobs"
     scripts = sorted(folder.glob("*.sbatch"))
     for script in [*scripts, folder / "submit.sh"]:
@@ -127,18 +199,33 @@ def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
         commands = script.with_suffix(".commands")
         if commands.exists():
             count = len(commands.read_text().splitlines())
-            assert f"#SBATCH --array=0-{count - 1}\n" in script.read_text() and "#SBATCH --requeue\n" in script.read_text()
+            assert (
+                f"#SBATCH --array=0-{count - 1}\n" in script.read_text()
+                and "#SBATCH --requeue\n" in script.read_text()
+            )
     everything = "".join((s.with_suffix(".commands")).read_text() for s in scripts)
     assert everything.count("--part detector") == everything.count("--part teacher") == 1
-    assert "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib run" in everything
+    assert (
+        "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib run"
+        in everything
+    )
     submit = (folder / "submit.sh").read_text().splitlines()
     assert "--dependency" not in submit[3] and any("--dependency=afterok:$job0" in line for line in submit)
 
 
 def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
     """With commands that only note that they ran, one of which fails the first time: what needs it waits for the next."""
-    lines = [jobs.PlannedJob(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted") for i, (command, needs, level) in enumerate([
-        ("echo a >>ran", (), 0), ("test -e allowed && echo b >>ran", (), 0), ("echo c >>ran", (0,), 1), ("echo d >>ran", (1, 2), 2)])]
+    lines = [
+        jobs.PlannedJob(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted")
+        for i, (command, needs, level) in enumerate(
+            [
+                ("echo a >>ran", (), 0),
+                ("test -e allowed && echo b >>ran", (), 0),
+                ("echo c >>ran", (0,), 1),
+                ("echo d >>ran", (1, 2), 2),
+            ]
+        )
+    ]
     (tmp_path / "plan.mk").write_text(jobs.makefile(lines))
     make = ["make", "-k", "-j2", "-f", "plan.mk"]
     assert subprocess.run(make, cwd=tmp_path, check=False, capture_output=True).returncode != 0
@@ -153,9 +240,35 @@ def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
 def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     workspace, folder = open_workspace("smoke", device="cpu")
-    options = ["--scale", "smoke", "--students", "SSD512-VGG16", "--methods", "baseline", "--set", "backbone_weights=none", "steps=1"]
+    options = [
+        "--scale",
+        "smoke",
+        "--students",
+        "SSD512-VGG16",
+        "--methods",
+        "baseline",
+        "--set",
+        "backbone_weights=none",
+        "steps=1",
+    ]
     assert main(["plan", "table2", *options]) == 0 and "1 jobs;" in capsys.readouterr().out
-    assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--device", "cpu", "--set", "backbone_weights=none", "steps=1"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "SSD512-VGG16",
+                "baseline",
+                "--scale",
+                "smoke",
+                "--device",
+                "cpu",
+                "--set",
+                "backbone_weights=none",
+                "steps=1",
+            ]
+        )
+        == 0
+    )
     assert "record: results/badges-smoke/records/SSD512-VGG16.baseline.s0" in capsys.readouterr().out
     assert main(["plan", "table2", *options]) == 0 and "every run is finished" in capsys.readouterr().out
     assert main(["table", "table2", *options]) == 0 and "1 of 1 rows are done" in capsys.readouterr().out
@@ -163,9 +276,25 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     more.insert(more.index("baseline") + 1, "FKD")
     assert main(["table", "table2", *more]) == 0
     printed = capsys.readouterr().out
-    assert "1 of 2 rows are done" in printed and "not run" in printed and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
-    assert not plan(experiments(work_list("table2", workspace, folder, 1, ["SSD512-VGG16"], ["baseline"],
-                                          {"backbone_weights": "none", "steps": 1})), workspace)
+    assert (
+        "1 of 2 rows are done" in printed
+        and "not run" in printed
+        and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
+    )
+    assert not plan(
+        experiments(
+            work_list(
+                "table2",
+                workspace,
+                folder,
+                1,
+                ["SSD512-VGG16"],
+                ["baseline"],
+                {"backbone_weights": "none", "steps": 1},
+            )
+        ),
+        workspace,
+    )
     assert main(["run", "SSD512-VGG16", "baseline", "--scale", "smoke", "--part", "teacher"]) == 2
     assert "SSD512-VGG16 baseline needs no teacher" in capsys.readouterr().err
 
@@ -175,12 +304,21 @@ def test_the_recipe_is_the_papers_but_for_what_deviations_explain():
     assert len(recipe) > 35 and set(recipe[~recipe.same].setting) == {"precision", "backbone_weights"}
     assert "| precision | fp32 | bf16" in explained and "QR50's initial weights" in explained
     ours = experiment("coco", "SSD512-VGG16")  # by hand, from the paper's section 4 and its code
-    assert (ours.image_size, ours.epochs, ours.batch_size, ours.lr, ours.weight_decay) == (512, 120, 64, 0.002, 0.0005)
+    assert (ours.image_size, ours.epochs, ours.batch_size, ours.lr, ours.weight_decay) == (
+        512,
+        120,
+        64,
+        0.002,
+        0.0005,
+    )
 
 
 def test_the_whole_paper_is_every_run_once():
     runs = cost.paper_runs()
-    assert len({e.hash() for e in runs}) == len(runs) and sum(e.student.endswith(("R101", "VGG19")) for e in runs) == 3
+    assert (
+        len({e.hash() for e in runs}) == len(runs)
+        and sum(e.student.endswith(("R101", "VGG19")) for e in runs) == 3
+    )
     frame = cost.costs(runs, A100, (1, 8))
     assert (frame.source == "counted").all()
     one, eight = (frame[frame.gpus == n].hours.sum() for n in (1, 8))
@@ -192,7 +330,9 @@ def test_the_learning_rate_follows_the_batch():
     assert experiment("coco", "FasterRCNN-R50").lr == 0.02
     assert experiment("coco", "FasterRCNN-R50", batch_size=64).lr == pytest.approx(0.08)
     assert experiment("coco", "FasterRCNN-R50", batch_size=64, lr=0.03).lr == 0.03  # an explicit lr is kept
-    assert experiment("mini", "FasterRCNN-R50", batch_size=16).lr == experiment("mini", "FasterRCNN-R50").lr  # AdamW
+    assert (
+        experiment("mini", "FasterRCNN-R50", batch_size=16).lr == experiment("mini", "FasterRCNN-R50").lr
+    )  # AdamW
     with pytest.raises(ValueError, match="accumulate=0 must be positive"):
         Experiment(accumulate=0)
 
@@ -206,5 +346,12 @@ def test_seconds_and_hours_of_the_bench_on_this_machine(tmp_path, monkeypatch, c
     monkeypatch.setattr(bench, "METHODS", ["baseline"])
     assert bench.throughput("cpu", ["SSD300-VGG16"], 1) == 0
     (row,) = cost.read_bench("throughput", tmp_path)
-    assert row["student"] == "SSD300-VGG16" and row["images_per_second"] > 0 and row["loaded_per_core_second"] > 1
-    assert bench.agreement("cpu", steps=2) == 0 and "largest relative difference of a term, CPU / cpu: 0.0e+00" in capsys.readouterr().out
+    assert (
+        row["student"] == "SSD300-VGG16"
+        and row["images_per_second"] > 0
+        and row["loaded_per_core_second"] > 1
+    )
+    assert (
+        bench.agreement("cpu", steps=2) == 0
+        and "largest relative difference of a term, CPU / cpu: 0.0e+00" in capsys.readouterr().out
+    )

@@ -19,17 +19,20 @@ from c2dlib.config.students import ARCHITECTURES, STUDENTS
 SSD = "SSD300-VGG16"
 
 
-@pytest.mark.parametrize("call, nearest, valid", [
-    (lambda: experiment("smok", SSD), "smoke", "mini"),
-    (lambda: scale_data("mimi"), "mini", "smoke"),
-    (lambda: scale_settings("smoke", "SSD300-VGG6"), SSD, "FasterRCNN-QR50"),
-    (lambda: experiment("smoke", "RetinaNet-50"), "RetinaNet-R50", "SSD512-VGG16"),
-    (lambda: experiment("smoke", SSD, "KDclss"), "KDcls", "C2D+FKD"),
-    (lambda: experiment("smoke", SSD, temprature=3.0), "temperature", "batch_size"),
-    (lambda: Experiment().replace(step=3), "steps", "lambda_kc"),
-    (lambda: experiment("smoke", SSD, optimizer="adam"), "adamw", "sgd"),
-    (lambda: experiment("smoke", SSD, eval_split="tests"), "test", "val"),
-])
+@pytest.mark.parametrize(
+    "call, nearest, valid",
+    [
+        (lambda: experiment("smok", SSD), "smoke", "mini"),
+        (lambda: scale_data("mimi"), "mini", "smoke"),
+        (lambda: scale_settings("smoke", "SSD300-VGG6"), SSD, "FasterRCNN-QR50"),
+        (lambda: experiment("smoke", "RetinaNet-50"), "RetinaNet-R50", "SSD512-VGG16"),
+        (lambda: experiment("smoke", SSD, "KDclss"), "KDcls", "C2D+FKD"),
+        (lambda: experiment("smoke", SSD, temprature=3.0), "temperature", "batch_size"),
+        (lambda: Experiment().replace(step=3), "steps", "lambda_kc"),
+        (lambda: experiment("smoke", SSD, optimizer="adam"), "adamw", "sgd"),
+        (lambda: experiment("smoke", SSD, eval_split="tests"), "test", "val"),
+    ],
+)
 def test_unknown_names_are_answered_with_the_valid_ones(call, nearest, valid):
     with pytest.raises(ValueError, match="unknown") as error:
         call()
@@ -39,8 +42,10 @@ def test_unknown_names_are_answered_with_the_valid_ones(call, nearest, valid):
 def test_the_nearest_name_is_suggested():
     with pytest.raises(ValueError, match="unknown setting 'learning_rat'"):
         experiment("smoke", SSD, learning_rat=1.0)
-    for call, hint in [(lambda: experiment("smoke", "SSD300-VGG6"), "Did you mean SSD300-VGG16"),
-                       (lambda: experiment("smoke", SSD, lamda_kc=1.0), "Did you mean lambda_kc")]:
+    for call, hint in [
+        (lambda: experiment("smoke", "SSD300-VGG6"), "Did you mean SSD300-VGG16"),
+        (lambda: experiment("smoke", SSD, lamda_kc=1.0), "Did you mean lambda_kc"),
+    ]:
         with pytest.raises(ValueError, match=hint):
             call()
 
@@ -95,9 +100,13 @@ def test_one_name_and_one_hash_per_method():
     with_fkd = experiment("smoke", SSD, "ours+FKD")
     assert with_fkd.method == "KDcls+loc+KDloc+FKD"
     assert with_fkd.hash() == experiment("smoke", SSD, "FKD+loc+KDloc+KDcls").hash()
-    hashes = {experiment("smoke", student, method, seed).hash()
-              for student in STUDENTS for method in METHODS for seed in (0, 1)
-              if imitation_in(method) not in ARCHITECTURES[student].family.undefined}
+    hashes = {
+        experiment("smoke", student, method, seed).hash()
+        for student in STUDENTS
+        for method in METHODS
+        for seed in (0, 1)
+        if imitation_in(method) not in ARCHITECTURES[student].family.undefined
+    }
     undefined = 2 * (2 * 4 + 3)  # alone and under ours: four methods on each SSD, three on FCOS
     assert len(hashes) == (9 * (len(METHODS) - 1) - undefined) * 2  # C2D is KDcls+loc+KDloc
 
@@ -116,32 +125,35 @@ EVERY = ["baseline", "KDcls", "KDcls-labels", "loc", "loc+KDloc", "ours", "FKD",
 WITH_TEACHER = ["KDcls", "loc+KDloc", "ours", "ours+FKD"]
 
 
-@pytest.mark.parametrize("change, relevant", [
-    ({"lambda_kc": 0.123}, ["KDcls", "KDcls-labels", "ours", "ours+FKD"]),
-    ({"temperature": 9.0}, ["KDcls", "KDcls-labels", "ours", "ours+FKD"]),
-    ({"lambda_l": 0.123}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
-    ({"sampling_size": 96}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
-    ({"max_positives": 7}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
-    ({"lambda_kl": 0.123}, ["loc+KDloc", "ours", "ours+FKD"]),
-    ({"kd_loc_layers": 2}, ["loc+KDloc", "ours", "ours+FKD"]),
-    ({"teacher": "resnet50"}, WITH_TEACHER),
-    ({"teacher_steps": 77}, WITH_TEACHER),
-    ({"teacher_size": 77}, WITH_TEACHER),
-    ({"detector_teacher_steps": 77}, ["FKD", "ours+FKD"]),
-    ({"detector_teacher_width": 0.77}, ["FKD", "ours+FKD"]),
-    ({"lambda_fkd": 0.77}, ["FKD", "ours+FKD"]),
-    ({"lambda_fkd": 1.0}, []),
-    ({"lambda_pkd": 0.5}, []),
-    ({"detector_teacher_lr": 0.77}, ["FKD", "ours+FKD"]),
-    ({"pretrain_steps": 77}, EVERY),
-    ({"backbone_weights": "none"}, EVERY),
-    ({"seed": 7}, EVERY),
-    ({"steps": 77}, EVERY),
-    ({"image_size": 77}, EVERY),
-    ({"data_hash": "x"}, EVERY),
-    ({"eval_split": "test"}, EVERY),
-    ({"workers": 4}, []),
-])
+@pytest.mark.parametrize(
+    "change, relevant",
+    [
+        ({"lambda_kc": 0.123}, ["KDcls", "KDcls-labels", "ours", "ours+FKD"]),
+        ({"temperature": 9.0}, ["KDcls", "KDcls-labels", "ours", "ours+FKD"]),
+        ({"lambda_l": 0.123}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
+        ({"sampling_size": 96}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
+        ({"max_positives": 7}, ["loc", "loc+KDloc", "ours", "ours+FKD"]),
+        ({"lambda_kl": 0.123}, ["loc+KDloc", "ours", "ours+FKD"]),
+        ({"kd_loc_layers": 2}, ["loc+KDloc", "ours", "ours+FKD"]),
+        ({"teacher": "resnet50"}, WITH_TEACHER),
+        ({"teacher_steps": 77}, WITH_TEACHER),
+        ({"teacher_size": 77}, WITH_TEACHER),
+        ({"detector_teacher_steps": 77}, ["FKD", "ours+FKD"]),
+        ({"detector_teacher_width": 0.77}, ["FKD", "ours+FKD"]),
+        ({"lambda_fkd": 0.77}, ["FKD", "ours+FKD"]),
+        ({"lambda_fkd": 1.0}, []),
+        ({"lambda_pkd": 0.5}, []),
+        ({"detector_teacher_lr": 0.77}, ["FKD", "ours+FKD"]),
+        ({"pretrain_steps": 77}, EVERY),
+        ({"backbone_weights": "none"}, EVERY),
+        ({"seed": 7}, EVERY),
+        ({"steps": 77}, EVERY),
+        ({"image_size": 77}, EVERY),
+        ({"data_hash": "x"}, EVERY),
+        ({"eval_split": "test"}, EVERY),
+        ({"workers": 4}, []),
+    ],
+)
 def test_identity_holds_what_the_numbers_depend_on(change, relevant):
     changed = []
     for method in EVERY:
@@ -174,7 +186,13 @@ def test_every_field_has_a_sentence_and_a_plain_type():
 def test_every_scale_builds_every_student(path):
     text = yaml.safe_load(path.read_text())
     assert path.read_text().splitlines()[0].startswith("# make reproduce-table")
-    assert set(text) <= {"badges", "common", "families", "students", "own_data"}  # any other key would go unread
+    assert set(text) <= {
+        "badges",
+        "common",
+        "families",
+        "students",
+        "own_data",
+    }  # any other key would go unread
     assert set(text.get("own_data", {})) <= {"common", "families", "students"}
     assert set(text["badges"]) == {"train", "val", "test"}
     for layer in (text, text.get("own_data", {})):
@@ -200,10 +218,20 @@ def test_data_of_ones_own_have_settings_of_their_own():
 
 
 def test_overrides_are_read_as_the_field_needs_them():
-    values = dict(map(parse_override, ["lr=1e-4", "flip=false", "steps=20", "teacher=resnet18", "clip=3",
-                                       "milestones=[0.5, 0.75]"]))
-    assert values == {"lr": 1e-4, "flip": False, "steps": 20, "teacher": "resnet18", "clip": 3,
-                      "milestones": [0.5, 0.75]}
+    values = dict(
+        map(
+            parse_override,
+            ["lr=1e-4", "flip=false", "steps=20", "teacher=resnet18", "clip=3", "milestones=[0.5, 0.75]"],
+        )
+    )
+    assert values == {
+        "lr": 1e-4,
+        "flip": False,
+        "steps": 20,
+        "teacher": "resnet18",
+        "clip": 3,
+        "milestones": [0.5, 0.75],
+    }
     assert type(values["lr"]) is float and type(values["flip"]) is bool and type(values["steps"]) is int
     assert experiment("smoke", SSD, **values).milestones == (0.5, 0.75)
 

@@ -15,12 +15,35 @@ from c2dlib.training.run import detector_teacher
 
 FROZEN = json.loads((Path(__file__).parent / "frozen/hashes.json").read_text())
 DATA_HASH = "0" * 64
-CHANGED = {"seed": 1, "lambda_kc": 0.3, "lambda_l": 0.5, "train_share": 0.5, "teacher_image_size": 50, "loc_min_iou": 0.25,
-           "eval_split": "test", "lambda_fkd": 0.5, "detector_teacher_lr": 0.5, "teacher_size": 40}
+CHANGED = {
+    "seed": 1,
+    "lambda_kc": 0.3,
+    "lambda_l": 0.5,
+    "train_share": 0.5,
+    "teacher_image_size": 50,
+    "loc_min_iou": 0.25,
+    "eval_split": "test",
+    "lambda_fkd": 0.5,
+    "detector_teacher_lr": 0.5,
+    "teacher_size": 40,
+}
 VARIANTS = {"usual": {}, "changed": CHANGED}
 IMITATIONS = ["KD", "FGFI", "GID", "FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD"]
-METHODS = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc", "ours", *IMITATIONS, *(f"ours+{name}" for name in IMITATIONS),
-           "KDcls-labels", "KDcls-smooth", "KDcls-mean", "loc-L1", "KDloc-L1"]
+METHODS = [
+    "baseline",
+    "KDcls",
+    "loc",
+    "loc+KDloc",
+    "KDcls+loc+KDloc",
+    "ours",
+    *IMITATIONS,
+    *(f"ours+{name}" for name in IMITATIONS),
+    "KDcls-labels",
+    "KDcls-smooth",
+    "KDcls-mean",
+    "loc-L1",
+    "KDloc-L1",
+]
 
 
 def cell(group: str, method: str, variant: str) -> Experiment:
@@ -49,7 +72,9 @@ def test_every_run_keeps_its_hash(group):
 
 
 def test_every_teacher_keeps_its_hash():
-    hashes = {case: digest(teacher_identity(cell(*case.rsplit(" ", 2)), DATA_HASH)) for case in FROZEN["teachers"]}
+    hashes = {
+        case: digest(teacher_identity(cell(*case.rsplit(" ", 2)), DATA_HASH)) for case in FROZEN["teachers"]
+    }
     assert hashes == FROZEN["teachers"]
 
 

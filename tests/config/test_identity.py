@@ -20,26 +20,41 @@ SSD = "SSD300-VGG16"
 
 def with_setting(name: str, default: float, **metadata) -> type[Experiment]:
     """Experiment with one setting more, as a developer would add it."""
-    return dataclasses.make_dataclass("Longer", [(name, float, setting("A new setting.", default, **metadata))], bases=(Experiment,),
-                                      frozen=True)
+    return dataclasses.make_dataclass(
+        "Longer",
+        [(name, float, setting("A new setting.", default, **metadata))],
+        bases=(Experiment,),
+        frozen=True,
+    )
 
 
 def hashes(e: Experiment) -> dict[str, str]:
-    return {"run": digest(run_identity(e)), "teacher": digest(teacher_identity(e, "d")), "pretraining": digest(pretraining_identity(e, "d"))}
+    return {
+        "run": digest(run_identity(e)),
+        "teacher": digest(teacher_identity(e, "d")),
+        "pretraining": digest(pretraining_identity(e, "d")),
+    }
 
 
-@pytest.mark.parametrize("used_by, changed", [
-    ("teacher", {"run", "teacher"}),  # of a run whose method has a classification teacher
-    ("student", {"run"}),
-    ("pretraining", {"run", "pretraining"}),
-    (("student", "teacher", "pretraining"), {"run", "teacher", "pretraining"}),
-    ("FKD", set()),
-    ("machine", set()),
-])
+@pytest.mark.parametrize(
+    "used_by, changed",
+    [
+        ("teacher", {"run", "teacher"}),  # of a run whose method has a classification teacher
+        ("student", {"run"}),
+        ("pretraining", {"run", "pretraining"}),
+        (("student", "teacher", "pretraining"), {"run", "teacher", "pretraining"}),
+        ("FKD", set()),
+        ("machine", set()),
+    ],
+)
 def test_a_new_setting_reaches_the_hashes_its_used_by_names(used_by, changed):
     longer = with_setting("teacher_dropout", 0.0, used_by=used_by, since=2)
     settings = dataclasses.asdict(experiment("mini", SSD, "C2D"))
-    before, at_default, after = experiment("mini", SSD, "C2D"), longer(**settings), longer(**settings, teacher_dropout=0.5)
+    before, at_default, after = (
+        experiment("mini", SSD, "C2D"),
+        longer(**settings),
+        longer(**settings, teacher_dropout=0.5),
+    )
     assert hashes(at_default) == hashes(before)  # records of the first schema stay valid
     assert {name for name, value in hashes(after).items() if value != hashes(before)[name]} == changed
 
@@ -59,7 +74,13 @@ def test_a_misspelt_user_is_named():
 
 def test_experiments_that_differ_in_a_teacher_setting_do_not_share_its_job():
     e = experiment("mini", SSD, "KDcls")
-    for change in ({"teacher_lr": 0.5}, {"teacher_steps": 7}, {"teacher_jitter": 0.5}, {"flip": False}, {"teacher_width": 0.9}):
+    for change in (
+        {"teacher_lr": 0.5},
+        {"teacher_steps": 7},
+        {"teacher_jitter": 0.5},
+        {"flip": False},
+        {"teacher_width": 0.9},
+    ):
         assert job_key("teacher", e) != job_key("teacher", e.replace(**change))
         assert job_key("pretrain", e) == job_key("pretrain", e.replace(**change))
     for change in ({"pretrain_lr": 0.5}, {"norm": "frozen"}, {"vertical_flip": False}, {"width": 0.5}):
@@ -73,8 +94,12 @@ def test_data_counts_for_a_pretraining_on_crops_only():
     for weights, counts in zip(PRETRAINING, (False, True), strict=True):
         e = experiment("mini", SSD, backbone_weights=weights)
         assert (pretraining_identity(e, "a") != pretraining_identity(e, "b")) == counts
-        assert (pretraining_identity(e, "a") != pretraining_identity(e.replace(train_share=0.5), "a")) == counts
-        assert (pretraining_identity(e, "a") != pretraining_identity(e.replace(pretrain_scenes=7), "a")) == (not counts)
+        assert (
+            pretraining_identity(e, "a") != pretraining_identity(e.replace(train_share=0.5), "a")
+        ) == counts
+        assert (pretraining_identity(e, "a") != pretraining_identity(e.replace(pretrain_scenes=7), "a")) == (
+            not counts
+        )
 
 
 def test_the_weight_of_an_imitation_is_one_setting():
@@ -84,4 +109,8 @@ def test_the_weight_of_an_imitation_is_one_setting():
 
 
 def test_ours_and_c2d_are_one_method():
-    assert experiment("mini", SSD, "ours+FKD") == experiment("mini", SSD, "C2D+FKD") == experiment("mini", SSD, "KDcls+loc+KDloc+FKD")
+    assert (
+        experiment("mini", SSD, "ours+FKD")
+        == experiment("mini", SSD, "C2D+FKD")
+        == experiment("mini", SSD, "KDcls+loc+KDloc+FKD")
+    )

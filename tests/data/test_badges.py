@@ -47,8 +47,11 @@ def test_a_seed_gives_the_same_folder(folder, tmp_path):
     text = (folder / "annotations" / "instances_train2017.json").read_bytes()
     assert hashlib.sha256(text).hexdigest() == ANNOTATIONS
     again = make_badges(tmp_path / "again", 12, 6, 4)
-    assert all((again / p.relative_to(folder)).read_bytes() == p.read_bytes()
-               for p in folder.rglob("*") if p.is_file())
+    assert all(
+        (again / p.relative_to(folder)).read_bytes() == p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file()
+    )
     few = pixels(make_badges(tmp_path / "few", 3, 0, 0), "train")  # the beginning of a larger set
     assert len(few) == 3 and all(np.array_equal(a, b) for a, b in zip(few, pixels(folder, "train")))
 

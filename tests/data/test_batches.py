@@ -27,14 +27,22 @@ def split(root):
 def same(a, b):
     (images, targets), (others, other_targets) = a, b
     return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(images, others, strict=True)) and all(
-        torch.equal(s[k], t[k]) for s, t in zip(targets, other_targets, strict=True) for k in s)
+        torch.equal(s[k], t[k]) for s, t in zip(targets, other_targets, strict=True) for k in s
+    )
 
 
 def test_combined_seeds_are_splitmix64():
-    assert combine_seeds(0) == 0xE220A8397B1DCDAF >> 1  # the published first outputs for the seeds 0 and 1234567
+    assert (
+        combine_seeds(0) == 0xE220A8397B1DCDAF >> 1
+    )  # the published first outputs for the seeds 0 and 1234567
     assert combine_seeds(1234567) == 6457827717110365317 >> 1
-    assert combine_seeds(1, 2, 3) == 3851293329796251419 and combine_seeds(3, 2, 1) == 7716143592125757362  # worked in numpy
-    assert len({combine_seeds(seed, part, i) for seed in range(5) for part in (1, 2, 3) for i in range(200)}) == 3000
+    assert (
+        combine_seeds(1, 2, 3) == 3851293329796251419 and combine_seeds(3, 2, 1) == 7716143592125757362
+    )  # worked in numpy
+    assert (
+        len({combine_seeds(seed, part, i) for seed in range(5) for part in (1, 2, 3) for i in range(200)})
+        == 3000
+    )
 
 
 def test_starting_late_equals_continuing(split):
@@ -66,7 +74,9 @@ def test_an_epoch_shows_each_image_once(split):
     fingerprints = sorted(float(split[i][0].double().sum()) for i in range(6))
     assert len(set(fingerprints)) == 6
     for start in (0, 3, 6):  # batches of 2: epochs begin at 0, 3, 6
-        batches = training_batches(split, plain_transform(), seed=5, batch_size=2, start=start, steps=start + 3)
+        batches = training_batches(
+            split, plain_transform(), seed=5, batch_size=2, start=start, steps=start + 3
+        )
         seen = [float((image.double() * 255).round().sum()) for images, _ in batches for image in images]
         assert sorted(seen) == fingerprints
 

@@ -68,9 +68,33 @@ def test_a_good_folder(tmp_path):
 def test_evaluation_dict_keeps_the_crowd_and_fills_fields(tmp_path):
     annotations = load_folder(write(tmp_path)).splits["val"].annotations
     assert annotations["annotations"] == [
-        {"id": 1, "image_id": 10, "category_id": 3, "bbox": [2.5, 1, 4, 2], "area": 5.5, "iscrowd": 0, "source_id": 0},
-        {"id": 2, "image_id": 20, "category_id": 7, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0, "source_id": 7},
-        {"id": 3, "image_id": 20, "category_id": 3, "bbox": [0, 0, 12, 8], "area": 50, "iscrowd": 1, "source_id": 9},
+        {
+            "id": 1,
+            "image_id": 10,
+            "category_id": 3,
+            "bbox": [2.5, 1, 4, 2],
+            "area": 5.5,
+            "iscrowd": 0,
+            "source_id": 0,
+        },
+        {
+            "id": 2,
+            "image_id": 20,
+            "category_id": 7,
+            "bbox": [1, 2, 3, 4],
+            "area": 12,
+            "iscrowd": 0,
+            "source_id": 7,
+        },
+        {
+            "id": 3,
+            "image_id": 20,
+            "category_id": 3,
+            "bbox": [0, 0, 12, 8],
+            "area": 50,
+            "iscrowd": 1,
+            "source_id": 9,
+        },
     ]
     assert annotations["images"][0] == {"id": 10, "width": WIDTH, "height": HEIGHT, "file_name": "c.png"}
 
@@ -180,7 +204,11 @@ def test_masks_of_polygons_and_runs(tmp_path):
     assert "masks" not in split[0][1]
     split = split.with_masks()
     drawn = {i: split[i][1]["masks"] for i in range(3)}
-    assert [m.dtype == torch.uint8 and tuple(m.shape) for m in drawn.values()] == [(1, 8, 12), (1, 8, 12), (0, 8, 12)]
+    assert [m.dtype == torch.uint8 and tuple(m.shape) for m in drawn.values()] == [
+        (1, 8, 12),
+        (1, 8, 12),
+        (0, 8, 12),
+    ]
     expected = torch.zeros(8, 12, dtype=torch.uint8)
     expected[1:3, 1:3] = 1
     assert torch.equal(drawn[0][0].as_subclass(torch.Tensor), expected)
@@ -192,11 +220,16 @@ def test_masks_of_polygons_and_runs(tmp_path):
 def test_masks_for_all_boxes_or_for_none(tmp_path):
     split = load_folder(write(tmp_path / "none")).splits["train"]
     assert split.with_masks() is split
-    with pytest.raises(DataError, match=r"train2017.json: 1 of 2 boxes have no segmentation, such as annotation id 0\. "):
+    with pytest.raises(
+        DataError, match=r"train2017.json: 1 of 2 boxes have no segmentation, such as annotation id 0\. "
+    ):
         with_outlines(tmp_path / "some", id7=[BOX]).with_masks()
 
 
-@pytest.mark.parametrize("outline", [[[1, 2]], {"counts": [1]}, {"size": [8, 12], "counts": "no"}, [5], {"size": [3, 3], "counts": [9]}])
+@pytest.mark.parametrize(
+    "outline",
+    [[[1, 2]], {"counts": [1]}, {"size": [8, 12], "counts": "no"}, [5], {"size": [3, 3], "counts": [9]}],
+)
 def test_a_segmentation_that_cannot_be_drawn_is_named(tmp_path, outline):
     split = with_outlines(tmp_path, id7=[BOX], id0=outline).with_masks()
     with pytest.raises(DataError, match="train2017, annotation id 0: segmentation cannot be drawn"):
@@ -210,5 +243,9 @@ def test_masks_of_real_photographs_fill_their_boxes(shared):
         _, target = split[i]
         for mask, box in zip(target["masks"], target["boxes"], strict=True):
             y, x = torch.where(mask > 0)
-            off.append((torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) - box).abs().max() if len(x) else torch.tensor(99))
+            off.append(
+                (torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]) - box).abs().max()
+                if len(x)
+                else torch.tensor(99)
+            )
     assert len(off) > 300 and (torch.stack(off) < 1.5).float().mean() > 0.95

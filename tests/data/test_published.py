@@ -33,9 +33,19 @@ def voc(root, year, sets):
 
 @pytest.fixture
 def both_years(tmp_path):
-    voc(tmp_path, "2007", {"trainval": {"000001": [("dog", (1, 1, 40, 30), 0)]},
-                           "test": {"000002": [("cat", (11, 6, 20, 15), 0), ("cow", (2, 2, 9, 9), 1)], "000003": []}})
-    voc(tmp_path, "2012", {"trainval": {"2008_000001": [("person", (3, 3, 12, 22), 0), ("dog", (1, 1, 5, 5), 0)]}})
+    voc(
+        tmp_path,
+        "2007",
+        {
+            "trainval": {"000001": [("dog", (1, 1, 40, 30), 0)]},
+            "test": {"000002": [("cat", (11, 6, 20, 15), 0), ("cow", (2, 2, 9, 9), 1)], "000003": []},
+        },
+    )
+    voc(
+        tmp_path,
+        "2012",
+        {"trainval": {"2008_000001": [("person", (3, 3, 12, 22), 0), ("dog", (1, 1, 5, 5), 0)]}},
+    )
     return tmp_path
 
 
@@ -44,29 +54,47 @@ def test_voc_becomes_a_coco_folder(both_years):
     target = both_years.parent / f"{both_years.name}-coco"
     assert f"ready: make reproduce-table1 DATA={target}" in said
     folder = load_folder(target)
-    assert [c.name for c in folder.categories] == prepare.VOC_NAMES and folder.image_counts == {"train": 2, "val": 2}
+    assert [c.name for c in folder.categories] == prepare.VOC_NAMES and folder.image_counts == {
+        "train": 2,
+        "val": 2,
+    }
     image, target_of_first = folder.splits["train"][0]
-    assert image.shape == (3, 30, 40) and target_of_first["boxes"].tolist() == [[0, 0, 40, 30]]  # from 1 and inclusive
+    assert image.shape == (3, 30, 40) and target_of_first["boxes"].tolist() == [
+        [0, 0, 40, 30]
+    ]  # from 1 and inclusive
     assert target_of_first["labels"].tolist() == [12]  # dog is the twelfth of twenty
     assert folder.splits["train"][1][1]["boxes"].tolist() == [[2, 2, 12, 22], [0, 0, 5, 5]]
-    assert folder.splits["val"][0][1]["boxes"].tolist() == [[10, 5, 20, 15]]  # the difficult cow is not trained on
+    assert folder.splits["val"][0][1]["boxes"].tolist() == [
+        [10, 5, 20, 15]
+    ]  # the difficult cow is not trained on
     rows = json.loads((target / "annotations/instances_val2017.json").read_text())["annotations"]
     assert [(r["category_id"], r["iscrowd"], r["area"]) for r in rows] == [(8, 0, 100.0), (10, 1, 64.0)]
     assert check_data(both_years) == said  # again: nothing is copied, the same is said
 
 
 def test_voc_without_the_test_set_uses_its_own_val(tmp_path):
-    voc(tmp_path, "2012", {"train": {"a": [("dog", (1, 1, 40, 30), 0)]}, "val": {"b": [("cat", (1, 1, 9, 9), 0)]}})
+    voc(
+        tmp_path,
+        "2012",
+        {"train": {"a": [("dog", (1, 1, 40, 30), 0)]}, "val": {"b": [("cat", (1, 1, 9, 9), 0)]}},
+    )
     assert "train: 1 images" in check_data(tmp_path / "VOCdevkit")
 
 
-@pytest.mark.parametrize("harm, words", [
-    (lambda f: (f / "Annotations/000001.xml").write_text("<annotation>"), "000001.xml: cannot be read"),
-    (lambda f: (f / "JPEGImages/000001.jpg").unlink(), "000001.jpg: the image is missing"),
-    (lambda f: (f / "Annotations/000001.xml").write_text(XML.format(w=40, h=30, objects=OBJECT.format(
-        name="dragon", box=(1, 1, 2, 2), difficult=0))), "'dragon' is not in list"),
-    (lambda f: (f / "ImageSets/Main/trainval.txt").unlink(), "000002"),
-])
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda f: (f / "Annotations/000001.xml").write_text("<annotation>"), "000001.xml: cannot be read"),
+        (lambda f: (f / "JPEGImages/000001.jpg").unlink(), "000001.jpg: the image is missing"),
+        (
+            lambda f: (f / "Annotations/000001.xml").write_text(
+                XML.format(w=40, h=30, objects=OBJECT.format(name="dragon", box=(1, 1, 2, 2), difficult=0))
+            ),
+            "'dragon' is not in list",
+        ),
+        (lambda f: (f / "ImageSets/Main/trainval.txt").unlink(), "000002"),
+    ],
+)
 def test_a_broken_voc_is_named_and_leaves_no_folder(both_years, harm, words):
     harm(both_years / "VOCdevkit/VOC2007")
     if words == "000002":  # without its trainval list 2007 only tests: 2012 is trained on
@@ -80,15 +108,21 @@ def test_a_broken_voc_is_named_and_leaves_no_folder(both_years, harm, words):
 def test_what_is_not_there_is_said_with_where_to_get_it(tmp_path):
     with pytest.raises(DataError) as error:
         check_data(tmp_path / "nowhere")
-    for words in ("no such folder", "http://images.cocodataset.org/zips/train2017.zip", "cced6f7f71b7629ddf16f17bbcfab6b2",
-                  "VOCtest_06-Nov-2007.tar"):
+    for words in (
+        "no such folder",
+        "http://images.cocodataset.org/zips/train2017.zip",
+        "cced6f7f71b7629ddf16f17bbcfab6b2",
+        "VOCtest_06-Nov-2007.tar",
+    ):
         assert words in str(error.value)
 
 
 def test_archives_are_checked_before_they_are_unpacked(tmp_path, monkeypatch):
     content = b"not really a zip"
     (tmp_path / "val2017.zip").write_bytes(content)
-    with pytest.raises(DataError, match="val2017.zip: 16 bytes, published are 815,585,330: download it again"):
+    with pytest.raises(
+        DataError, match="val2017.zip: 16 bytes, published are 815,585,330: download it again"
+    ):
         check_data(tmp_path)
     monkeypatch.setattr(prepare, "ARCHIVES", {"zips/val2017.zip": (16, hashlib.md5(content).hexdigest())})
     with pytest.raises(DataError, match="whole .*unpack it here: unzip val2017.zip"):
@@ -104,7 +138,10 @@ def test_coco_is_told_from_other_folders(tmp_path, monkeypatch):
     names = {c.name for c in load_folder(root).categories}
     monkeypatch.setattr(prepare, "COCO_NAMES", names)
     assert check_data(root).count("not the published one (2 images") == 2
-    hashes = {s: hashlib.sha256((root / f"annotations/instances_{s}2017.json").read_bytes()).hexdigest() for s in ("train", "val")}
+    hashes = {
+        s: hashlib.sha256((root / f"annotations/instances_{s}2017.json").read_bytes()).hexdigest()
+        for s in ("train", "val")
+    }
     monkeypatch.setattr(prepare, "PUBLISHED", {s: (h, 2, 9) for s, h in hashes.items()})
     assert check_data(root).count("as published (2 images, 9 annotations)") == 2
 

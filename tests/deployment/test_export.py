@@ -11,14 +11,20 @@ from c2dlib.detectors.build import build_student
 def student(name, seed=0):
     torch.manual_seed(seed)
     width = 1.0 if "MV1" in name else 0.125  # narrower, a quarter of its channels would be one or two
-    model = build_student(experiment("smoke", name, backbone_weights="none", width=width), 3, "none").model.eval()
+    model = build_student(
+        experiment("smoke", name, backbone_weights="none", width=width), 3, "none"
+    ).model.eval()
     if "MV1" in name:  # its maps shrink to nothing unless the norms know their statistics
         with torch.no_grad():
             for _ in range(20):
                 model.backbone.train()(torch.rand(4, 3, 64, 64))
         model.eval()
     with torch.no_grad():  # unequal scores: a net without training gives ties, which any order resolves
-        names = model.head.classification_head if hasattr(model, "head") else model.roi_heads.box_predictor.cls_score
+        names = (
+            model.head.classification_head
+            if hasattr(model, "head")
+            else model.roi_heads.box_predictor.cls_score
+        )
         for parameter in names.parameters():
             parameter.add_(0.04 * torch.randn_like(parameter))
         if name.startswith(("RetinaNet", "FCOS")):  # they begin at a probability of 0.01
@@ -32,8 +38,20 @@ def images():
     return [torch.rand(3, 64, 64), torch.rand(3, 50, 90)]
 
 
-@pytest.mark.parametrize("name", ["SSD300-VGG16", "FasterRCNN-QR50", "RetinaNet-R50", "FasterRCNN-MV2", "FCOS-R50", "MaskRCNN-R50",
-                                  "SSD300-MV1x025", "FasterRCNN-MV1x025", "RetinaNet-MV1x025"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SSD300-VGG16",
+        "FasterRCNN-QR50",
+        "RetinaNet-R50",
+        "FasterRCNN-MV2",
+        "FCOS-R50",
+        "MaskRCNN-R50",
+        "SSD300-MV1x025",
+        "FasterRCNN-MV1x025",
+        "RetinaNet-MV1x025",
+    ],
+)
 def test_the_exported_student_finds_the_same(name, images, tmp_path):
     model, path = student(name), tmp_path / "student.onnx"
     assert export_onnx(model, path, images[0]) == path
@@ -45,5 +63,7 @@ def test_the_exported_student_finds_the_same(name, images, tmp_path):
 
 def test_another_student_is_not_mistaken_for_it(images, tmp_path):
     path = export_onnx(student("SSD300-VGG16"), tmp_path / "student.onnx", images[0])
-    with pytest.raises(ExportError, match=r"student.onnx: image 0: only the detector finds class [123] at \["):
+    with pytest.raises(
+        ExportError, match=r"student.onnx: image 0: only the detector finds class [123] at \["
+    ):
         check_onnx(path, student("SSD300-VGG16", seed=3), images)

@@ -26,8 +26,14 @@ from c2dlib.detectors.ssd import SSD300, build_ssd
 BARE = {"weights": None, "weights_backbone": None, "num_classes": 81}
 
 
-BEYOND_STUDENTS = ["SSD300-MV1x025", "RetinaNet-MV1x025", "FasterRCNN-MV1", "FasterRCNN-MV1x025 first_level=3",
-                   "FasterRCNN-MV2 first_level=3", "FasterRCNN-R50 first_level=3"]
+BEYOND_STUDENTS = [
+    "SSD300-MV1x025",
+    "RetinaNet-MV1x025",
+    "FasterRCNN-MV1",
+    "FasterRCNN-MV1x025 first_level=3",
+    "FasterRCNN-MV2 first_level=3",
+    "FasterRCNN-R50 first_level=3",
+]
 
 
 def smoke(name, classes=5):
@@ -50,7 +56,8 @@ def scenes():
     labels = [[1, 5, 3], [], [2, 5]]
     return [torch.rand(3, 64, 64) for _ in boxes], [
         {"boxes": torch.tensor(b).reshape(-1, 4), "labels": torch.tensor(x, dtype=torch.int64)}
-        for b, x in zip(boxes, labels, strict=True)]
+        for b, x in zip(boxes, labels, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", [*STUDENTS, *BEYOND_STUDENTS])
@@ -60,7 +67,9 @@ class TestStep:
         images[0] = torch.rand(3, 80, 64)  # resized and padded
         if name.startswith("Mask"):
             for image, target in zip(images, targets, strict=True):
-                target["masks"] = torch.randint(0, 2, (len(target["boxes"]), *image.shape[1:]), dtype=torch.uint8)
+                target["masks"] = torch.randint(
+                    0, 2, (len(target["boxes"]), *image.shape[1:]), dtype=torch.uint8
+                )
         state = {k: v.clone() for k, v in step.state_dict().items()}
         torch.manual_seed(7)
         expected = step.model(images, targets)
@@ -125,10 +134,27 @@ def test_ssd_positives_by_brute_force():
                 w, h = x2 - x1, y2 - y1
                 cx, cy = x1 + w / 2 + dx / 10 * w, y1 + h / 2 + dy / 10 * h
                 w, h = w * np.exp(dw / 5) / 2, h * np.exp(dh / 5) / 2
-                rows.append([image, g, target["labels"][g] - 1, cx - w, cy - h, cx + w, cy + h,
-                             *seen["cls_logits"][image, a].tolist()])
-    ours = torch.cat([torch.stack([matched.image_index, matched.gt_index, matched.labels], 1).float(),
-                      matched.pred_boxes, matched.background_logits[:, None], matched.class_logits], 1)
+                rows.append(
+                    [
+                        image,
+                        g,
+                        target["labels"][g] - 1,
+                        cx - w,
+                        cy - h,
+                        cx + w,
+                        cy + h,
+                        *seen["cls_logits"][image, a].tolist(),
+                    ]
+                )
+    ours = torch.cat(
+        [
+            torch.stack([matched.image_index, matched.gt_index, matched.labels], 1).float(),
+            matched.pred_boxes,
+            matched.background_logits[:, None],
+            matched.class_logits,
+        ],
+        1,
+    )
     np.testing.assert_allclose(ours.detach().numpy(), np.array(rows, dtype=np.float32), rtol=1e-4, atol=1e-3)
 
 
@@ -148,8 +174,11 @@ def test_faster_rcnn_positives_by_brute_force():
         distance = np.abs(proposals[row] + shift - box).max(1)
         overlaps = [iou(proposals[row][distance.argmin()], truth) for truth in targets[row]["boxes"].numpy()]
         assert distance.min() < 1e-3 and np.argmax(overlaps) == gt and max(overlaps) >= 0.5
-    everywhere = [max((iou(p, t) for t in target["boxes"].numpy()), default=0) >= 0.5
-                  for boxes, target in zip(proposals, targets, strict=True) for p in boxes]
+    everywhere = [
+        max((iou(p, t) for t in target["boxes"].numpy()), default=0) >= 0.5
+        for boxes, target in zip(proposals, targets, strict=True)
+        for p in boxes
+    ]
     assert len(matched.labels) == sum(everywhere)  # none missing
 
 
@@ -162,14 +191,24 @@ def test_ssd300_is_torchvisions():
         features, expected = ours.backbone(x), theirs.backbone(x)
         head, expected_head = ours.head(list(features.values())), theirs.head(list(expected.values()))
     assert [tuple(f.shape[1:]) for f in features.values()] == [
-        (512, 38, 38), (1024, 19, 19), (512, 10, 10), (256, 5, 5), (256, 3, 3), (256, 1, 1)]
-    for a, b in [*zip(features.values(), expected.values(), strict=True),
-                 *((head[k], expected_head[k]) for k in expected_head)]:
+        (512, 38, 38),
+        (1024, 19, 19),
+        (512, 10, 10),
+        (256, 5, 5),
+        (256, 3, 3),
+        (256, 1, 1),
+    ]
+    for a, b in [
+        *zip(features.values(), expected.values(), strict=True),
+        *((head[k], expected_head[k]) for k in expected_head),
+    ]:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     for key in ("aspect_ratios", "scales", "steps"):
         assert getattr(ours.anchor_generator, key) == getattr(theirs.anchor_generator, key)
-    assert (ours.transform.image_mean, ours.transform.image_std) == (theirs.transform.image_mean,
-                                                                    theirs.transform.image_std)
+    assert (ours.transform.image_mean, ours.transform.image_std) == (
+        theirs.transform.image_mean,
+        theirs.transform.image_std,
+    )
     for model in (ours, theirs):
         model.score_thresh = 0.0
     with torch.no_grad():
@@ -177,9 +216,16 @@ def test_ssd300_is_torchvisions():
     assert len(a["boxes"]) and all(torch.equal(a[k], b[k]) for k in b)
 
 
-@pytest.mark.parametrize("name, build", [
-    ("SSD300-VGG16", ssd300_vgg16), ("FasterRCNN-R50", fasterrcnn_resnet50_fpn),
-    ("RetinaNet-R50", retinanet_resnet50_fpn), ("FCOS-R50", fcos_resnet50_fpn), ("MaskRCNN-R50", maskrcnn_resnet50_fpn)])
+@pytest.mark.parametrize(
+    "name, build",
+    [
+        ("SSD300-VGG16", ssd300_vgg16),
+        ("FasterRCNN-R50", fasterrcnn_resnet50_fpn),
+        ("RetinaNet-R50", retinanet_resnet50_fpn),
+        ("FCOS-R50", fcos_resnet50_fpn),
+        ("MaskRCNN-R50", maskrcnn_resnet50_fpn),
+    ],
+)
 def test_checkpoints_load_in_plain_torchvision(name, build):
     with torch.device("meta"):
         theirs = build(**BARE)
@@ -199,8 +245,14 @@ def ssd512():
     extra = [(1024, 256, 512, 3), (512, 128, 256, 3), *2 * [(256, 128, 256, 3)], (256, 128, 256, 4)]
     pairs = sum(conv(a, b) + conv(b, c, k) for a, b, c, k in extra)
     heads = zip([512, 1024, 512, 256, 256, 256, 256], [4, 6, 6, 6, 6, 4, 4], strict=True)
-    return (vgg + conv(512, 1024, 3) + conv(1024, 1024) + pairs + 512
-            + sum(conv(c, n * (81 + 4), 3) for c, n in heads))
+    return (
+        vgg
+        + conv(512, 1024, 3)
+        + conv(1024, 1024)
+        + pairs
+        + 512
+        + sum(conv(c, n * (81 + 4), 3) for c, n in heads)
+    )
 
 
 def faster_rcnn(body, stages):
@@ -234,19 +286,24 @@ def mobilenet_v2():
     return total
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("SSD512-VGG16", ssd512()),
-    ("FasterRCNN-QR50", faster_rcnn(bottlenecks(16, [3, 4, 6, 3]), [64, 128, 256, 512])),
-    ("FasterRCNN-R50", faster_rcnn(bottlenecks(64, [3, 4, 6, 3]), [256, 512, 1024, 2048])),
-    ("FasterRCNN-R101", faster_rcnn(bottlenecks(64, [3, 4, 23, 3]), [256, 512, 1024, 2048])),
-    ("FasterRCNN-MV2", faster_rcnn(mobilenet_v2(), [24, 32, 96, 320])),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("SSD512-VGG16", ssd512()),
+        ("FasterRCNN-QR50", faster_rcnn(bottlenecks(16, [3, 4, 6, 3]), [64, 128, 256, 512])),
+        ("FasterRCNN-R50", faster_rcnn(bottlenecks(64, [3, 4, 6, 3]), [256, 512, 1024, 2048])),
+        ("FasterRCNN-R101", faster_rcnn(bottlenecks(64, [3, 4, 23, 3]), [256, 512, 1024, 2048])),
+        ("FasterRCNN-MV2", faster_rcnn(mobilenet_v2(), [24, 32, 96, 320])),
+    ],
+)
 def test_parameter_counts_by_formula(name, expected):
     assert parameter_count(paper(name)) == expected
 
 
-@pytest.mark.parametrize("name, sides, anchors", [("SSD300-VGG16", [38, 19, 10, 5, 3, 1], 8732),
-                                                  ("SSD512-VGG16", [64, 32, 16, 8, 4, 2, 1], 24564)])
+@pytest.mark.parametrize(
+    "name, sides, anchors",
+    [("SSD300-VGG16", [38, 19, 10, 5, 3, 1], 8732), ("SSD512-VGG16", [64, 32, 16, 8, 4, 2, 1], 24564)],
+)
 def test_ssd_maps_and_default_boxes_are_the_papers(name, sides, anchors):
     model = paper(name)
     maps = model.backbone(torch.zeros(1, 3, *model.transform.fixed_size, device="meta")).values()
@@ -272,11 +329,20 @@ def test_frozen_stages_and_norms(name):
     assert frozen == ({str(i) for i in range(last)} if last else {"conv1", "layer1"})
 
 
-@pytest.mark.parametrize("name, sides", [
-    ("FasterRCNN-R50", [16, 8, 4, 2, 1]), ("FasterRCNN-QR50", [16, 8, 4, 2, 1]),
-    ("FasterRCNN-MV2", [16, 8, 4, 2, 1]), ("FasterRCNN-MV1x025", [16, 8, 4, 2, 1]), ("FasterRCNN-MV1", [16, 8, 4, 2, 1]),
-    ("FasterRCNN-MV1x025 first_level=3", [8, 4, 2, 1]), ("FasterRCNN-R50 first_level=3", [8, 4, 2, 1]),
-    ("RetinaNet-MV1x025", [8, 4, 2, 1, 1]), ("RetinaNet-R50", [8, 4, 2, 1, 1])])
+@pytest.mark.parametrize(
+    "name, sides",
+    [
+        ("FasterRCNN-R50", [16, 8, 4, 2, 1]),
+        ("FasterRCNN-QR50", [16, 8, 4, 2, 1]),
+        ("FasterRCNN-MV2", [16, 8, 4, 2, 1]),
+        ("FasterRCNN-MV1x025", [16, 8, 4, 2, 1]),
+        ("FasterRCNN-MV1", [16, 8, 4, 2, 1]),
+        ("FasterRCNN-MV1x025 first_level=3", [8, 4, 2, 1]),
+        ("FasterRCNN-R50 first_level=3", [8, 4, 2, 1]),
+        ("RetinaNet-MV1x025", [8, 4, 2, 1, 1]),
+        ("RetinaNet-R50", [8, 4, 2, 1, 1]),
+    ],
+)
 @pytest.mark.parametrize("depth", [0.34, 0.5, 1.0])
 def test_any_depth_keeps_the_strides(name, sides, depth):
     """Levels of stride 4 to 32 and a pool (Faster R-CNN), or 8 to 32, P6 and P7 (RetinaNet), of 64 pixels."""
@@ -328,8 +394,10 @@ def test_initial_weights_errors_name_what_is_wrong(tmp_path):
     state["0.0.weight"] = state["0.0.weight"][:, :2]
     del state["0.1.bias"]
     state["classifier.weight"] = torch.zeros(1)
-    message = (r"mv2: missing 0.1.bias; unexpected classifier.weight; 0.0.weight is \(\d+, 2, 3, 3\), "
-               r"needs \(\d+, 3, 3, 3\)")
+    message = (
+        r"mv2: missing 0.1.bias; unexpected classifier.weight; 0.0.weight is \(\d+, 2, 3, 3\), "
+        r"needs \(\d+, 3, 3, 3\)"
+    )
     with pytest.raises(WeightsError, match=message):
         load_initial_weights(body, "mv2", state)
     assert all(torch.equal(v, kept[k]) for k, v in body.state_dict().items())
@@ -339,8 +407,16 @@ def test_initial_weights_errors_name_what_is_wrong(tmp_path):
         load_initial_weights(build_body("qr50", 0.25, 1.0, "batch"), "qr50", "imagenet")
 
 
-@pytest.mark.parametrize("kind, name", [("r50", "resnet50"), ("r101", "resnet101"), ("mv2", "mobilenet_v2"),
-                                        ("vgg16", "vgg16"), ("vgg19", "vgg19")])
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("r50", "resnet50"),
+        ("r101", "resnet101"),
+        ("mv2", "mobilenet_v2"),
+        ("vgg16", "vgg16"),
+        ("vgg19", "vgg19"),
+    ],
+)
 def test_torchvisions_imagenet_weights_fit(monkeypatch, kind, name):
     """Published weights go in unchanged; VGG19's first layer is moved to SSD's grey levels."""
     device = "cpu" if kind in ("mv2", "vgg19") else "meta"

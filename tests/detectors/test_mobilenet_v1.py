@@ -16,7 +16,22 @@ from c2dlib.config.weights import WeightsError, identity
 from c2dlib.detectors.backbones import SamePadConv2d, build_body, load_initial_weights, mobilenet_v1
 from c2dlib.teacher.classifier import Teacher, build_classifier
 
-STRIDES = [2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]  # of the first convolution and of each block's depthwise one
+STRIDES = [
+    2,
+    1,
+    2,
+    1,
+    2,
+    1,
+    2,
+    1,
+    1,
+    1,
+    1,
+    1,
+    2,
+    1,
+]  # of the first convolution and of each block's depthwise one
 CHANNELS = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]  # after each of them
 
 
@@ -25,8 +40,12 @@ def randomised(net):
     torch.manual_seed(0)
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)):
-            for value, (low, high) in ((module.running_mean, (-0.2, 0.2)), (module.running_var, (0.5, 2.0)),
-                                       (module.weight.data, (0.5, 2.0)), (module.bias.data, (-0.2, 0.5))):
+            for value, (low, high) in (
+                (module.running_mean, (-0.2, 0.2)),
+                (module.running_var, (0.5, 2.0)),
+                (module.weight.data, (0.5, 2.0)),
+                (module.bias.data, (-0.2, 0.5)),
+            ):
                 value.uniform_(low, high)
     return net.eval()
 
@@ -42,8 +61,12 @@ def reference(state, x, layers):
         elif i % 2:
             x = nn.ZeroPad2d(1)(x)
         x = F.conv2d(x, weight, stride=stride, groups=x.shape[1] if i % 2 else 1)
-        mean, var, scale, shift = (state[f"{i}.1.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
-        x = (x - mean[:, None, None]) / (var + 1e-3).sqrt()[:, None, None] * scale[:, None, None] + shift[:, None, None]
+        mean, var, scale, shift = (
+            state[f"{i}.1.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = (x - mean[:, None, None]) / (var + 1e-3).sqrt()[:, None, None] * scale[:, None, None] + shift[
+            :, None, None
+        ]
         x = x.clamp(0, 6)
         maps.append(x)
     return maps
@@ -57,11 +80,16 @@ def test_every_layer_equals_the_reference(norm):
         maps = reference(net.state_dict(), x, 27)
         for i, (layer, expected) in enumerate(zip(net, maps, strict=True)):
             x = layer(x)
-            torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4, msg=lambda text, i=i: f"layer {i}: {text}")
+            torch.testing.assert_close(
+                x, expected, rtol=1e-4, atol=1e-4, msg=lambda text, i=i: f"layer {i}: {text}"
+            )
     assert [tuple(maps[i].shape[2:]) for i in (6, 10, 22, 26)] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
-@pytest.mark.parametrize("height, width, pad", [(8, 8, (0, 1, 0, 1)), (9, 9, (1, 1, 1, 1)), (8, 9, (1, 1, 0, 1)), (9, 8, (0, 1, 1, 1))])
+@pytest.mark.parametrize(
+    "height, width, pad",
+    [(8, 8, (0, 1, 0, 1)), (9, 9, (1, 1, 1, 1)), (8, 9, (1, 1, 0, 1)), (9, 8, (0, 1, 1, 1))],
+)
 def test_padding_is_tensorflows(height, width, pad):
     """Outputs are ceil(n / 2); of an odd number of padded rows the far end gets the larger half."""
     torch.manual_seed(0)
@@ -77,7 +105,9 @@ def test_keys_and_shapes_are_the_published_layout(width):
     shapes, inputs = {}, 3
     for i in range(27):
         outputs = round(CHANNELS[(i + 1) // 2 if i % 2 == 0 else i // 2] * width)
-        shapes[f"{i}.0.weight"] = (outputs, 3, 3, 3) if i == 0 else (inputs, 1, 3, 3) if i % 2 else (outputs, inputs, 1, 1)
+        shapes[f"{i}.0.weight"] = (
+            (outputs, 3, 3, 3) if i == 0 else (inputs, 1, 3, 3) if i % 2 else (outputs, inputs, 1, 1)
+        )
         shapes |= {f"{i}.1.{key}": (outputs,) for key in ("weight", "bias", "running_mean", "running_var")}
         inputs = outputs
     assert {k: tuple(v.shape) for k, v in state.items() if not k.endswith("num_batches_tracked")} == shapes
@@ -87,8 +117,17 @@ def test_bodies_of_detectors():
     """x 0.25 has all 13 blocks; full width leaves out the last."""
     with torch.device("meta"):
         small, full = build_body("mv1x025", 1.0, 1.0, "batch"), build_body("mv1", 1.0, 1.0, "frozen")
-    assert len(small) == 27 and small[-1].out_channels == 256 and len(full) == 25 and full[-1].out_channels == 1024
-    assert isinstance(small[0][1], nn.BatchNorm2d) and isinstance(full[0][1], FrozenBatchNorm2d) and full[0][1].eps == 1e-3
+    assert (
+        len(small) == 27
+        and small[-1].out_channels == 256
+        and len(full) == 25
+        and full[-1].out_channels == 1024
+    )
+    assert (
+        isinstance(small[0][1], nn.BatchNorm2d)
+        and isinstance(full[0][1], FrozenBatchNorm2d)
+        and full[0][1].eps == 1e-3
+    )
 
 
 # ---- weights
@@ -99,7 +138,10 @@ def published(tmp_path):
     """A file in the published layout, x 0.25, with its classifier."""
     state = randomised(mobilenet_v1(0.25)).state_dict()
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    save_file(state | {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)}, tmp_path / "mv1.safetensors")
+    save_file(
+        state | {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)},
+        tmp_path / "mv1.safetensors",
+    )
     return tmp_path / "mv1.safetensors"
 
 
@@ -127,7 +169,9 @@ def test_missing_layers_are_named(published, tmp_path):
     state = load_file(published)
     save_file({k: v for k, v in state.items() if not k.startswith("26.")}, tmp_path / "short.safetensors")
     with pytest.raises(WeightsError, match=r"do not fit mv1x025: missing 26.0.weight; missing 26.1.bias"):
-        load_initial_weights(build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", tmp_path / "short.safetensors")
+        load_initial_weights(
+            build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", tmp_path / "short.safetensors"
+        )
 
 
 def test_files_that_are_absent_or_other_ones(published):
@@ -136,13 +180,18 @@ def test_files_that_are_absent_or_other_ones(published):
         load_initial_weights(body, "mv1x025", "nowhere.safetensors")
     with pytest.raises(WeightsError, match=r"nowhere.safetensors: no such file"):
         build_classifier("mobilenet_v1", 5, 64, weights="nowhere.safetensors")
-    with pytest.raises(WeightsError, match=r"mv1.safetensors: its content has the hash [0-9a-f]{12}, not 0123456789ab"):
+    with pytest.raises(
+        WeightsError, match=r"mv1.safetensors: its content has the hash [0-9a-f]{12}, not 0123456789ab"
+    ):
         load_initial_weights(body, "mv1x025", f"{published}@0123456789ab")
 
 
 def test_what_to_do_without_published_weights():
     for kind in ("mv1", "mv1x025"):
-        with pytest.raises(WeightsError, match=rf"no ImageNet weights .*{kind}.*backbone_weights=FILE.safetensors.*backbone_weights=none"):
+        with pytest.raises(
+            WeightsError,
+            match=rf"no ImageNet weights .*{kind}.*backbone_weights=FILE.safetensors.*backbone_weights=none",
+        ):
             load_initial_weights(build_body(kind, 0.25, 1.0, "batch"), kind, "imagenet")
     with pytest.raises(WeightsError, match="teacher_weights=FILE.safetensors.*teacher_pretrained=false"):
         build_classifier("mobilenet_v1", 5, 64, pretrained=True)
@@ -174,7 +223,9 @@ def test_the_published_net_classifies_photographs(shared):
     if not folder.is_dir():
         pytest.skip("needs ../shared/data/imagenet")
     state = load_file(folder / "mobilenet_v1_025.safetensors")
-    net = nn.Sequential(mobilenet_v1(0.25), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 1000)).eval()
+    net = nn.Sequential(
+        mobilenet_v1(0.25), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 1000)
+    ).eval()
     load_initial_weights(net[0], "mv1x025", folder / "mobilenet_v1_025.safetensors")
     net[3].load_state_dict({key: state[f"classifier.{key}"] for key in ("weight", "bias")})
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -201,7 +252,9 @@ def test_the_teacher_reads_as_the_classifier_computes():
         maps = reference(classifier.body.state_dict(), normalised, 25)
     reading = teacher.read(crops, layers=2)
     torch.testing.assert_close(reading.logits, expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(reading.logits, classifier.head[-1](maps[-1].mean((2, 3))), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        reading.logits, classifier.head[-1](maps[-1].mean((2, 3))), rtol=1e-3, atol=1e-3
+    )
     for early, layer in zip(reading.maps, (0, 6), strict=True):
         torch.testing.assert_close(early, maps[layer], rtol=1e-3, atol=1e-3)
     leaf = crops.clone().requires_grad_()

@@ -14,8 +14,16 @@ from c2dlib.detectors.train_output import GroundTruth, MatchedPositives, Teacher
 from c2dlib.distillation.classify import ClassifierToDetector, class_targets, distillers
 from c2dlib.distillation.losses import kd_cls, matched_l1, paired_iou
 
-WEIGHTS = {"lambda_kc": 1.0, "temperature": 2.0, "lambda_l": 1.0, "lambda_kl": 1.0, "sampling_size": 8,
-           "pool_obj": 4, "pool_maps": 4, "layers": 1}
+WEIGHTS = {
+    "lambda_kc": 1.0,
+    "temperature": 2.0,
+    "lambda_l": 1.0,
+    "lambda_kl": 1.0,
+    "sampling_size": 8,
+    "pool_obj": 4,
+    "pool_maps": 4,
+    "layers": 1,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +52,11 @@ def output(softmax=True, positives=5, images=None, boxes=None, pred=None):
     """Three images, the second empty; ground truth 0, 1 in the first, 0 in the third. Pixels are 0..255."""
     images = torch.rand(3, 3, 24, 32) if images is None else images / 255
     if boxes is None:
-        boxes = [torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]), torch.zeros(0, 4),
-                 torch.tensor([[4.0, 4, 20, 20]])]
+        boxes = [
+            torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]),
+            torch.zeros(0, 4),
+            torch.tensor([[4.0, 4, 20, 20]]),
+        ]
         image_index, gt_index = torch.tensor([[0, 2, 0, 0, 2], [1, 0, 0, 1, 0]])[:, :positives]
         labels = [torch.tensor([1, 3]), torch.zeros(0, dtype=torch.int64), torch.tensor([2])]
         truth = [boxes[i][g] for i, g in zip(image_index, gt_index, strict=True)]
@@ -58,8 +69,13 @@ def output(softmax=True, positives=5, images=None, boxes=None, pred=None):
     targets = [{"boxes": b, "labels": x} for b, x in zip(boxes, labels, strict=True)]
     chosen = torch.tensor([labels[i][g] - 1 for i, g in zip(image_index, gt_index, strict=True)]).long()
     matched = MatchedPositives(
-        image_index, gt_index, chosen, torch.randn(len(pred), 3, requires_grad=True),
-        torch.randn(len(pred), requires_grad=True) if softmax else None, pred)
+        image_index,
+        gt_index,
+        chosen,
+        torch.randn(len(pred), 3, requires_grad=True),
+        torch.randn(len(pred), requires_grad=True) if softmax else None,
+        pred,
+    )
     return TrainOutput(images, torch.zeros(3), torch.ones(3), targets, {}, {}, matched)
 
 
@@ -153,18 +169,30 @@ def test_localisation_weights_layers_and_zero():
 
 def test_only_boxes_near_their_object_enter_loc_and_kd_loc():
     """Of three positives the one whose box overlaps by more than half counts alone, as if the others were not there."""
-    truth = [torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]), torch.zeros(0, 4), torch.tensor([[4.0, 4, 20, 20]])]
-    pred = torch.tensor([[3.0, 2, 13, 14], [12, 8, 12, 8], [4, 4, 4, 20]], requires_grad=True)  # near; no size; no width
+    truth = [
+        torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]),
+        torch.zeros(0, 4),
+        torch.tensor([[4.0, 4, 20, 20]]),
+    ]
+    pred = torch.tensor(
+        [[3.0, 2, 13, 14], [12, 8, 12, 8], [4, 4, 4, 20]], requires_grad=True
+    )  # near; no size; no width
     out = output(boxes=truth, pred=pred)
     alone = replace(out, positives=MatchedPositives(**{k: v[:1] for k, v in vars(out.positives).items()}))
     near = ClassifierToDetector(Eye(), ["loc", "KDloc"], **WEIGHTS, min_iou=0.5)
     terms, expected = near(out), ClassifierToDetector(Eye(), ["loc", "KDloc"], **WEIGHTS)(alone)
-    assert all(terms[name].item() == pytest.approx(expected[name].item()) and terms[name] > 0 for name in ("loc", "KDloc"))
+    assert all(
+        terms[name].item() == pytest.approx(expected[name].item()) and terms[name] > 0
+        for name in ("loc", "KDloc")
+    )
     assert near.divisors(out) == {"loc": 1, "KDloc": 1}
-    gradient, = torch.autograd.grad(sum(terms.values()), pred)
+    (gradient,) = torch.autograd.grad(sum(terms.values()), pred)
     assert gradient[0].abs().max() > 0 and gradient[1:].abs().max() == 0
     far = replace(out, positives=replace(out.positives, pred_boxes=pred * 0))
-    assert all(v.item() == 0 and v.requires_grad for v in near(far).values()) and near.divisors(far) == {"loc": 0, "KDloc": 0}
+    assert all(v.item() == 0 and v.requires_grad for v in near(far).values()) and near.divisors(far) == {
+        "loc": 0,
+        "KDloc": 0,
+    }
 
 
 def test_paired_iou_by_hand():
@@ -216,7 +244,9 @@ def test_what_stands_in_the_teachers_place_for_a_class():
 
 def test_class_targets_go_to_the_positives_of_the_class():
     out, table = output(), torch.randn(3, 3)
-    distill = ClassifierToDetector(None, ["KDcls-mean"], **WEIGHTS | {"lambda_kc": 0.4}, targets={"KDcls-mean": table})
+    distill = ClassifierToDetector(
+        None, ["KDcls-mean"], **WEIGHTS | {"lambda_kc": 0.4}, targets={"KDcls-mean": table}
+    )
     labels, p = [2, 1, 0, 2, 1], out.positives  # as output() draws them
     assert p.labels.tolist() == labels
     expected = 0.4 * kd_cls(p.class_logits, p.background_logits, torch.stack([table[c] for c in labels]), 2.0)

@@ -49,8 +49,9 @@ def step(images, features):
 def make(student, teacher, one_stage, size=16, batch=2):
     """An FKD and a step whose student features are random leaves; "pool" stands last, as in an FPN."""
     fkd = FromDetector(Detector(teacher), FKD(Necks(student, teacher, one_stage)))
-    features = {str(i): torch.randn(batch, c, size >> i, size >> i, requires_grad=True)
-                for i, c in enumerate(student)}
+    features = {
+        str(i): torch.randn(batch, c, size >> i, size >> i, requires_grad=True) for i, c in enumerate(student)
+    }
     features["pool"] = torch.randn(batch, student[-1], 1, 1)
     return fkd, step(torch.randn(batch, 3, size, size), features)
 
@@ -82,7 +83,7 @@ def np_conv1(layer, x):
 def np_conv3(layer, x):
     kernel, padded = array(layer.weight)[0, 0], np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     h, w = x.shape[2:]
-    shifted = (kernel[i, j] * padded[:, :, i:i + h, j:j + w] for i in range(3) for j in range(3))
+    shifted = (kernel[i, j] * padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3))
     return sum(shifted) + array(layer.bias)
 
 
@@ -100,10 +101,12 @@ def reference(level, s, t, one_stage):
     if one_stage:
         mask = mask * (channel(t) if s.shape[1] != t.shape[1] else (channel(s) + channel(t)) / 2)
     linear = s.mean((2, 3)) @ array(level.channel.weight).T + array(level.channel.bias)
-    differences = (np.sqrt(mask) * (t - np_conv1(level.feature, s)),
-                   t.mean((2, 3)) - linear,
-                   t.mean(1, keepdims=True) - np_conv3(level.spatial, s.mean(1, keepdims=True)),
-                   t - np_conv1(level.relation, s))
+    differences = (
+        np.sqrt(mask) * (t - np_conv1(level.feature, s)),
+        t.mean((2, 3)) - linear,
+        t.mean(1, keepdims=True) - np_conv3(level.spatial, s.mean(1, keepdims=True)),
+        t - np_conv1(level.relation, s),
+    )
     return [np.linalg.norm(d.ravel()) for d in differences]
 
 
@@ -132,8 +135,13 @@ def test_terms_match_numpy(one_stage, student):
     fkd, out = make(student, [8, 8, 8], one_stage)
     terms = fkd(out)
     theirs = fkd.teacher.backbone(out.images)
-    norms = np.sum([reference(level, array(out.features[str(i)]), array(theirs[str(i)]), one_stage)
-                    for i, level in enumerate(fkd.method.levels)], axis=0)
+    norms = np.sum(
+        [
+            reference(level, array(out.features[str(i)]), array(theirs[str(i)]), one_stage)
+            for i, level in enumerate(fkd.method.levels)
+        ],
+        axis=0,
+    )
     assert tuple(terms) == NAMES
     np.testing.assert_allclose([v.item() for v in terms.values()], norms * WEIGHTS[one_stage], rtol=1e-5)
 
@@ -150,7 +158,7 @@ def test_nonlocal_matches_the_quadratic_form(pool, h, w):
 
     def pooled(m):
         rows, columns = h // kh, w // kw
-        m = m[:, :, :rows * kh, :columns * kw].reshape(2, 3, rows, kh, columns, kw)
+        m = m[:, :, : rows * kh, : columns * kw].reshape(2, 3, rows, kh, columns, kw)
         return m.max((3, 5)).reshape(2, 3, -1)
 
     query = np_conv1(block.theta, a).reshape(2, 3, -1)
@@ -158,8 +166,10 @@ def test_nonlocal_matches_the_quadratic_form(pool, h, w):
     similarity = np.einsum("ndq,ndk->nqk", query, keys) / keys.shape[2]
     mixed = np.einsum("nqk,ndk->ndq", similarity, values).reshape(2, 3, h, w)
     y = np_conv1(block.project, mixed)
-    mean, var, scale, bias = (array(p)[:, None, None] for p in (
-        block.norm.running_mean, block.norm.running_var, block.norm.weight, block.norm.bias))
+    mean, var, scale, bias = (
+        array(p)[:, None, None]
+        for p in (block.norm.running_mean, block.norm.running_var, block.norm.weight, block.norm.bias)
+    )
     expected = a + (y - mean) / np.sqrt(var + block.norm.eps) * scale + bias
     np.testing.assert_allclose(array(block(x)), expected, rtol=1e-4, atol=1e-5)
 

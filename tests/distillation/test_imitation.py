@@ -40,13 +40,30 @@ def output(boxes, size=32, levels=(8, 4), heads=None):
     """A step on images size x size whose neck has a map of each side in ``levels``; boxes per image."""
     targets = [{"boxes": torch.tensor(b, dtype=torch.float32).reshape(-1, 4)} for b in boxes]
     features = {str(i): torch.zeros(len(boxes), 3, side, side) for i, side in enumerate(levels)}
-    return TrainOutput(torch.zeros(len(boxes), 3, size, size), torch.zeros(3), torch.ones(3), targets, features, {}, None,
-                       heads or dict)
+    return TrainOutput(
+        torch.zeros(len(boxes), 3, size, size),
+        torch.zeros(3),
+        torch.ones(3),
+        targets,
+        features,
+        {},
+        None,
+        heads or dict,
+    )
 
 
 def seen(out, channels=3, theirs=3):
-    return TeacherStudentBatch(out, {k: (torch.randn(len(m), channels, *m.shape[2:], requires_grad=True), torch.randn(len(m), theirs, *m.shape[2:]))
-                      for k, m in out.features.items()}, {})
+    return TeacherStudentBatch(
+        out,
+        {
+            k: (
+                torch.randn(len(m), channels, *m.shape[2:], requires_grad=True),
+                torch.randn(len(m), theirs, *m.shape[2:]),
+            )
+            for k, m in out.features.items()
+        },
+        {},
+    )
 
 
 def built(name, channels=3, theirs=3, levels=2, one_stage=False, factor=1.0):
@@ -118,11 +135,15 @@ def test_cwd_against_scipy():
         p, q = (log_softmax(array(x).reshape(2, 3, -1), axis=2) for x in (s, t))
         expected += (np.exp(q) * (q - p)).sum(2).mean()
     method = built("CWD")
-    assert method(pair)["cwd"].item() == pytest.approx(10 * expected, rel=1e-5) and not list(method.parameters())
+    assert method(pair)["cwd"].item() == pytest.approx(10 * expected, rel=1e-5) and not list(
+        method.parameters()
+    )
 
 
 def test_level_of_a_box_by_its_size():
-    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 111, 111], [0, 0, 113, 113], [0, 0, 224, 224], [0, 0, 4000, 4000.0]])
+    boxes = torch.tensor(
+        [[0, 0, 10, 10], [0, 0, 111, 111], [0, 0, 113, 113], [0, 0, 224, 224], [0, 0, 4000, 4000.0]]
+    )
     assert level_of(boxes, 56, 4).tolist() == [0, 0, 1, 2, 3]
 
 
@@ -160,9 +181,15 @@ def anchors(size=32, levels=(8, 4), scales=(4.0, 8.0)):
 
 def head_of(boxes, images=2, **fields):
     count = images * len(boxes)
-    given = {"logits": torch.zeros(count, 1), "deltas": torch.zeros(count, 4), "labels": torch.zeros(count).long(),
-             "targets": torch.zeros(count, 4)} | fields
-    return Head([boxes] * images, coder=BoxCoder((1.0, 1.0, 1.0, 1.0)), matcher=Matcher(0.5, 0.4, True), **given)
+    given = {
+        "logits": torch.zeros(count, 1),
+        "deltas": torch.zeros(count, 4),
+        "labels": torch.zeros(count).long(),
+        "targets": torch.zeros(count, 4),
+    } | fields
+    return Head(
+        [boxes] * images, coder=BoxCoder((1.0, 1.0, 1.0, 1.0)), matcher=Matcher(0.5, 0.4, True), **given
+    )
 
 
 def iou(a, b):
@@ -172,7 +199,10 @@ def iou(a, b):
 
 
 def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
-    boxes = [[[4, 8, 13, 17], [30, 30, 31, 31], [0, 0, 30, 30]], []]  # the second is far from every anchor's size
+    boxes = [
+        [[4, 8, 13, 17], [30, 30, 31, 31], [0, 0, 30, 30]],
+        [],
+    ]  # the second is far from every anchor's size
     grid = anchors()
     out = output(boxes, heads=lambda: {"rpn": head_of(grid)})
     fine, coarse = near_objects(seen(out), 8.0)
@@ -210,7 +240,9 @@ def test_bounded_regression_only_pulls_where_the_teacher_is_better():
     loss.backward()
     assert loss.item() == pytest.approx(5 / 3)  # 5 > 4; 1 < 4; 0 = 0
     assert torch.equal(student.grad[1:], torch.zeros(2, 4))
-    torch.testing.assert_close(student.grad[0], torch.tensor([2.0, 4, 0, 0]) / 3)  # towards the truth, not the teacher
+    torch.testing.assert_close(
+        student.grad[0], torch.tensor([2.0, 4, 0, 0]) / 3
+    )  # towards the truth, not the teacher
     assert chen_kd.bounded(student[:0], teacher[:0], truth[:0]) == 0
 
 
@@ -218,13 +250,22 @@ def test_chen_kd_of_a_two_stage_detector():
     grid = anchors()
     labels = torch.full((2 * len(grid),), -1)
     labels[:4] = torch.tensor([0, 0, 1, 1])
-    rpn = head_of(grid, logits=torch.randn(2 * len(grid), 1), deltas=torch.randn(2 * len(grid), 4), labels=labels)
-    rcnn = head_of(grid[:3], logits=torch.randn(6, 5), deltas=torch.randn(6, 4), labels=torch.tensor([0, 3, 0, 0, 0, 1]))
+    rpn = head_of(
+        grid, logits=torch.randn(2 * len(grid), 1), deltas=torch.randn(2 * len(grid), 4), labels=labels
+    )
+    rcnn = head_of(
+        grid[:3], logits=torch.randn(6, 5), deltas=torch.randn(6, 4), labels=torch.tensor([0, 3, 0, 0, 0, 1])
+    )
     pair = seen(output([[]] * 2, heads=lambda: {"rpn": rpn, "rcnn": rcnn}))
-    theirs = {"rpn": (torch.randn(2 * len(grid), 1), torch.randn(2 * len(grid), 4)), "rcnn": (torch.randn(6, 5), torch.randn(6, 4))}
+    theirs = {
+        "rpn": (torch.randn(2 * len(grid), 1), torch.randn(2 * len(grid), 4)),
+        "rcnn": (torch.randn(6, 5), torch.randn(6, 4)),
+    }
     terms = to_identity(built("KD"))(replace(pair, heads=theirs))
     p, q = softmax(array(theirs["rcnn"][0]), 1), log_softmax(array(rcnn.logits), 1)
-    assert terms["kd_rcnn_class"].item() == pytest.approx(0.25 * -(p * q * [1.5, 1, 1, 1, 1]).sum(1).mean(), rel=1e-5)
+    assert terms["kd_rcnn_class"].item() == pytest.approx(
+        0.25 * -(p * q * [1.5, 1, 1, 1, 1]).sum(1).mean(), rel=1e-5
+    )
     z, t = array(rpn.logits)[:4, 0], array(theirs["rpn"][0])[:4, 0]  # the four labelled anchors
     yes, no = 1 / (1 + np.exp(-t)), 1 / (1 + np.exp(t))
     soft = yes * np.log1p(np.exp(-z)) + 1.5 * no * np.log1p(np.exp(z))
@@ -236,26 +277,42 @@ def test_chen_kd_of_a_two_stage_detector():
 
 
 def test_general_instances_are_the_largest_disagreements_that_do_not_overlap():
-    boxes = torch.tensor([[0, 0, 12, 12], [1, 0, 13, 12], [16, 16, 30, 30], [0, 20, 9, 32], [18, 0, 32, 14.0]])
+    boxes = torch.tensor(
+        [[0, 0, 12, 12], [1, 0, 13, 12], [16, 16, 30, 30], [0, 20, 9, 32], [18, 0, 32, 14.0]]
+    )
     student = torch.tensor([[0.0], [0], [0], [0], [0]])
     teacher = torch.tensor([[1.0], [2], [-3], [9], [0.5]])  # disagreements .23 .38 .45 .50 .12
     head = head_of(boxes, 1, logits=student)
     (found,) = gid.general_instances(head, student, teacher, torch.zeros(5, 4), torch.zeros(1, 3, 32, 32))
     # 0 overlaps 1 by more than 0.3, 3 is 9 px wide; in the order of disagreement:
     assert torch.allclose(found, boxes[[2, 1, 4]], atol=1e-4)
-    moved = torch.tensor([[0.1, 0, 0, 0]]).repeat(5, 1)  # the surer net's box: the teacher's where its logit is higher
+    moved = torch.tensor([[0.1, 0, 0, 0]]).repeat(
+        5, 1
+    )  # the surer net's box: the teacher's where its logit is higher
     (found,) = gid.general_instances(head, student, teacher, moved, torch.zeros(1, 3, 32, 32))
-    assert torch.allclose(found[0], boxes[2], atol=1e-4) and torch.allclose(found[1], boxes[1] + torch.tensor([1.2, 0, 1.2, 0]), atol=1e-4)
+    assert torch.allclose(found[0], boxes[2], atol=1e-4) and torch.allclose(
+        found[1], boxes[1] + torch.tensor([1.2, 0, 1.2, 0]), atol=1e-4
+    )
     torch.manual_seed(0)
     many = torch.rand(200, 2) * 18
     grid = torch.cat([many, many + 11], 1)
-    (found,) = gid.general_instances(head_of(grid, 1, logits=torch.zeros(200, 1)), torch.zeros(200, 1), torch.randn(200, 1),
-                                     torch.zeros(200, 4), torch.zeros(1, 3, 32, 32))
-    assert 1 < len(found) <= 10 and all(iou(a.tolist(), b.tolist()) <= 0.3 for i, a in enumerate(found) for b in found[:i])
+    (found,) = gid.general_instances(
+        head_of(grid, 1, logits=torch.zeros(200, 1)),
+        torch.zeros(200, 1),
+        torch.randn(200, 1),
+        torch.zeros(200, 4),
+        torch.zeros(1, 3, 32, 32),
+    )
+    assert 1 < len(found) <= 10 and all(
+        iou(a.tolist(), b.tolist()) <= 0.3 for i, a in enumerate(found) for b in found[:i]
+    )
 
 
 def test_relation_against_scipy():
-    s, t = torch.randn(5, 7), torch.randn(5, 7) * 100  # in units of its own mean: the teacher's scale does not matter
+    s, t = (
+        torch.randn(5, 7),
+        torch.randn(5, 7) * 100,
+    )  # in units of its own mean: the teacher's scale does not matter
     a, b = (pdist(array(x)) / pdist(array(x)).mean() for x in (s, t))
     d = np.abs(a - b)
     assert gid.relation(s, t).item() == pytest.approx(np.where(d < 1, d**2 / 2, d - 0.5).mean(), rel=1e-5)
@@ -267,15 +324,25 @@ def test_gid_features_and_responses_by_hand():
     boxes = torch.tensor([[0, 0, 12, 12], [16, 16, 30, 30.0]])
     head = head_of(boxes, 1, logits=torch.zeros(2, 1), deltas=torch.zeros(2, 4))
     out = output([[]], heads=lambda: {"rpn": head})
-    maps = {k: (torch.ones(1, 2, *m.shape[2:]), 3 * torch.ones(1, 2, *m.shape[2:])) for k, m in out.features.items()}
-    logits, deltas = torch.tensor([[math.log(3)], [-math.log(3)]]), torch.tensor([[0.0, 0, 0, 0], [0.1, 0, 0, -0.2]])
+    maps = {
+        k: (torch.ones(1, 2, *m.shape[2:]), 3 * torch.ones(1, 2, *m.shape[2:]))
+        for k, m in out.features.items()
+    }
+    logits, deltas = (
+        torch.tensor([[math.log(3)], [-math.log(3)]]),
+        torch.tensor([[0.0, 0, 0, 0], [0.1, 0, 0, -0.2]]),
+    )
     method = built("GID", 2, 2)
     with torch.no_grad():
         nn.init.dirac_(method.adapter.weight)
         nn.init.zeros_(method.adapter.bias)
-    terms = {k: v.item() for k, v in method(TeacherStudentBatch(out, maps, {"rpn": (logits, deltas)})).items()}
+    terms = {
+        k: v.item() for k, v in method(TeacherStudentBatch(out, maps, {"rpn": (logits, deltas)})).items()
+    }
     entropy = math.log(2)  # of sigmoid(0), whatever the target
-    assert terms == pytest.approx({"gid_feature": 5e-4 * 8, "gid_relation": 0, "gid_class": 0.1 * entropy, "gid_box": 0.3 / 2}, rel=1e-4)
+    assert terms == pytest.approx(
+        {"gid_feature": 5e-4 * 8, "gid_relation": 0, "gid_class": 0.1 * entropy, "gid_box": 0.3 / 2}, rel=1e-4
+    )
 
 
 # What all must keep
@@ -295,15 +362,25 @@ def test_nothing_to_learn_from_oneself(name):
 @pytest.mark.parametrize("name", [n for n in IMITATIONS if n != "FKD"])
 def test_the_factor_multiplies_every_term(name):
     grid = anchors()
-    heads = {"rpn": head_of(grid, logits=torch.randn(2 * len(grid), 1), labels=torch.ones(2 * len(grid)).long(),
-                            deltas=torch.rand(2 * len(grid), 4))}
-    pair = replace(seen(output([[[4, 8, 13, 17]]] * 2, heads=lambda: heads)),
-                   heads={"rpn": (torch.randn(2 * len(grid), 1), torch.zeros(2 * len(grid), 4))})
+    heads = {
+        "rpn": head_of(
+            grid,
+            logits=torch.randn(2 * len(grid), 1),
+            labels=torch.ones(2 * len(grid)).long(),
+            deltas=torch.rand(2 * len(grid), 4),
+        )
+    }
+    pair = replace(
+        seen(output([[[4, 8, 13, 17]]] * 2, heads=lambda: heads)),
+        heads={"rpn": (torch.randn(2 * len(grid), 1), torch.zeros(2 * len(grid), 4))},
+    )
     plain, weak = built(name), built(name, factor=0.25)
     weak.load_state_dict(plain.state_dict())
     plain, weak = plain(pair), weak(pair)
     assert plain.keys() == weak.keys() and all(v > 0 for v in plain.values())
-    assert {k: v.item() for k, v in weak.items()} == pytest.approx({k: 0.25 * v.item() for k, v in plain.items()}, rel=1e-5)
+    assert {k: v.item() for k, v in weak.items()} == pytest.approx(
+        {k: 0.25 * v.item() for k, v in plain.items()}, rel=1e-5
+    )
 
 
 DEFINED = [(s, n) for s in STUDENTS for n in IMITATIONS if n not in ARCHITECTURES[s].family.undefined]
@@ -328,7 +405,9 @@ def detectors():
 def test_every_method_on_every_student_it_is_defined_for(student, name, detectors):
     """Finite terms, also without objects; adapters and student get a gradient; the teacher none, stays frozen and in eval."""
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(
+        teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale))
+    )
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     images, targets = scenes()
     distill.method.train()
@@ -341,11 +420,19 @@ def test_every_method_on_every_student_it_is_defined_for(student, name, detector
         if part == slice(None):
             first = next(p for p in step.model.backbone.parameters() if p.ndim == 4)
             assert first.grad.abs().sum() > 0
-            weights = [p for k, p in distill.method.named_parameters() if k.endswith("weight") and "nonlocal" not in k]
-            reached = [bool(p.grad.abs().sum() > 0) for p in weights]  # a level without its object (FGFI) or of one cell (CWD)
+            weights = [
+                p
+                for k, p in distill.method.named_parameters()
+                if k.endswith("weight") and "nonlocal" not in k
+            ]
+            reached = [
+                bool(p.grad.abs().sum() > 0) for p in weights
+            ]  # a level without its object (FGFI) or of one cell (CWD)
             assert any(reached) if name in ("FGFI", "CWD") else all(reached)
             for key, term in distill(step(images, targets)).items():
-                found = torch.autograd.grad(term, list(step.parameters()), retain_graph=True, allow_unused=True)
+                found = torch.autograd.grad(
+                    term, list(step.parameters()), retain_graph=True, allow_unused=True
+                )
                 assert any(g is not None for g in found), f"{key} teaches the student nothing"
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     assert not any(m.training for m in teacher.modules())
@@ -378,7 +465,9 @@ def test_necks_and_heads_must_correspond(detectors):
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
 def test_fp32_under_autocast(name, student, detectors):
     e, step, teacher = detectors(student)
-    distill = FromDetector(teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale)))
+    distill = FromDetector(
+        teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale))
+    )
     images, targets = scenes()
     with torch.autocast("cpu", torch.bfloat16):
         terms = distill(step(images, targets))

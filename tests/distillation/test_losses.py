@@ -51,8 +51,9 @@ def test_kd_cls_agrees_with_the_official_code(vectors, case):
     teacher, sigmoid = vectors[f"{case}/teacher_logits"], vectors[f"{case}/sigmoid"].item()
     classes = teacher.shape[1]  # the official code puts background last
     background = None if sigmoid else student[:, classes]
-    loss = vectors[f"{case}/weight"].item() * kd_cls(student[:, :classes], background, teacher,
-                                                     vectors[f"{case}/T"].item())
+    loss = vectors[f"{case}/weight"].item() * kd_cls(
+        student[:, :classes], background, teacher, vectors[f"{case}/T"].item()
+    )
     loss.backward()
     agrees(loss, student.grad, vectors, case)
 
@@ -68,7 +69,11 @@ def test_localisation_agrees_with_the_official_code(vectors, case, reduce):
         stem = F.conv2d(crops, v["conv_w"], stride=2, padding=3)
         stem = F.batch_norm(stem, v["bn_m"], v["bn_v"], v["bn_w"], v["bn_b"])
         l0 = F.max_pool2d(stem.relu(), 3, 2, 1)
-        maps = {-1: lambda: crops, 0: lambda: l0, 1: lambda: F.conv2d(l0, v["l1_w"], v["l1_b"], padding=1).relu()}
+        maps = {
+            -1: lambda: crops,
+            0: lambda: l0,
+            1: lambda: F.conv2d(l0, v["l1_w"], v["l1_b"], padding=1).relu(),
+        }
         return [maps[layer]() for layer in v["layers"].tolist()]
 
     pred = v["pred"].clone().requires_grad_()

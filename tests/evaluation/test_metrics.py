@@ -16,10 +16,21 @@ from c2dlib.evaluation.metrics import coco_metrics, detect
 
 def annotations(boxes, categories=(1,), crowds=()):
     """``boxes``: (image, category, x, y, w, h); two images of 200 x 200, or as many as the boxes need."""
-    rows = [{"id": i + 1, "image_id": b[0], "category_id": b[1], "bbox": list(b[2:]), "area": b[4] * b[5],
-             "iscrowd": int(i in crowds)} for i, b in enumerate(boxes)]
-    images = [{"id": i, "width": 200, "height": 200, "file_name": f"{i}.png"}
-              for i in range(1, max([2, *(b[0] for b in boxes)]) + 1)]
+    rows = [
+        {
+            "id": i + 1,
+            "image_id": b[0],
+            "category_id": b[1],
+            "bbox": list(b[2:]),
+            "area": b[4] * b[5],
+            "iscrowd": int(i in crowds),
+        }
+        for i, b in enumerate(boxes)
+    ]
+    images = [
+        {"id": i, "width": 200, "height": 200, "file_name": f"{i}.png"}
+        for i in range(1, max([2, *(b[0] for b in boxes)]) + 1)
+    ]
     return {
         "images": images,
         "categories": [{"id": c, "name": str(c)} for c in categories],
@@ -89,8 +100,9 @@ def test_by_hand(detections, expected):
 def test_area_cuts_move_an_object_to_another_size():
     for cuts, size in (((50, 96), "APs"), ((32, 96), "APm"), ((20, 30), "APl")):
         metrics = coco_metrics(TRUTH, [FIRST, SECOND], cuts, verify=True)
-        assert {k: metrics[k] for k in ("APs", "APm", "APl")} == {k: 100.0 if k == size else None
-                                                                 for k in ("APs", "APm", "APl")}
+        assert {k: metrics[k] for k in ("APs", "APm", "APl")} == {
+            k: 100.0 if k == size else None for k in ("APs", "APm", "APl")
+        }
 
 
 def test_crowds_are_regions_to_ignore_and_no_objects_are_no_number():
@@ -158,8 +170,11 @@ def test_detections_that_cannot_be(wrong, words):
 
 
 def test_two_evaluators_that_differ_are_reported(monkeypatch):
-    monkeypatch.setattr(COCOeval, "accumulate", lambda self, p=None, true=COCOeval.accumulate: (
-        true(self, p), self.eval["precision"].fill(0.5))[0])
+    monkeypatch.setattr(
+        COCOeval,
+        "accumulate",
+        lambda self, p=None, true=COCOeval.accumulate: (true(self, p), self.eval["precision"].fill(0.5))[0],
+    )
     with pytest.raises(ValueError, match="disagree"):
         coco_metrics(TRUTH, [FIRST, SECOND], verify=True)
 
@@ -202,5 +217,8 @@ def test_detect_gives_coco_results():
     results = detect(model, Split(), "cpu", batch_size=2, progress=lambda done, of: seen.append((done, of)))
     assert model.batches == [2, 1] and seen == [(2, 3), (3, 3)]
     assert [(r["image_id"], r["category_id"], r["bbox"], round(r["score"], 6)) for r in results] == [
-        (4, 3, [1, 2, 10, 20], 0.2), (4, 90, [5, 5, 1, 4], 0.2), (15, 3, [1, 2, 10, 20], 1.0),
-        (15, 90, [5, 5, 1, 4], 1.0)]
+        (4, 3, [1, 2, 10, 20], 0.2),
+        (4, 90, [5, 5, 1, 4], 0.2),
+        (15, 3, [1, 2, 10, 20], 1.0),
+        (15, 90, [5, 5, 1, 4], 1.0),
+    ]

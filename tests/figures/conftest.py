@@ -17,7 +17,9 @@ def nothing_global_changes():
 @pytest.fixture
 def drawn():
     """Draws a figure and returns it."""
+
     def draw(figure: Figure) -> Figure:
         figure.canvas.draw()
         return figure
+
     return draw

@@ -41,10 +41,17 @@ def test_pages_hold_every_error_once(place, trained):
     assert browser.figure(trained.name, "Cls", page=9999).get_suptitle().endswith("none")
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"run": "SSD300-VGG16.ours.s9"}, "no run 'SSD300-VGG16.ours.s9'; there are SSD300-VGG16.baseline.s0"),
-    ({"type": "Mist"}, "no error type 'Mist'; there are Cls, Loc, Both, Dupe, Bkg, Miss"),
-    ({"category": "fish"}, "no class 'fish'; there are 3-arm hub-1")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (
+            {"run": "SSD300-VGG16.ours.s9"},
+            "no run 'SSD300-VGG16.ours.s9'; there are SSD300-VGG16.baseline.s0",
+        ),
+        ({"type": "Mist"}, "no error type 'Mist'; there are Cls, Loc, Both, Dupe, Bkg, Miss"),
+        ({"category": "fish"}, "no class 'fish'; there are 3-arm hub-1"),
+    ],
+)
 def test_what_does_not_exist_is_named(place, trained, changes, words):
     with pytest.raises(ValueError, match=words):
         ErrorBrowser([trained], place[0]).figure(**{"run": trained.name, **changes})
@@ -66,7 +73,11 @@ def test_widgets_follow_one_another(place, trained, monkeypatch):
     monkeypatch.delenv(notebooks.HEADLESS, raising=False)
     box = explore([trained], place[0])
     (run_, category), kind, (iou, page), images, bars = (
-        box.children[0].children, box.children[1], box.children[2].children, *box.children[3:])
+        box.children[0].children,
+        box.children[1],
+        box.children[2].children,
+        *box.children[3:],
+    )
     assert bytes(bars.value[:4]) == bytes(images.value[:4]) == PNG and run_.value == trained.name
     iou.value, kind.value = 95, "Miss"
     first, pages = bytes(images.value), page.max

@@ -13,6 +13,7 @@ BOXES = torch.tensor([[1.0, 2, 20, 30], [40, 1, 59, 39]])
 def texts(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
+
 def test_show_image_draws_every_box_with_its_text_inside_the_image(drawn):
     figure, axes = new_figure(1, 1, (3, 3))
     ax = figures.show_image(axes[0][0], (IMAGE * 255).to(torch.uint8), BOXES, ["one", "two"])
@@ -35,18 +36,30 @@ def test_detections_in_red_beside_the_truth_in_blue(drawn):
 def test_top_detections_are_the_highest_scores_in_order():
     class Detector(torch.nn.Module):
         def forward(self, images):
-            return [{"boxes": torch.arange(12.0).reshape(3, 4), "labels": torch.tensor([1, 2, 2]),
-                     "scores": torch.tensor([0.1, 0.9, 0.5])}]
+            return [
+                {
+                    "boxes": torch.arange(12.0).reshape(3, 4),
+                    "labels": torch.tensor([1, 2, 2]),
+                    "scores": torch.tensor([0.1, 0.9, 0.5]),
+                }
+            ]
 
     boxes, names = figures.top_detections(Detector(), IMAGE, ["a", "b"], 2)
     assert boxes[:, 0].tolist() == [4, 8] and names == ["b 0.90", "b 0.50"]
 
 
 def test_top_results_show_each_place_once(drawn):
-    rows = [{"image_id": 1, "category_id": 3, "bbox": [0, 0, 10, 10], "score": 0.5},
-            {"image_id": 1, "category_id": 7, "bbox": [0, 0, 10, 9], "score": 0.6},  # the same place, a higher score
-            {"image_id": 1, "category_id": 3, "bbox": [20, 20, 10, 10], "score": 0.4},
-            {"image_id": 2, "category_id": 3, "bbox": [0, 0, 10, 10], "score": 0.9}]
+    rows = [
+        {"image_id": 1, "category_id": 3, "bbox": [0, 0, 10, 10], "score": 0.5},
+        {
+            "image_id": 1,
+            "category_id": 7,
+            "bbox": [0, 0, 10, 9],
+            "score": 0.6,
+        },  # the same place, a higher score
+        {"image_id": 1, "category_id": 3, "bbox": [20, 20, 10, 10], "score": 0.4},
+        {"image_id": 2, "category_id": 3, "bbox": [0, 0, 10, 10], "score": 0.9},
+    ]
     boxes, names = figures.top_results(rows, 1, {3: "bun", 7: "cup"}, 5)
     assert names == ["cup 0.60", "bun 0.40"] and boxes.tolist() == [[0, 0, 10, 9], [20, 20, 30, 30]]
     boxes, names = figures.top_results(rows, 9, {}, 5)

@@ -11,7 +11,13 @@ from c2dlib.reporting.labels import method_label
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("page")
-    return {"scale": "smoke", "data": "", "device": "cpu", "results": str(folder / "results"), "runs": str(folder / "runs")}
+    return {
+        "scale": "smoke",
+        "data": "",
+        "device": "cpu",
+        "results": str(folder / "results"),
+        "runs": str(folder / "runs"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +28,12 @@ def table_parameters(places) -> dict:
 def test_a_page_says_where_it_runs_without_naming_the_machines_folders(places):
     page = Page(**places)
     text = page.where().data
-    assert "train: 24 images" in text and "device cpu" in text and session("cpu") in text and "torchvision" in text
+    assert (
+        "train: 24 images" in text
+        and "device cpu" in text
+        and session("cpu") in text
+        and "torchvision" in text
+    )
     assert places["results"] not in text and places["runs"] not in text
 
 
@@ -31,7 +42,9 @@ def test_the_example_has_three_to_six_objects_and_is_the_first_such_image(places
     image, boxes, labels = page.example
     counts = [len(page.split[i][1]["boxes"]) for i in page.split.with_boxes()]
     first = page.split.with_boxes()[next(k for k, n in enumerate(counts) if 3 <= n <= 6)]
-    assert type(boxes) is torch.Tensor and torch.equal(boxes, page.split[first][1]["boxes"].as_subclass(torch.Tensor))
+    assert type(boxes) is torch.Tensor and torch.equal(
+        boxes, page.split[first][1]["boxes"].as_subclass(torch.Tensor)
+    )
     assert len(boxes) == len(labels) and 0 <= int(labels.min()) and int(labels.max()) < len(page.class_names)
     assert image.dtype == torch.float32 and 0 <= float(image.min()) <= float(image.max()) <= 1
     assert isinstance(page.show_example(), Figure)
@@ -39,14 +52,24 @@ def test_the_example_has_three_to_six_objects_and_is_the_first_such_image(places
 
 def test_a_table_without_runs_shows_its_rows_as_not_run(table_parameters):
     page = TablePage("table1", **table_parameters)
-    assert list(page.frame.status.unique()) == ["not run"] and page.done == [] and "0 have a record" in page.where().data
+    assert (
+        list(page.frame.status.unique()) == ["not run"]
+        and page.done == []
+        and "0 have a record" in page.where().data
+    )
     assert "9 not run" in page.verdict().data
     assert "Chance: SEEDS=1" in page.not_tested().data
 
 
-@pytest.mark.parametrize("table, changes, words", [
-    ("table9", {}, "table9"), ("table1", {"methods": ["KDclass"]}, "KDclass"), ("table1", {"students": ["SSD300"]}, "SSD300"),
-    ("table1", {"overrides": {"stepz": 2}}, "stepz")])
+@pytest.mark.parametrize(
+    "table, changes, words",
+    [
+        ("table9", {}, "table9"),
+        ("table1", {"methods": ["KDclass"]}, "KDclass"),
+        ("table1", {"students": ["SSD300"]}, "SSD300"),
+        ("table1", {"overrides": {"stepz": 2}}, "stepz"),
+    ],
+)
 def test_an_unknown_name_is_refused_before_anything_is_trained(table_parameters, table, changes, words):
     with pytest.raises(ValueError, match=words):
         TablePage(table, **table_parameters | changes)
@@ -55,5 +78,9 @@ def test_an_unknown_name_is_refused_before_anything_is_trained(table_parameters,
 def test_a_pair_differs_in_its_method_alone(places):
     page = PairPage("SSD300-VGG16", "ours", [0, 1], {}, 1, **places)
     assert [(method_label(e.method), e.seed) for pair in page.pairs for e in pair.values()] == [
-        ("baseline", 0), ("C2D", 0), ("baseline", 1), ("C2D", 1)]
+        ("baseline", 0),
+        ("C2D", 0),
+        ("baseline", 1),
+        ("C2D", 1),
+    ]
     assert page.baseline == page.distilled.replace(method="baseline")

@@ -11,6 +11,7 @@ from c2dlib.figures.style import GREEN
 def texts(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
+
 def test_teacher_view_marks_the_truth_among_the_bars(drawn):
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]])
     crops, maps = torch.rand(2, 3, 8, 8) * 255, torch.randn(2, 4, 3, 3)
@@ -18,16 +19,27 @@ def test_teacher_view_marks_the_truth_among_the_bars(drawn):
     bars = figure.axes[4:]
     assert texts(bars[0]) == ["a  0.70", "b  0.20", "c  0.10"]
     green = matplotlib.colors.to_rgb(GREEN)
-    assert [[bar.get_facecolor()[:3] == green for bar in ax.patches] for ax in bars] == [[True, False, False],
-                                                                                        [False, True, False]]
-    drawn(figures.teacher_view(torch.rand(9, 3, 8, 8), torch.zeros(9, dtype=torch.int64), torch.ones(9, 1), ["a"],
-                           torch.randn(9, 4, 3, 3)))  # more than fit, and a single class
+    assert [[bar.get_facecolor()[:3] == green for bar in ax.patches] for ax in bars] == [
+        [True, False, False],
+        [False, True, False],
+    ]
+    drawn(
+        figures.teacher_view(
+            torch.rand(9, 3, 8, 8),
+            torch.zeros(9, dtype=torch.int64),
+            torch.ones(9, 1),
+            ["a"],
+            torch.randn(9, 4, 3, 3),
+        )
+    )  # more than fit, and a single class
 
 
 def test_reliability_and_confusion_count(drawn):
     probabilities = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.4, 0.6], [0.05, 0.95]])
     above, below = drawn(figures.reliability(probabilities, torch.tensor([0, 1, 1, 1]))).axes
-    assert [bar.get_height() for bar in above.patches] == pytest.approx([1, 2 / 3])  # at 0.6; at 0.95 two of three
+    assert [bar.get_height() for bar in above.patches] == pytest.approx(
+        [1, 2 / 3]
+    )  # at 0.6; at 0.95 two of three
     assert sum(bar.get_height() for bar in below.patches) == 4
     ax = drawn(figures.confusion(torch.tensor([[0.75, 0.25], [0.0, 1.0]]), ["x", "y"])).axes[0]
     assert texts(ax) == ["75", "25", "100"]

@@ -15,4 +15,6 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mini(place):
-    return dataclasses.replace(place[0], scale="mini"), place[1]  # crops of 48 px for the teacher, 32 px for loc
+    return dataclasses.replace(place[0], scale="mini"), place[
+        1
+    ]  # crops of 48 px for the teacher, 32 px for loc

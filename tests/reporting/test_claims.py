@@ -31,13 +31,22 @@ def recorded(place, table: str, student: str, method: str, **metrics: list[float
     count = len(next(iter(metrics.values())))
     (line,) = work_list(table, *place, count, [student], [method])
     for seed, e in enumerate(line.experiments):
-        values = dict.fromkeys([*METRICS, "AP90"], 1.0) | {name: numbers[seed] for name, numbers in metrics.items()}
+        values = dict.fromkeys([*METRICS, "AP90"], 1.0) | {
+            name: numbers[seed] for name, numbers in metrics.items()
+        }
         write_record(record(e, metrics=values), place[0].results / "records")
 
 
-@pytest.mark.parametrize("effect, word", [
-    ({0: 1.0, 1: 1.2, 2: 1.1}, "holds"), ({0: -1.0, 1: -1.2, 2: -1.1}, "does not hold"),
-    ({0: 1.0, 1: -1.0, 2: 3.0}, "not enough evidence"), ({0: 9.0}, "not enough evidence"), ({}, "not run")])
+@pytest.mark.parametrize(
+    "effect, word",
+    [
+        ({0: 1.0, 1: 1.2, 2: 1.1}, "holds"),
+        ({0: -1.0, 1: -1.2, 2: -1.1}, "does not hold"),
+        ({0: 1.0, 1: -1.0, 2: 3.0}, "not enough evidence"),
+        ({0: 9.0}, "not enough evidence"),
+        ({}, "not run"),
+    ],
+)
 def test_the_verdict_follows_from_the_interval(effect, word):
     judged = judge(effect)
     assert judged["verdict"] == word and judged["seeds"] == len(effect)
@@ -47,8 +56,19 @@ def test_every_claim_is_judged_and_nothing_is_run_yet(place):
     frame = verdicts(*place)
     assert set(frame.verdict) == {"not run"} and (frame.seeds == 0).all() and frame.effect.isna().all()
     assert len(frame) == len(claims()) > 100 and not frame.duplicated(["source", "claim"]).any()
-    assert set(frame.source) == {"Table 1", "Table 2", "Table 2, extended", "Table 3a", "Table 3b", "Table 4", "Table 5", "Figure 3", "Controls",
-                                 "Training images", "Longer schedule"}
+    assert set(frame.source) == {
+        "Table 1",
+        "Table 2",
+        "Table 2, extended",
+        "Table 3a",
+        "Table 3b",
+        "Table 4",
+        "Table 5",
+        "Figure 3",
+        "Controls",
+        "Training images",
+        "Longer schedule",
+    }
 
 
 def test_every_claim_refers_to_rows_that_its_table_has(place):
@@ -57,12 +77,20 @@ def test_every_claim_refers_to_rows_that_its_table_has(place):
         require_rows([claim for claim in claims() if claim.source == source], rows)
 
 
-@pytest.mark.parametrize("better, over, words", [
-    (row("KDcls", lambda_kc=0.4, T=5), row("baseline"), "KDcls, lambda_kc = 0.4, T = 5"), (row("ours"), row("baseline"), "KDcls.loc.KDloc"),
-    (row("KDcls", lambda_kc=0.4, T=2), row("KDcls", lambda_k=0.4), "KDcls, lambda_k = 0.4")])
+@pytest.mark.parametrize(
+    "better, over, words",
+    [
+        (row("KDcls", lambda_kc=0.4, T=5), row("baseline"), "KDcls, lambda_kc = 0.4, T = 5"),
+        (row("ours"), row("baseline"), "KDcls.loc.KDloc"),
+        (row("KDcls", lambda_kc=0.4, T=2), row("KDcls", lambda_k=0.4), "KDcls, lambda_k = 0.4"),
+    ],
+)
 def test_a_claim_on_a_row_that_its_table_lacks_is_refused(place, monkeypatch, better, over, words):
     claim = Claim("table3a", "is true", (Gain(SSD, better, over),))
-    with pytest.raises(ValueError, match=f"the claim '{SSD}: is true' refers to a row that table3a does not have: {SSD}, {words}"):
+    with pytest.raises(
+        ValueError,
+        match=f"the claim '{SSD}: is true' refers to a row that table3a does not have: {SSD}, {words}",
+    ):
         require_rows([claim], work_list("table3a", *place))
     monkeypatch.setattr("c2dlib.reporting.claims.claims", lambda: [claim])
     with pytest.raises(ValueError, match="table3a does not have"):
@@ -72,10 +100,18 @@ def test_a_claim_on_a_row_that_its_table_lacks_is_refused(place, monkeypatch, be
 def test_rows_are_chosen_by_method_and_settings(place):
     rows = work_list("table3a", *place)
     assert find_row(rows, SSD, row("KDcls", lambda_kc=0.4, T=2)).experiments[0].temperature == 2
-    assert find_row(rows, SSD, row("baseline")).method == "baseline" and find_row(rows, "SSD512-VGG16", row("baseline")) is None
-    with pytest.raises(ValueError, match="3 rows of SSD300-VGG16 have method KDcls and settings {'lambda_kc': 0.4}"):
+    assert (
+        find_row(rows, SSD, row("baseline")).method == "baseline"
+        and find_row(rows, "SSD512-VGG16", row("baseline")) is None
+    )
+    with pytest.raises(
+        ValueError, match="3 rows of SSD300-VGG16 have method KDcls and settings {'lambda_kc': 0.4}"
+    ):
         find_row(rows, SSD, row("KDcls", lambda_kc=0.4))
-    same = [find_row(work_list(table, *place), "SSD512-VGG16", row(name)) for table, name in (("table1", "ours"), ("table2", "KDcls+loc+KDloc"))]
+    same = [
+        find_row(work_list(table, *place), "SSD512-VGG16", row(name))
+        for table, name in (("table1", "ours"), ("table2", "KDcls+loc+KDloc"))
+    ]
     assert [r.method for r in same] == ["KDcls+loc+KDloc", "ours"]
 
 
@@ -86,22 +122,48 @@ def test_the_paper_supports_its_own_claims(place):
 
 
 def test_differences_are_paired_by_seed_and_go_the_right_way(place):
-    recorded(place, "table1", SSD, "baseline", mAP=[10, 11, 12], AP50=[20, 20, 20], AP75=[9, 9, 9], AP90=[1, 1, 1])
-    recorded(place, "table1", SSD, "KDcls", mAP=[12, 13.5, 14], AP50=[25, 26, 25], AP75=[10, 10, 11], AP90=[1, 1, 0])
-    recorded(place, "table1", SSD, "loc+KDloc", mAP=[9, 10.5, 11], AP50=[19, 18, 19], AP75=[9, 9, 9], AP90=[3, 3, 3])
+    recorded(
+        place, "table1", SSD, "baseline", mAP=[10, 11, 12], AP50=[20, 20, 20], AP75=[9, 9, 9], AP90=[1, 1, 1]
+    )
+    recorded(
+        place,
+        "table1",
+        SSD,
+        "KDcls",
+        mAP=[12, 13.5, 14],
+        AP50=[25, 26, 25],
+        AP75=[10, 10, 11],
+        AP90=[1, 1, 0],
+    )
+    recorded(
+        place,
+        "table1",
+        SSD,
+        "loc+KDloc",
+        mAP=[9, 10.5, 11],
+        AP50=[19, 18, 19],
+        AP75=[9, 9, 9],
+        AP90=[3, 3, 3],
+    )
     recorded(place, "table1", SSD, "KDcls+loc+KDloc", mAP=[13, 13, 13])
     recorded(place, "table1", SSD, "KDcls-labels", mAP=[13, 14.5])  # two seeds only
     judged = verdicts(*place).query("source in ('Table 1', 'Table 5')").set_index("claim")
     line = judged.loc[f"{SSD}: KD_cls raises mAP"]
     assert line.paper == pytest.approx(0.7)
     assert (line.effect, line.seeds, line.verdict) == (pytest.approx(6.5 / 3), 3, "holds")
-    assert judged.effect[f"{SSD}: KD_cls raises AP50 more than AP75"] == pytest.approx((5 + 6 + 5) / 3 - (1 + 1 + 2) / 3)
+    assert judged.effect[f"{SSD}: KD_cls raises AP50 more than AP75"] == pytest.approx(
+        (5 + 6 + 5) / 3 - (1 + 1 + 2) / 3
+    )
     assert judged.verdict[f"{SSD}: loc + KD_loc raises mAP"] == "does not hold"
     line = judged.loc[f"{SSD}: KD_cls raises mAP more than the label control"]
     assert (line.effect, line.seeds) == (pytest.approx(-1), 2)
-    assert judged.effect[f"{SSD}: C2D is better than KD_cls alone"] == pytest.approx((13 - 12 + 13 - 13.5 + 13 - 14) / 3)
+    assert judged.effect[f"{SSD}: C2D is better than KD_cls alone"] == pytest.approx(
+        (13 - 12 + 13 - 13.5 + 13 - 14) / 3
+    )
     assert judged.effect[f"{SSD}: C2D is better than loc + KD_loc alone"] == pytest.approx((4 + 2.5 + 2) / 3)
-    assert judged.effect[f"{SSD}: loc + KD_loc gains more at IoU 0.90 than at 0.50"] == pytest.approx(2 + 4 / 3)
+    assert judged.effect[f"{SSD}: loc + KD_loc gains more at IoU 0.90 than at 0.50"] == pytest.approx(
+        2 + 4 / 3
+    )
     assert judged.effect[f"{SSD}: loc + KD_loc raises AP75 more than AP50"] == pytest.approx(0 + 4 / 3)
     assert judged.verdict[f"{SSD}: loc raises mAP"] == "not run"
 
@@ -111,14 +173,20 @@ def test_runs_of_different_origin_are_no_pair(place):
     for method, origins in (("baseline", "ab"), ("KDcls", "aa")):
         for e, origin in zip(rows[method].experiments, origins, strict=True):
             metrics = dict.fromkeys([*METRICS, "AP90"], 5.0 + e.seed)
-            write_record(record(e, metrics=metrics, data={"initial_weights": origin}), place[0].results / "records")
+            write_record(
+                record(e, metrics=metrics, data={"initial_weights": origin}), place[0].results / "records"
+            )
     judged = verdicts(*place).query("source == 'Table 1'").set_index("claim")
     assert judged.loc["SSD300-VGG16: KD_cls raises mAP", ["effect", "seeds"]].tolist() == [0, 1]
 
 
 def test_on_errors_less_is_better(place, monkeypatch):
     cost = {"baseline": 30.0, "KDcls": 27.0, "loc+KDloc": 31.0}
-    monkeypatch.setattr(Numbers, "reproduced", lambda self, student, choice, metric, iou: {(0, ""): cost.get(choice.method, 0.0)})
+    monkeypatch.setattr(
+        Numbers,
+        "reproduced",
+        lambda self, student, choice, metric, iou: {(0, ""): cost.get(choice.method, 0.0)},
+    )
     judged = verdicts(*place).query("source == 'Figure 3'").set_index("claim").effect
     assert judged["SSD300-VGG16: KD_cls reduces classification error at IoU 0.50"] == 3
     assert judged["SSD300-VGG16: loc + KD_loc reduces localisation error at IoU 0.75"] == -1
@@ -136,12 +204,18 @@ def test_a_notebook_judges_the_claims_on_its_own_rows(place):
     recorded(place, "table1", SSD, "KDcls", mAP=[9.0, 10.1], AP50=[20, 20], AP75=[10, 10])
     rows = work_list("table1", *place, 2, [SSD], ["baseline", "KDcls", "KDcls-labels"])
     frame = verdict("table1", rows, collect(rows, place[0]), place[0])
-    assert len(frame) == 9 and frame.claim.str.startswith(SSD).all()  # none on students that are not among its rows
+    assert (
+        len(frame) == 9 and frame.claim.str.startswith(SSD).all()
+    )  # none on students that are not among its rows
     assert frame.verdict.value_counts().to_dict() == {"does not hold": 2, "not run": 7}
     half = 12.706205 * 0.05 * 2**0.5 / 2**0.5  # Student's t for 1 degree of freedom, sd of -1.0 and -0.9
-    assert frame.loc[0, ["effect", "low", "high"]].tolist() == pytest.approx([-0.95, -0.95 - half, -0.95 + half], abs=1e-5)
-    assert summary(frame) == ("Of 9 claims 0 hold, 2 do not hold, 0 lack evidence and 7 were not run. "
-                              "In 2 the effect has the opposite sign of the paper's.")
+    assert frame.loc[0, ["effect", "low", "high"]].tolist() == pytest.approx(
+        [-0.95, -0.95 - half, -0.95 + half], abs=1e-5
+    )
+    assert summary(frame) == (
+        "Of 9 claims 0 hold, 2 do not hold, 0 lack evidence and 7 were not run. "
+        "In 2 the effect has the opposite sign of the paper's."
+    )
 
 
 def test_one_seed_is_never_enough_evidence(place):
@@ -149,7 +223,9 @@ def test_one_seed_is_never_enough_evidence(place):
         recorded(place, "table2", "RetinaNet-R50", method, mAP=[20.0])
     rows = work_list("table2", *place, 1, ["RetinaNet-R50"])
     frame = verdict("table2", rows, collect(rows, place[0]), place[0])
-    assert set(frame.verdict) == {"not enough evidence", "not run"} and (frame.verdict == "not run").sum() == 4  # FGFI's, GID's
+    assert (
+        set(frame.verdict) == {"not enough evidence", "not run"} and (frame.verdict == "not run").sum() == 4
+    )  # FGFI's, GID's
     assert "(6 of them have one seed only)" in summary(frame)
     text = " ".join(not_tested(place[0], 1))
     assert "Chance" in text and "SEEDS=1" in text
@@ -157,11 +233,16 @@ def test_one_seed_is_never_enough_evidence(place):
 
 def test_written_beside_the_tables(place):
     for name, method in (("table2", "ours"), ("table2", "FKD")):
-        recorded(place, name, "FasterRCNN-QR50", method, mAP=[10, 11, 12] if method == "ours" else [8, 9.5, 10])
+        recorded(
+            place, name, "FasterRCNN-QR50", method, mAP=[10, 11, 12] if method == "ours" else [8, 9.5, 10]
+        )
     text = write_claims(*place)
     assert (place[0].results / "claims.md").read_text() == text and "reading.md" not in text
     assert "| FasterRCNN-QR50: C2D is better than FKD | +1.1 | +1.8 [+1.1, +2.6] | 3 | **holds** |" in text
     of_paper = sum(not claim.control for claim in claims())
-    assert f"**1** holds, **0** does not hold, **0** not enough evidence, **{of_paper - 1}** not run, of {of_paper}" in text
+    assert (
+        f"**1** holds, **0** does not hold, **0** not enough evidence, **{of_paper - 1}** not run, of {of_paper}"
+        in text
+    )
     (place[0].results / "reading.md").write_text("what was tried")
     assert "(reading.md)" in write_claims(*place)

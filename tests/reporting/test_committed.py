@@ -25,10 +25,21 @@ SEEDS = 20  # records beyond are not looked for
 def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
     """A copy of committed results, with the data folder that their records describe; its images need not be on this machine."""
     record = read_record(min((results / "records").glob("*.json")))
-    splits = {name: range(record.data["images"][name]) for name in ("train", "val", "test") if name in record.data["images"]}
+    splits = {
+        name: range(record.data["images"][name])
+        for name in ("train", "val", "test")
+        if name in record.data["images"]
+    }
     name, _, scale = results.name.rpartition("-")
-    folder = CocoFolder(Path("nowhere"), name, splits, list(range(record.data["classes"])), Report(), (0, 0),
-                        record.data["annotation_hash"])
+    folder = CocoFolder(
+        Path("nowhere"),
+        name,
+        splits,
+        list(range(record.data["classes"])),
+        Report(),
+        (0, 0),
+        record.data["annotation_hash"],
+    )
     workspace = Workspace(scale, Path("nowhere"), copy / results.name, Path("nowhere"), "cpu")
     workspace.results.mkdir()
     for part in ("records", "errors", "reading.md"):
@@ -39,10 +50,20 @@ def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
 
 def rows_of(source: str, committed: pd.DataFrame, workspace: Workspace, folder: CocoFolder) -> list:
     """The rows of a committed file, with as many seeds as it has."""
-    recorded = committed.get("records", pd.Series(dtype=str)).dropna().str.findall(r"\.s(\d+)\.").explode().astype(float)
-    planned = committed.get("status", pd.Series(dtype=str)).dropna().str.extract(r"of (\d+) seeds")[0].astype(float)
+    recorded = (
+        committed.get("records", pd.Series(dtype=str))
+        .dropna()
+        .str.findall(r"\.s(\d+)\.")
+        .explode()
+        .astype(float)
+    )
+    planned = (
+        committed.get("status", pd.Series(dtype=str)).dropna().str.extract(r"of (\d+) seeds")[0].astype(float)
+    )
     seeds = int(max([*(recorded + 1), *planned.dropna(), *committed.seeds]))
-    return work_list(source, workspace, folder, seeds, list(committed.student.unique()), list(committed.method.unique()))
+    return work_list(
+        source, workspace, folder, seeds, list(committed.student.unique()), list(committed.method.unique())
+    )
 
 
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -57,7 +78,9 @@ def test_committed_results_are_what_the_records_say(path, tmp_path):
         assert path.stem == "claims"
         write_claims(workspace, folder)
     for name in (path.name, f"{path.stem}.md"):
-        assert (workspace.results / name).read_text() == (path.parent / name).read_text(), f"{path.parent / name} is stale"
+        assert (workspace.results / name).read_text() == (path.parent / name).read_text(), (
+            f"{path.parent / name} is stale"
+        )
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda p: p.name)

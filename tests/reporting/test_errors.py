@@ -26,14 +26,18 @@ def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
     record = run(e, workspace)
     assert unknown(rows, workspace) == [rows[1].experiments[0]]
     first, kept = run_errors(e, workspace), workspace.results / "errors" / f"{record.name}.json"
-    assert first.by_iou.index.tolist() == list(range(50, 100, 5)) and len(first.by_class) == len(folder.categories)
+    assert first.by_iou.index.tolist() == list(range(50, 100, 5)) and len(first.by_class) == len(
+        folder.categories
+    )
     assert first.by_iou.AP[50] == pytest.approx(record.metrics["AP50"], abs=1e-4)
 
     with monkeypatch.context() as patch:  # read, not computed again
         patch.setattr(errors, "tide", None)
         pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
     by_iou, by_class = gather(rows, workspace)
-    assert by_iou.method.unique().tolist() == ["baseline"] and by_iou.IoU.tolist() == first.by_iou.index.tolist()
+    assert (
+        by_iou.method.unique().tolist() == ["baseline"] and by_iou.IoU.tolist() == first.by_iou.index.tolist()
+    )
     assert by_class["class"].tolist() == [c.name for c in folder.categories]
 
     body = json.loads(kept.read_text())
@@ -50,8 +54,10 @@ def test_detections_of_another_training_are_refused(place):
     (workspace, folder), settings = place, {"steps": 1, "pretrain_steps": 1, "pretrain_scenes": 8}
     e = experiment_for(workspace, folder, "SSD300-VGG16", **settings)
     run(e, workspace)
-    perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
-               for a in folder.splits[e.eval_split].annotations["annotations"]]
+    perfect = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        for a in folder.splits[e.eval_split].annotations["annotations"]
+    ]
     write_whole(run_folder(e, workspace) / "detections.json.gz", gzip.compress(json.dumps(perfect).encode()))
     with pytest.raises(RecordError, match="give AP50 100.0000, its record says"):
         run_errors(e, workspace)
@@ -60,8 +66,21 @@ def test_detections_of_another_training_are_refused(place):
 
 def test_differences_are_paired_by_seed():
     base, other = [30.0, 34.0, 32.0], [29.0, 31.0, 32.0]
-    frame = pd.DataFrame([{"student": "S", "method": m, "seed": seed, "origin": "a", "IoU": 50, **dict.fromkeys(TYPES, 0.0), "Cls": v}
-                          for m, values in (("baseline", base), ("KDcls", other)) for seed, v in enumerate(values)])
+    frame = pd.DataFrame(
+        [
+            {
+                "student": "S",
+                "method": m,
+                "seed": seed,
+                "origin": "a",
+                "IoU": 50,
+                **dict.fromkeys(TYPES, 0.0),
+                "Cls": v,
+            }
+            for m, values in (("baseline", base), ("KDcls", other))
+            for seed, v in enumerate(values)
+        ]
+    )
     lines = differences(frame, ["Cls"]).set_index("method")
     assert lines.dAP.tolist() == pytest.approx([32, 92 / 3]) and pd.isna(lines.change["baseline"])
     line = lines.loc["KDcls"]  # differences -1, -3, 0: mean -4/3, sd 1.527525, t(2) = 4.302653
@@ -73,15 +92,40 @@ def test_differences_are_paired_by_seed():
 
 def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
     workspace = Workspace("smoke", tmp_path, tmp_path / "results", tmp_path / "runs")
-    frame = pd.DataFrame([{"student": "S", "method": m, "seed": 0, "origin": "a", "IoU": iou, **dict.fromkeys(TYPES, 1.0), "AP_boxes": v}
-                          for m, v in (("baseline", 80.0), ("loc", 84.5)) for iou in range(50, 100, 5)])
+    frame = pd.DataFrame(
+        [
+            {
+                "student": "S",
+                "method": m,
+                "seed": 0,
+                "origin": "a",
+                "IoU": iou,
+                **dict.fromkeys(TYPES, 1.0),
+                "AP_boxes": v,
+            }
+            for m, v in (("baseline", 80.0), ("loc", 84.5))
+            for iou in range(50, 100, 5)
+        ]
+    )
     text = write_figure3(frame, workspace)
-    assert "| S | loc | 1 | 84.5 (+4.5) | 84.5 (+4.5) |" in text and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
+    assert (
+        "| S | loc | 1 | 84.5 (+4.5) | 84.5 (+4.5) |" in text
+        and "AP_boxes" in (tmp_path / "results" / "figure3.csv").read_text()
+    )
     text = write_figure3(frame.assign(AP_boxes=float("nan")), workspace)
     assert "boxes" not in text and "AP_boxes" not in (tmp_path / "results" / "figure3.csv").read_text()
 
 
 def test_figure_3_in_words_has_cost_and_change_with_interval():
-    line = {"student": "S", "method": "KDcls", "type": "Cls", "IoU": 50, "dAP": 9.0, "seeds": 3, "change": -2,
-            "change_low": -3, "change_high": -1}
+    line = {
+        "student": "S",
+        "method": "KDcls",
+        "type": "Cls",
+        "IoU": 50,
+        "dAP": 9.0,
+        "seeds": 3,
+        "change": -2,
+        "change_low": -3,
+        "change_high": -1,
+    }
     assert "9.0 (-2.0 [-3.0, -1.0])" in markdown(pd.DataFrame([line]), (50,), ("Cls",))

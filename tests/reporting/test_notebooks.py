@@ -17,24 +17,37 @@ from c2dlib.workspace import Workspace, open_workspace, opened
 
 SOURCES = sorted(notebooks.FOLDER.glob("*.ipynb"))
 SSD = "SSD300-VGG16"
-TABLES = {"table1": (SSD, ["baseline", "KDcls"], 2), "table2": ("SSD512-VGG16", ["baseline", "ours"], 2),
-          "table3a": (SSD, ["baseline", "KDcls"], 8), "table3b": (SSD, ["KDcls-labels"], 1),
-          "table4": (SSD, ["baseline", "KDloc"], 2), "table5": (SSD, ["baseline", "KDcls"], 2),
-          "controls": (SSD, ["KDcls-smooth", "KDcls-mean", "loc-L1"], 3), "sizes": (SSD, ["baseline", "KDcls"], 8),
-          "schedules": (SSD, ["baseline"], 2), "table2x": ("SSD512-VGG16", ["baseline", "PKD"], 2),
-          "choices": ("SSD512-VGG16", ["baseline", "AT"], 3)}  # rows
+TABLES = {
+    "table1": (SSD, ["baseline", "KDcls"], 2),
+    "table2": ("SSD512-VGG16", ["baseline", "ours"], 2),
+    "table3a": (SSD, ["baseline", "KDcls"], 8),
+    "table3b": (SSD, ["KDcls-labels"], 1),
+    "table4": (SSD, ["baseline", "KDloc"], 2),
+    "table5": (SSD, ["baseline", "KDcls"], 2),
+    "controls": (SSD, ["KDcls-smooth", "KDcls-mean", "loc-L1"], 3),
+    "sizes": (SSD, ["baseline", "KDcls"], 8),
+    "schedules": (SSD, ["baseline"], 2),
+    "table2x": ("SSD512-VGG16", ["baseline", "PKD"], 2),
+    "choices": ("SSD512-VGG16", ["baseline", "AT"], 3),
+}  # rows
 
 # what a table's notebook shows besides its table, its verdict and its training: a piece of the code -> its figures, its notebooks
-SECTIONS = {"page.teacher_view()": (2, ["table1", "table2", "table3a", "table3b", "table4", "controls"]),
-            "assert_close": (0, ["table1"]),
-            "figures.gain_over_cost(page.frame)": (1, ["table2", "table2x"]),
-            "figures.ap_over_iou(page.frame)": (1, ["table5"]),
-            "figures.map_over_images(": (1, ["sizes"])}
+SECTIONS = {
+    "page.teacher_view()": (2, ["table1", "table2", "table3a", "table3b", "table4", "controls"]),
+    "assert_close": (0, ["table1"]),
+    "figures.gain_over_cost(page.frame)": (1, ["table2", "table2x"]),
+    "figures.ap_over_iou(page.frame)": (1, ["table5"]),
+    "figures.map_over_images(": (1, ["sizes"]),
+}
 
 
 def cells_of(name: str, kind: str) -> list[str]:
     """The sources of a notebook's cells of a kind, code or markdown."""
-    return [cell.source for cell in nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4).cells if cell.cell_type == kind]
+    return [
+        cell.source
+        for cell in nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4).cells
+        if cell.cell_type == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +58,15 @@ def workspace(tmp_path_factory) -> Workspace:
 
 
 def parameters(workspace: Workspace, **more) -> dict:
-    return {"scale": "smoke", "overrides": {"steps": 2}, "device": "cpu", "jobs": 1,
-            "results": str(workspace.results.parent), "runs": str(workspace.runs), **more}
+    return {
+        "scale": "smoke",
+        "overrides": {"steps": 2},
+        "device": "cpu",
+        "jobs": 1,
+        "results": str(workspace.results.parent),
+        "runs": str(workspace.runs),
+        **more,
+    }
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -64,8 +84,11 @@ def test_source_has_no_outputs(source: Path):
 def test_source_defines_nothing(source: Path):
     for cell in nbformat.read(source, 4).cells:
         if cell.cell_type == "code":
-            defined = [n for n in ast.walk(ast.parse(cell.source))
-                       if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+            defined = [
+                n
+                for n in ast.walk(ast.parse(cell.source))
+                if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            ]
             assert not defined, f"definitions belong in c2dlib: {cell.source}"
 
 
@@ -74,63 +97,107 @@ def test_a_tables_notebook_is_short_and_begins_with_its_table(name):
     cells = nbformat.read(notebooks.FOLDER / f"{name}.ipynb", 4).cells
     sources = [cell.source for cell in cells]
     assert len(sources) <= 15
-    assert sources.index("page.table()") < 6 and sources.index("figures.table_bars(page.frame)") < sources.index("page.verdict()") < 8
+    assert (
+        sources.index("page.table()") < 6
+        and sources.index("figures.table_bars(page.frame)") < sources.index("page.verdict()") < 8
+    )
     assert all(len(cell.source.splitlines()) <= 10 for cell in cells[2:] if cell.cell_type == "code")
 
 
 @pytest.mark.parametrize("name", [name for name in tables.TABLES if name != "table1"])
 def test_tables_notebooks_do_not_drift_apart(name):
     """They share their code, but for the sections that are listed, and the prose before every cell that they share."""
-    code = [source.replace(name, "table1", 1) if "TablePage" in source else source for source in cells_of(name, "code")]
+    code = [
+        source.replace(name, "table1", 1) if "TablePage" in source else source
+        for source in cells_of(name, "code")
+    ]
     sections = [source for source in code if any(piece in source for piece in SECTIONS)]
     listed = [piece for piece, (_, names) in SECTIONS.items() if name in names]
-    assert len(sections) == len(listed) and all(any(piece in source for source in sections) for piece in listed)
-    common = [source for source in cells_of("table1", "code") if "page.teacher_view()" not in source and "by_hand" not in source]
+    assert len(sections) == len(listed) and all(
+        any(piece in source for source in sections) for piece in listed
+    )
+    common = [
+        source
+        for source in cells_of("table1", "code")
+        if "page.teacher_view()" not in source and "by_hand" not in source
+    ]
     assert [source for source in code if source not in sections] == common
     prose, model = cells_of(name, "markdown"), cells_of("table1", "markdown")
     run_time = prose[0].split("\n\n")[-1].split(" The same from a shell")[0]
     assert run_time == model[0].split("\n\n")[-1].split(" The same from a shell")[0]
     assert f"`make reproduce-{name} SCALE=smoke`" in " ".join(prose[0].split())
     for heading in ("## Verdict", "## The table"):
-        of_name, of_model = (next(text for text in texts if text.startswith(heading)) for texts in (prose, model))
+        of_name, of_model = (
+            next(text for text in texts if text.startswith(heading)) for texts in (prose, model)
+        )
         assert of_name[:80] == of_model[:80]
     for heading in ("## One image", "## Training", "## Cost"):  # one text each
         assert {text for text in prose if text.startswith(heading)} <= {
-            text for texts in (model, cells_of("table2", "markdown")) for text in texts}
+            text for texts in (model, cells_of("table2", "markdown")) for text in texts
+        }
 
 
 def test_losses_are_computed_by_hand_in_two_notebooks_only():
-    assert {source.stem for source in SOURCES if "assert_close" in source.read_text()} == {"00_method", "table1"}
+    assert {source.stem for source in SOURCES if "assert_close" in source.read_text()} == {
+        "00_method",
+        "table1",
+    }
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_runs_headless(name, workspace):
     student, methods, count = TABLES[name]
     if name == "table2":  # table1 trains in its notebook; these runs are recorded before and only read
-        for row in tables.work_list(name, workspace, opened(workspace.data), 1, [student], methods, {"steps": 2}):
+        for row in tables.work_list(
+            name, workspace, opened(workspace.data), 1, [student], methods, {"steps": 2}
+        ):
             run(row.experiments[0], workspace)
     given = {"overrides": {}} if name == "schedules" else {}  # the table varies the steps
-    path = notebooks.execute(name, workspace, parameters(workspace, students=[student], methods=methods, **given))
+    path = notebooks.execute(
+        name, workspace, parameters(workspace, students=[student], methods=methods, **given)
+    )
     assert path == workspace.results / f"{name}.ipynb"
     frame = pd.read_csv(workspace.results / f"{name}.csv")
-    assert set(frame.status) == {"done"} and list(dict.fromkeys(frame.method)) == methods and len(frame) == count
+    assert (
+        set(frame.status) == {"done"} and list(dict.fromkeys(frame.method)) == methods and len(frame) == count
+    )
     cells = nbformat.read(path, 4).cells
     outputs = [o for cell in cells if cell.cell_type == "code" for o in cell.outputs]
     figures = sum("image/png" in o.get("data", {}) for o in outputs)
-    assert figures == 2 + sum(count for count, names in SECTIONS.values() if name in names)  # the bars, the curves, the sections
+    assert figures == 2 + sum(
+        count for count, names in SECTIONS.values() if name in names
+    )  # the bars, the curves, the sections
     shown = "\n".join(o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {}))
     assert tables.TABLES[name].title in shown and f"{count} of {count} runs are done" in shown
     assert "These runs did **not** test" in shown and "torchvision" in shown  # the versions
     printed = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")
-    assert ("c2dlib.distillation.losses.kd_cls" in printed) == ("c2dlib.distillation.losses.pooled_l1" in printed) == (name == "table1")
-    assert not list(workspace.results.glob(f".{name}*")) and not (workspace.results / f"{name}.failed.ipynb").exists()
+    assert (
+        ("c2dlib.distillation.losses.kd_cls" in printed)
+        == ("c2dlib.distillation.losses.pooled_l1" in printed)
+        == (name == "table1")
+    )
+    assert (
+        not list(workspace.results.glob(f".{name}*"))
+        and not (workspace.results / f"{name}.failed.ipynb").exists()
+    )
 
 
-@pytest.mark.parametrize("name, figures", [
-    ("figure3_errors", 6), ("figure4_examples", 1), ("00_method", 6), ("01_teacher", 6), ("your_data", 3), ("scale", 1)])
+@pytest.mark.parametrize(
+    "name, figures",
+    [
+        ("figure3_errors", 6),
+        ("figure4_examples", 1),
+        ("00_method", 6),
+        ("01_teacher", 6),
+        ("your_data", 3),
+        ("scale", 1),
+    ],
+)
 def test_figures_run_headless(name, figures, workspace):
     """They train what is missing, show every figure, and write the pictures of Figures 3 and 4 beside the tables."""
-    more = {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
+    more = (
+        {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
+    )
     given = {k: v for k, v in parameters(workspace, **more).items() if k in notebooks.parameters(name)}
     path = notebooks.execute(name, workspace, given)
     outputs = [o for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for o in cell.outputs]
@@ -157,8 +224,10 @@ def test_misspelt_parameter_is_refused_before_anything_runs(workspace):
 def test_failing_cell_leaves_a_copy_to_read_and_the_last_whole_one(tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    cells = [nbformat.v4.new_code_cell("scale = 'smoke'\nfail = True", metadata={"tags": ["parameters"]}),
-             nbformat.v4.new_code_cell("assert not fail, 'told to'")]
+    cells = [
+        nbformat.v4.new_code_cell("scale = 'smoke'\nfail = True", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("assert not fail, 'told to'"),
+    ]
     meta = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=meta), folder / "small.ipynb")
     monkeypatch.setattr(notebooks, "FOLDER", folder)
@@ -185,13 +254,26 @@ def test_pages_need_no_server_and_no_network(tmp_path):
     with pytest.raises(FileNotFoundError, match="no executed notebook"):
         notebooks.html(workspace)
     workspace.results.mkdir()
-    cells = [nbformat.v4.new_markdown_cell("# Is 1 < 2?"), nbformat.v4.new_code_cell("1 < 2", outputs=[
-        nbformat.v4.new_output("execute_result", {"text/plain": "True, really"}, execution_count=1)])]
+    cells = [
+        nbformat.v4.new_markdown_cell("# Is 1 < 2?"),
+        nbformat.v4.new_code_cell(
+            "1 < 2",
+            outputs=[
+                nbformat.v4.new_output("execute_result", {"text/plain": "True, really"}, execution_count=1)
+            ],
+        ),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), workspace.results / "small.ipynb")
-    (workspace.results / "claims.md").write_text("# Claims\n\n[why](reading.md)\n\n| a | b |\n|---|---|\n| **holds** | 1 |\n")
+    (workspace.results / "claims.md").write_text(
+        "# Claims\n\n[why](reading.md)\n\n| a | b |\n|---|---|\n| **holds** | 1 |\n"
+    )
     index = notebooks.html(workspace)
     claims = (index.parent / "claims.html").read_text()
-    assert "<strong>holds</strong></td>" in claims and 'href="reading.html"' in claims and 'href="claims.html"' in index.read_text()
+    assert (
+        "<strong>holds</strong></td>" in claims
+        and 'href="reading.html"' in claims
+        and 'href="claims.html"' in index.read_text()
+    )
     page = (index.parent / "small.html").read_text()
     assert index.name == "index.html" and '<a href="small.html">Is 1 &lt; 2?</a>' in index.read_text()
     assert "True, really" in page

@@ -15,8 +15,12 @@ def test_notes_say_what_numbers_mean(place):
     own = dataclasses.replace(workspace, scale="mini", results=workspace.results.with_name("mine-mini"))
     small = [n for n in notes(own, folder, {}) if "mean nothing" in n]
     assert len(small) == 1 and "24 training and 16 evaluation images" in small[0]
-    large = SimpleNamespace(image_counts={"train": 5000, "val": 500}, categories=[1] * 80, eval_split="val",
-                            annotation_hash="0" * 64)
+    large = SimpleNamespace(
+        image_counts={"train": 5000, "val": 500},
+        categories=[1] * 80,
+        eval_split="val",
+        annotation_hash="0" * 64,
+    )
     for scale, words in (("mini", True), ("coco", False)):
         text = " ".join(notes(dataclasses.replace(workspace, scale=scale), large, {}))
         assert "mean nothing" not in text and ("not the paper's number" in text) == words
@@ -31,18 +35,34 @@ def test_notes_say_what_numbers_mean(place):
 def test_the_comparison_in_sentences(place):
     rows = work_list("table2x", *place, students=["FasterRCNN-R50", "SSD512-VGG16"])
     points = {"baseline": 20.0, "KD": 19.0, "FGFI": 22.0, "FKD": 21.0, "ours": 21.5, "ours+FKD": 21.4}
-    done = [record(row.experiments[0], points[row.method], relative_seconds=1.0 + (row.method == "FGFI"))
-            for row in rows if row.student == "FasterRCNN-R50" and row.method in points]
-    of_r50 = ("**FasterRCNN-R50**: of 3 methods that imitate a detector, FGFI gains most (+2.0, 2.0x the time) and KD least "
-              "(-1.0, 1.0x the time); C2D gains +1.5, 1.0x the time, more than 2 of them; ")
-    assert comparison(table(rows, {r.hash: r for r in done})) == [of_r50 + "C2D + FKD has +0.4 mAP over FKD alone."]
+    done = [
+        record(row.experiments[0], points[row.method], relative_seconds=1.0 + (row.method == "FGFI"))
+        for row in rows
+        if row.student == "FasterRCNN-R50" and row.method in points
+    ]
+    of_r50 = (
+        "**FasterRCNN-R50**: of 3 methods that imitate a detector, FGFI gains most (+2.0, 2.0x the time) and KD least "
+        "(-1.0, 1.0x the time); C2D gains +1.5, 1.0x the time, more than 2 of them; "
+    )
+    assert comparison(table(rows, {r.hash: r for r in done})) == [
+        of_r50 + "C2D + FKD has +0.4 mAP over FKD alone."
+    ]
     points |= {"ours+KD": 19.6, "ours+FGFI": 21.8}
-    done = [record(row.experiments[0], points[row.method], relative_seconds=1.0 + (row.method == "FGFI"))
-            for row in rows if row.student == "FasterRCNN-R50" and row.method in points]
+    done = [
+        record(row.experiments[0], points[row.method], relative_seconds=1.0 + (row.method == "FGFI"))
+        for row in rows
+        if row.student == "FasterRCNN-R50" and row.method in points
+    ]
     assert comparison(table(rows, {r.hash: r for r in done})) == [
-        of_r50 + "C2D combined with 3 of them has +0.3 mAP on average over the method alone, and more mAP in 2 of 3 cases."]
-    done = [record(row.experiments[0], points[row.method], relative_seconds=1.5)
-            for row in rows if row.student == "SSD512-VGG16" and row.method in ("baseline", "FKD", "ours", "ours+FKD")]
+        of_r50
+        + "C2D combined with 3 of them has +0.3 mAP on average over the method alone, and more mAP in 2 of 3 cases."
+    ]
+    done = [
+        record(row.experiments[0], points[row.method], relative_seconds=1.5)
+        for row in rows
+        if row.student == "SSD512-VGG16" and row.method in ("baseline", "FKD", "ours", "ours+FKD")
+    ]
     assert comparison(table(rows, {r.hash: r for r in done})) == [
-        "**SSD512-VGG16**: FKD gains +1.0, 1.5x the time; C2D gains +1.5, 1.5x the time; C2D + FKD has +0.4 mAP over FKD alone."]
+        "**SSD512-VGG16**: FKD gains +1.0, 1.5x the time; C2D gains +1.5, 1.5x the time; C2D + FKD has +0.4 mAP over FKD alone."
+    ]
     assert comparison(table(rows, {})) == []

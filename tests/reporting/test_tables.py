@@ -19,12 +19,20 @@ from tests.reporting.helpers import SSD, cells, record
 def test_gains_are_computed_only_from_the_same_initial_weights(place):
     rows = work_list("table1", *place, students=[SSD])
     origins = dict(zip((row.method for row in rows), ("a", "a", "b", "a"), strict=False))
-    made = [record(row.experiments[0], 10 + i, data={"initial_weights": origins[row.method]}) for i, row in enumerate(rows[:4])]
+    made = [
+        record(row.experiments[0], 10 + i, data={"initial_weights": origins[row.method]})
+        for i, row in enumerate(rows[:4])
+    ]
     frame = table(rows, records := {r.hash: r for r in made})
-    assert frame.gain[:4].tolist() == pytest.approx([math.nan, 1, math.nan, 3], nan_ok=True) and frame.mAP[2] == 12
+    assert (
+        frame.gain[:4].tolist() == pytest.approx([math.nan, 1, math.nan, 3], nan_ok=True)
+        and frame.mAP[2] == 12
+    )
     warnings = [note for note in notes(*place, records) if "pre-trained on another machine" in note]
     assert len(warnings) == 1 and warnings[0].startswith(f"**{SSD}, loc: ")
-    assert not any("pre-trained on another machine" in note for note in notes(*place, {r.hash: r for r in made[:2]}))
+    assert not any(
+        "pre-trained on another machine" in note for note in notes(*place, {r.hash: r for r in made[:2]})
+    )
 
 
 def test_mean_spread_and_gain_over_the_seeds_both_have(place):
@@ -62,12 +70,24 @@ def test_mean_spread_and_gain_over_the_seeds_both_have(place):
 
 
 def test_cost_is_relative_time_of_a_step_and_memory(place):
-    rows = work_list("table2", *place, seeds=3, students=["FasterRCNN-R50"], methods=["baseline", "FKD", "ours"])
+    rows = work_list(
+        "table2", *place, seeds=3, students=["FasterRCNN-R50"], methods=["baseline", "FKD", "ours"]
+    )
     base, fkd, ours = (row.experiments for row in rows[:3])
-    costs = [(base[0], 1.0, 900.0), (fkd[0], 1.5, 1200.0), (fkd[1], 1.7, 1300.0), (fkd[2], 1.8, 0.0), (ours[0], 0.0, 0.0)]
-    records = {e.hash(): record(e, seconds_per_step=0.09, relative_seconds=x, memory_mb=m) for e, x, m in costs}
+    costs = [
+        (base[0], 1.0, 900.0),
+        (fkd[0], 1.5, 1200.0),
+        (fkd[1], 1.7, 1300.0),
+        (fkd[2], 1.8, 0.0),
+        (ours[0], 0.0, 0.0),
+    ]
+    records = {
+        e.hash(): record(e, seconds_per_step=0.09, relative_seconds=x, memory_mb=m) for e, x, m in costs
+    }
     frame = table(rows, records).set_index("method")
-    assert frame.relative_seconds.to_dict() == pytest.approx({"baseline": 1.0, "FKD": 1.7, "ours": math.nan}, nan_ok=True)
+    assert frame.relative_seconds.to_dict() == pytest.approx(
+        {"baseline": 1.0, "FKD": 1.7, "ours": math.nan}, nan_ok=True
+    )
     assert frame.memory_mb[["baseline", "FKD"]].tolist() == [900, 1250] and pd.isna(frame.memory_mb["ours"])
     shown = {c["method"]: c for c in cells(markdown(frame.reset_index(), "Title", []))}
     assert shown["FKD"]["s / step (x plain)"] == "0.090 (1.70x)" and shown["FKD"]["memory, MB"] == "1250"
@@ -92,9 +112,16 @@ def test_markdown_says_in_words_what_is_missing(place):
     assert text.startswith("# Title\n") and "- a note" in text
     shown = {c["method"]: c for c in cells(text)}
     reproduced = {method: c["reproduced mAP"] for method, c in shown.items()}
-    assert reproduced == {"baseline": "20.0 ± 0.0", "KD": "not run", "FGFI": "not run", "GID": "not run",
-                    "FKD": "OOM: out of memory", "C2D": "21.0", "C2D + FKD": "not run",
-                    "*KDcls-labels* (control)": "not run"}
+    assert reproduced == {
+        "baseline": "20.0 ± 0.0",
+        "KD": "not run",
+        "FGFI": "not run",
+        "GID": "not run",
+        "FKD": "OOM: out of memory",
+        "C2D": "21.0",
+        "C2D + FKD": "not run",
+        "*KDcls-labels* (control)": "not run",
+    }
     assert (
         shown["C2D"]["seeds"] == "1 of 2 seeds"
         and shown["C2D"]["gain over the reproduced baseline [95 % CI]"] == "+1.0"
@@ -127,7 +154,9 @@ def test_written_tables_come_from_verified_records(place, capsys):
 
 
 COMMITTED = sorted(ROOT.glob("results/*-*/table*.csv"))
-EMBEDDED = [p for p in COMMITTED if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")}]
+EMBEDDED = [
+    p for p in COMMITTED if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")}
+]
 
 
 @pytest.mark.parametrize("path", EMBEDDED, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -163,7 +192,10 @@ def test_every_committed_number_leads_to_its_records(path):
             baseline[row["student"]] = by_seed
         else:
             other = baseline[row["student"]]
-            gains = [r.metrics["mAP"] - other[seed].metrics["mAP"] for seed, r in by_seed.items()
-                     if r.data.get("initial_weights") == other[seed].data.get("initial_weights")]
+            gains = [
+                r.metrics["mAP"] - other[seed].metrics["mAP"]
+                for seed, r in by_seed.items()
+                if r.data.get("initial_weights") == other[seed].data.get("initial_weights")
+            ]
             mean = sum(gains) / len(gains) if gains else float("nan")
             assert row["gain"] == pytest.approx(mean, abs=1e-4, nan_ok=True)

@@ -20,10 +20,16 @@ from tests.reporting.helpers import SSD, cells, record
 
 
 def test_runs_go_seed_by_seed_and_compact_students_first(place):
-    rows = work_list("table2", *place, seeds=2, students=["FasterRCNN-R50", SSD.replace("300", "512")],
-                     methods=["baseline", "ours"])
+    rows = work_list(
+        "table2",
+        *place,
+        seeds=2,
+        students=["FasterRCNN-R50", SSD.replace("300", "512")],
+        methods=["baseline", "ours"],
+    )
     assert [(e.seed, e.student[:3], e.method[:2]) for e in experiments(rows)] == [
-        (seed, student, method) for seed in (0, 1) for student in ("SSD", "Fas") for method in ("ba", "KD")]
+        (seed, student, method) for seed in (0, 1) for student in ("SSD", "Fas") for method in ("ba", "KD")
+    ]
 
 
 @pytest.mark.parametrize("name", ["table1", "table2"])
@@ -56,8 +62,15 @@ def settings_of(rows: list[Row], *settings: str) -> list[tuple]:
 def test_table_3a_varies_weight_and_temperature(mini):
     rows = work_list("table3a", *mini)
     assert settings_of(rows, "lambda_kc", "temperature")[1:] == [
-        ("KDcls", 0.1, 1), ("KDcls", 0.1, 2), ("KDcls", 0.2, 1), ("KDcls", 0.3, 1), ("KDcls", 0.4, 1),
-        ("KDcls", 0.4, 2), ("KDcls", 0.4, 3), ("KDcls-labels", 0.4, 2)]
+        ("KDcls", 0.1, 1),
+        ("KDcls", 0.1, 2),
+        ("KDcls", 0.2, 1),
+        ("KDcls", 0.3, 1),
+        ("KDcls", 0.4, 1),
+        ("KDcls", 0.4, 2),
+        ("KDcls", 0.4, 3),
+        ("KDcls-labels", 0.4, 2),
+    ]
     assert (rows[0].method, rows[0].paper["mAP"]) == ("baseline", 25.6)
     assert rows[6].experiments == work_list("table1", *mini, students=[SSD], methods=["KDcls"])[0].experiments
     with pytest.raises(ValueError, match="SET cannot change temperature: table3a varies it"):
@@ -67,8 +80,12 @@ def test_table_3a_varies_weight_and_temperature(mini):
 def test_table_3b_varies_the_teacher_and_shows_its_accuracy(mini):
     rows = work_list("table3b", *mini)
     assert settings_of(rows, "teacher", "teacher_size")[1:-1] == [
-        ("KDcls", "resnet18", 48), ("KDcls", "resnet50", 48), ("KDcls", "resnext101_32x8d", 48),
-        ("KDcls", "resnet50", 24), ("KDcls", "resnet50", 96)]
+        ("KDcls", "resnet18", 48),
+        ("KDcls", "resnet50", 48),
+        ("KDcls", "resnext101_32x8d", 48),
+        ("KDcls", "resnet50", 24),
+        ("KDcls", "resnet50", 96),
+    ]
     assert (rows[0].method, rows[0].paper["mAP"], rows[-1].method) == ("baseline", 25.6, "KDcls-labels")
     e = rows[2].experiments[0]
     frame = table(rows, {e.hash(): record(e, 20.0, teacher={"top1": 81.25})})
@@ -83,17 +100,31 @@ def test_the_teachers_of_table_3b_build_and_read_their_crops(place, scale):
     for row in work_list("table3b", dataclasses.replace(place[0], scale=scale), place[1], methods=["KDcls"]):
         e = row.experiments[0]
         classifier = build_classifier(e.teacher, 12, e.teacher_size, e.teacher_width)
-        reading = Teacher(classifier, 12, e.teacher_size).read(torch.rand(2, 3, e.teacher_size, e.teacher_size) * 255)
+        reading = Teacher(classifier, 12, e.teacher_size).read(
+            torch.rand(2, 3, e.teacher_size, e.teacher_size) * 255
+        )
         assert reading.logits.shape == (2, 12) and torch.isfinite(reading.logits).all()
 
 
 def test_table_4_varies_crops_pooling_and_layers(mini):
     rows = work_list("table4", *mini)
     assert settings_of(rows[1:10], "sampling_size", "pool_obj") == [
-        ("loc", 4, 4), ("loc", 8, 4), ("loc", 16, 4), ("loc", 32, 4), ("loc", 64, 4),  # a
-        ("loc", 32, 2), ("loc", 32, 4), ("loc", 32, 8), ("loc", 32, 16)]  # b
+        ("loc", 4, 4),
+        ("loc", 8, 4),
+        ("loc", 16, 4),
+        ("loc", 32, 4),
+        ("loc", 64, 4),  # a
+        ("loc", 32, 2),
+        ("loc", 32, 4),
+        ("loc", 32, 8),
+        ("loc", 32, 16),
+    ]  # b
     assert settings_of(rows[10:], "sampling_size", "pool_obj", "pool_maps", "kd_loc_layers") == [
-        ("loc", 32, 8, 8, 1), ("KDloc", 32, 8, 8, 1), ("loc+KDloc", 32, 8, 8, 1), ("loc+KDloc", 32, 8, 8, 2)]
+        ("loc", 32, 8, 8, 1),
+        ("KDloc", 32, 8, 8, 1),
+        ("loc+KDloc", 32, 8, 8, 1),
+        ("loc+KDloc", 32, 8, 8, 2),
+    ]
     assert rows[0].method == "baseline" and rows[3].settings["sampling_size"] == 56  # the paper's pixels
     assert frame_labels(table(rows, {}))[-1] == "loc+KDloc, c, s 112, p 8, obj+l0+l1"
 
@@ -101,14 +132,23 @@ def test_table_4_varies_crops_pooling_and_layers(mini):
 def test_table_5_reads_the_runs_of_table_1(mini):
     rows = work_list("table5", *mini)
     one = {row.method: row.experiments for row in work_list("table1", *mini, students=[SSD])}
-    assert [row.method for row in rows] == ["baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", "KDcls-labels"]
+    assert [row.method for row in rows] == [
+        "baseline",
+        "KDcls",
+        "loc+KDloc",
+        "KDcls+loc+KDloc",
+        "KDcls-labels",
+    ]
     assert all(row.experiments == one[row.method] for row in rows)
     made = [record(row.experiments[0]) for row in (*rows[:2], rows[-1])]
     for r, at95 in zip(made, (1.5, 4.0, 7.0), strict=True):
         r.metrics.update(dict.fromkeys((f"AP{iou}" for iou in range(50, 100, 5)), 9.0) | {"AP95": at95})
     shown = cells(markdown(table(rows, {r.hash: r for r in made}), "T", []))
     assert [c["AP95 paper / reproduced"] for c in shown[:3]] == ["0.5 / 1.5", "0.5 / 4.0", "1.3 / –"]
-    assert shown[0]["AP55 paper / reproduced"] == "41.3 / 9.0" and shown[-1]["AP95 paper / reproduced"] == "– / 7.0"
+    assert (
+        shown[0]["AP55 paper / reproduced"] == "41.3 / 9.0"
+        and shown[-1]["AP95 paper / reproduced"] == "– / 7.0"
+    )
 
 
 def test_controls_and_sizes_are_tables_that_the_paper_does_not_have(mini):
@@ -119,12 +159,19 @@ def test_controls_and_sizes_are_tables_that_the_paper_does_not_have(mini):
     sizes = work_list("sizes", *mini)
     assert [r.settings["train_share"] for r in sizes] == [s for s in (0.125, 0.25, 0.5, 1) for _ in range(4)]
     assert sizes[-4].experiments == work_list("table1", *mini, students=[SSD])[0].experiments
-    assert sizes[0].experiments[0].train_share == 0.125 and "train_share" not in sizes[-1].experiments[0].identity()
+    assert (
+        sizes[0].experiments[0].train_share == 0.125
+        and "train_share" not in sizes[-1].experiments[0].identity()
+    )
     values = [10, 12, 11, 11.5, 20, 21, 22, 23]  # of the first two shares
-    records = {r.experiments[0].hash(): record(r.experiments[0], v) for r, v in zip(sizes[:8], values, strict=True)}
+    records = {
+        r.experiments[0].hash(): record(r.experiments[0], v) for r, v in zip(sizes[:8], values, strict=True)
+    }
     frame = table(sizes, records)
     assert frame.gain[:8].tolist() == pytest.approx([math.nan, 2, 1, 1.5, math.nan, 1, 2, 3], nan_ok=True)
-    assert frame_labels(frame)[1] == "KDcls, share 0.125" and frame_labels(frame)[0] == "baseline, share 0.125"
+    assert (
+        frame_labels(frame)[1] == "KDcls, share 0.125" and frame_labels(frame)[0] == "baseline, share 0.125"
+    )
 
 
 def test_choices_are_made_on_val_and_the_one_taken_is_among_them(mini):
@@ -133,9 +180,14 @@ def test_choices_are_made_on_val_and_the_one_taken_is_among_them(mini):
     assert len({row.experiments[0].hash() for row in rows}) == len(rows)
     for student in {row.student for row in rows}:
         taken = experiment("mini", student)
-        compared = [row.settings["changed"].split() for row in rows if row.student == student and row.settings]
+        compared = [
+            row.settings["changed"].split() for row in rows if row.student == student and row.settings
+        ]
         for name in {name for name, value in compared if value != "0.01"}:  # 0.01 was compared and not taken
-            assert getattr(taken, name) in [float(value) for other, value in compared if other == name], (student, name)
+            assert getattr(taken, name) in [float(value) for other, value in compared if other == name], (
+                student,
+                name,
+            )
     records = {rows[0].experiments[0].hash(): record(rows[0].experiments[0], eval_split="val")}
     assert "metrics on `val`" in notes(*mini, records)[0]
     with pytest.raises(ValueError, match="SET cannot change lambda_pkd: choices varies it"):
@@ -148,7 +200,10 @@ def test_a_longer_schedule_has_a_baseline_of_its_own(mini):
     assert [r.experiments[0].steps for r in rows] == [3500] * 5 + [10500] * 5
     assert rows[0].experiments == work_list("table1", *mini, students=[SSD])[0].experiments
     values = [10, 12, 11, 13, 10, 20, 21, 22, 23, 19]
-    frame = table(rows, {r.experiments[0].hash(): record(r.experiments[0], v) for r, v in zip(rows, values, strict=True)})
+    frame = table(
+        rows,
+        {r.experiments[0].hash(): record(r.experiments[0], v) for r, v in zip(rows, values, strict=True)},
+    )
     assert frame.gain.tolist() == pytest.approx([math.nan, 2, 1, 3, 0, math.nan, 1, 2, 3, -1], nan_ok=True)
     assert frame_labels(frame)[5] == "baseline, schedule x 3"
     with pytest.raises(ValueError, match="SET cannot change steps: schedules varies it"):
@@ -163,7 +218,10 @@ def test_tables_share_runs_and_can_be_narrowed(place):
         0
     ].experiments
     fgfi = work_list("table2", *place, methods=["FGFI"])
-    assert [(r.student, r.experiments[0].method) for r in fgfi] == [("FasterRCNN-R50", "FGFI"), ("RetinaNet-R50", "FGFI")]
+    assert [(r.student, r.experiments[0].method) for r in fgfi] == [
+        ("FasterRCNN-R50", "FGFI"),
+        ("RetinaNet-R50", "FGFI"),
+    ]
     (row,) = work_list("table1", *place, students=[SSD], methods=["loc"], overrides={"steps": 3})
     assert row.experiments[0].steps == 3
     for wrong in (
@@ -180,11 +238,20 @@ def test_tables_share_runs_and_can_be_narrowed(place):
 def test_table2x_has_every_method_alone_and_with_c2d(place):
     rows = work_list("table2x", *place)
     both = ["KD", "FGFI", "GID", "FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD"]
-    for student, names in (("FasterRCNN-R50", both), ("RetinaNet-R50", both), ("SSD512-VGG16", ["FKD", *both[5:]])):
+    for student, names in (
+        ("FasterRCNN-R50", both),
+        ("RetinaNet-R50", both),
+        ("SSD512-VGG16", ["FKD", *both[5:]]),
+    ):
         methods = [row.method for row in rows if row.student == student]
         assert methods == ["baseline", "ours", *names, *(f"ours+{n}" for n in names), "KDcls-labels"]
     for student in ("FCOS-R50", "MaskRCNN-R50"):
-        assert [row.method for row in rows if row.student == student] == ["baseline", "KDcls", "ours", "KDcls-labels"]
+        assert [row.method for row in rows if row.student == student] == [
+            "baseline",
+            "KDcls",
+            "ours",
+            "KDcls-labels",
+        ]
     paper = {(row.student, row.method): row.paper.get("mAP") for row in rows}
     assert paper["RetinaNet-R50", "GID"] == 39.1 and paper["RetinaNet-R50", "PKD"] is None
     shared = {row.experiments for row in work_list("table2", *place)} & {row.experiments for row in rows}

@@ -25,5 +25,8 @@ def test_attention_is_where_the_answer_comes_from():
 
 
 def test_no_crops_have_no_maps():
-    assert attention(TopLeftRed(), torch.zeros(0, 3, 16, 16), torch.zeros(0, dtype=torch.int64)).shape == (0, 16, 16)
-
+    assert attention(TopLeftRed(), torch.zeros(0, 3, 16, 16), torch.zeros(0, dtype=torch.int64)).shape == (
+        0,
+        16,
+        16,
+    )

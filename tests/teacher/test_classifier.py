@@ -48,8 +48,13 @@ def test_early_maps_and_logits_of_a_resnet_by_hand():
     teacher = Teacher(net, num_classes=5, size=32)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
     seen = (x / 255 - mean[:, None, None]) / std[:, None, None]
-    stem = F.batch_norm(F.conv2d(seen, net.conv1.weight, stride=2, padding=3), net.bn1.running_mean,
-                        net.bn1.running_var, net.bn1.weight, net.bn1.bias).relu()
+    stem = F.batch_norm(
+        F.conv2d(seen, net.conv1.weight, stride=2, padding=3),
+        net.bn1.running_mean,
+        net.bn1.running_var,
+        net.bn1.weight,
+        net.bn1.bias,
+    ).relu()
     l0 = F.max_pool2d(stem, 3, 2, 1)
     l1 = net.layer1(l0)
     logits = net.fc(net.layer4(net.layer3(net.layer2(l1))).mean((2, 3)))
@@ -71,8 +76,10 @@ def test_no_deeper_than_asked(teacher):
     teacher.early(crops(), 1)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "efficientnet_b0", "convnext_atto",
-                                  "resnext50_32x4d", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenetv3_small_050", "efficientnet_b0", "convnext_atto", "resnext50_32x4d", "vit_tiny_patch16_224"],
+)
 def test_any_timm_classifier(name):
     teacher = Teacher(build_classifier(name, 7, 64), 7, 64)
     x = crops(2, 64).requires_grad_()
@@ -130,6 +137,7 @@ def test_the_copy_for_reading_computes_the_same(size):
     teacher, x = Teacher(classifier, 5, size), crops(3, size)
     classifier.eval()
     with torch.no_grad():
-        torch.testing.assert_close(teacher.read(x).logits, classifier((x - teacher.mean) / teacher.std),
-                                   rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            teacher.read(x).logits, classifier((x - teacher.mean) / teacher.std), rtol=1e-4, atol=1e-4
+        )
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in classifier.modules())  # the original is untouched

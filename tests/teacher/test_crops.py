@@ -23,8 +23,11 @@ def batch(images=3, boxes=7, dtype=torch.float32):
     """Images 20 high and 30 wide, boxes inside them in mixed order; image 1 has none."""
     start = torch.rand(boxes, 2, dtype=dtype) * torch.tensor([15, 8], dtype=dtype) + 1
     extent = torch.rand(boxes, 2, dtype=dtype) * torch.tensor([10, 8], dtype=dtype) + 2
-    return (torch.rand(images, 3, 20, 30, dtype=dtype), torch.cat([start, start + extent], 1),
-            torch.tensor([2, 0, 2, 0, 0, 2, 0])[:boxes])
+    return (
+        torch.rand(images, 3, 20, 30, dtype=dtype),
+        torch.cat([start, start + extent], 1),
+        torch.tensor([2, 0, 2, 0, 0, 2, 0])[:boxes],
+    )
 
 
 def affine_crops(images, boxes, image_index, size):
@@ -32,8 +35,10 @@ def affine_crops(images, boxes, image_index, size):
     height, width = images.shape[-2:]
     x1, y1, x2, y2 = boxes.unbind(1)
     zero = torch.zeros_like(x1)
-    rows = [torch.stack([(x2 - x1) / width, zero, -1 + (x1 + x2) / width], 1),
-            torch.stack([zero, (y2 - y1) / height, -1 + (y1 + y2) / height], 1)]
+    rows = [
+        torch.stack([(x2 - x1) / width, zero, -1 + (x1 + x2) / width], 1),
+        torch.stack([zero, (y2 - y1) / height, -1 + (y1 + y2) / height], 1),
+    ]
     grid = F.affine_grid(torch.stack(rows, 1), [len(boxes), 3, size, size], align_corners=False)
     return F.grid_sample(images[image_index], grid, align_corners=False)
 
@@ -86,15 +91,19 @@ def test_order_and_one_at_a_time():
         alone = crop_regions(images[image_index[p]][None], boxes[p][None], torch.tensor([0]), 5)
         torch.testing.assert_close(together[p], alone[0])
     constant = torch.tensor([10.0, 20, 30])[:, None, None, None].expand(3, 3, 20, 30)
-    torch.testing.assert_close(crop_regions(constant, boxes, image_index, 2).mean((1, 2, 3)),
-                               torch.tensor([30.0, 10, 30, 10, 10, 30, 10]))
+    torch.testing.assert_close(
+        crop_regions(constant, boxes, image_index, 2).mean((1, 2, 3)),
+        torch.tensor([30.0, 10, 30, 10, 10, 30, 10]),
+    )
 
 
 def test_flipping_image_and_boxes_mirrors_the_crops():
     images, boxes, image_index = batch()
     mirrored = torch.stack([30 - boxes[:, 2], boxes[:, 1], 30 - boxes[:, 0], boxes[:, 3]], 1)
-    torch.testing.assert_close(crop_regions(images.flip(-1), mirrored, image_index, 6),
-                               crop_regions(images, boxes, image_index, 6).flip(-1))
+    torch.testing.assert_close(
+        crop_regions(images.flip(-1), mirrored, image_index, 6),
+        crop_regions(images, boxes, image_index, 6).flip(-1),
+    )
 
 
 def test_no_image_is_copied_per_box(monkeypatch):
@@ -115,13 +124,16 @@ def test_no_boxes():
     assert crops.shape == (0, 3, 5, 5)
 
 
-@pytest.mark.parametrize("boxes, image_index, size, message", [
-    (torch.zeros(2, 5), torch.zeros(2), 4, "boxes"),
-    (torch.zeros(2, 4), torch.zeros(3), 4, "image_index"),
-    (torch.ones(2, 4), torch.tensor([0, 2]), 4, "0..2"),
-    (torch.ones(2, 4), torch.tensor([-1, 0]), 4, "-1..0"),
-    (torch.ones(1, 4), torch.tensor([0]), 0, "size"),
-])
+@pytest.mark.parametrize(
+    "boxes, image_index, size, message",
+    [
+        (torch.zeros(2, 5), torch.zeros(2), 4, "boxes"),
+        (torch.zeros(2, 4), torch.zeros(3), 4, "image_index"),
+        (torch.ones(2, 4), torch.tensor([0, 2]), 4, "0..2"),
+        (torch.ones(2, 4), torch.tensor([-1, 0]), 4, "-1..0"),
+        (torch.ones(1, 4), torch.tensor([0]), 0, "size"),
+    ],
+)
 def test_errors(boxes, image_index, size, message):
     with pytest.raises(ValueError, match=message):
         crop_regions(torch.rand(2, 3, 8, 8), boxes, image_index.long(), size)
@@ -130,8 +142,10 @@ def test_errors(boxes, image_index, size, message):
 def test_crop_batch_reads_every_box_in_0_to_255():
     images = [ramp(16, 16)[0] / 255, ramp(8, 8)[0], ramp(10, 20)[0] / 255]
     boxes = [[[2.0, 2, 6, 6], [4.0, 4, 12, 8]], [], [[10.0, 1, 18, 9]]]
-    targets = [{"boxes": torch.tensor(b).reshape(-1, 4), "labels": torch.tensor(x, dtype=torch.int64)}
-               for b, x in zip(boxes, [[3, 1], [], [2]], strict=True)]
+    targets = [
+        {"boxes": torch.tensor(b).reshape(-1, 4), "labels": torch.tensor(x, dtype=torch.int64)}
+        for b, x in zip(boxes, [[3, 1], [], [2]], strict=True)
+    ]
     crops, labels = crop_batch(images, targets, 2)
     assert labels.tolist() == [2, 0, 1]
     torch.testing.assert_close(crops[:, 0, 0], torch.tensor([[3.0, 5], [6, 10], [12, 16]]))

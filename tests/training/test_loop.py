@@ -161,8 +161,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(monk
 
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(monkeypatch, tmp_path):
     """The root of 0 x |w| is a finite loss whose gradient is 0 / 0."""
-    toy = Toy(monkeypatch, tmp_path, spoil=lambda step, terms: terms | (
-        {"b": (0 * toy.net[0].weight.abs().sum()).sqrt()} if step == 5 else {}))
+    toy = Toy(
+        monkeypatch,
+        tmp_path,
+        spoil=lambda step, terms: (
+            terms | ({"b": (0 * toy.net[0].weight.abs().sum()).sqrt()} if step == 5 else {})
+        ),
+    )
     with pytest.raises(NonFiniteLoss, match="step 5"):
         toy.fit()
     assert all(v.isfinite().all() for v in load_checkpoint(tmp_path)["modules"]["student"].values())

@@ -28,8 +28,16 @@ from c2dlib.workspace import open_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDENT = "SSD512-VGG16"
-TINY = {"steps": 2, "teacher_steps": 2, "teacher_images": 4, "pretrain_steps": 1, "pretrain_scenes": 8,
-        "image_size": 64, "batch_size": 2, "detector_teacher_steps": 2}
+TINY = {
+    "steps": 2,
+    "teacher_steps": 2,
+    "teacher_images": 4,
+    "pretrain_steps": 1,
+    "pretrain_scenes": 8,
+    "image_size": 64,
+    "batch_size": 2,
+    "detector_teacher_steps": 2,
+}
 
 LONGER = {"steps": 6, "flip": True, "vertical_flip": True}
 
@@ -111,9 +119,14 @@ print("hash", runs.run(e, workspace, progress).checkpoint_sha256)
 
 def start(folder, kill, marker):
     arguments = json.dumps([str(folder), STUDENT, TINY | LONGER, kill, str(marker)])
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, arguments], cwd=ROOT, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, arguments],
+        cwd=ROOT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def site_in(folder):
@@ -247,7 +260,9 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     kept = classifier_teacher(e, workspace)[0].state_dict()  # as the cache, checked by its hash, has it
     assert all(torch.equal(v, kept[k]) for k, v in teacher.state_dict().items())
     detector = load((run_folder(detector_teacher(e), workspace) / "student.safetensors").read_bytes())
-    assert all(torch.equal(v, detector[k]) for k, v in fkd.teacher.state_dict().items()) and len(detector) > 20
+    assert (
+        all(torch.equal(v, detector[k]) for k, v in fkd.teacher.state_dict().items()) and len(detector) > 20
+    )
     plain = load_file(
         run_folder(tiny(place), workspace) / "student.safetensors"
     )  # a baseline has no teacher at all
@@ -284,8 +299,14 @@ def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch)
     """Its images are scaled first, boxes with them; at 0 its identity is that of before the setting existed."""
     (workspace, _), seen = place, []
     cut = classifiers.crop_batch
-    monkeypatch.setattr(classifiers, "crop_batch", lambda images, targets, *more: (
-        seen.append((images[0].shape[-2:], targets[0]["boxes"].max())), cut(images, targets, *more))[1])
+    monkeypatch.setattr(
+        classifiers,
+        "crop_batch",
+        lambda images, targets, *more: (
+            seen.append((images[0].shape[-2:], targets[0]["boxes"].max())),
+            cut(images, targets, *more),
+        )[1],
+    )
     _, full = classifier_teacher(tiny(place, "KDcls", teacher_lr=0.0123), workspace)
     whole, _ = zip(*seen, strict=True)
     seen.clear()
@@ -330,7 +351,11 @@ def test_mask_rcnn_trains_its_mask_branch_where_there_are_masks(place, tmp_path)
     workspace, data = place
     small = {k: v for k, v in TINY.items() if k != "detector_teacher_steps"}
     plain = run(experiment_for(workspace, data, "MaskRCNN-R50", "ours", **small), workspace)
-    assert plain.status == "done" and {"KDcls", "loc", "KDloc", "loss_classifier"} <= set(plain.curve) and "loss_mask" not in plain.curve
+    assert (
+        plain.status == "done"
+        and {"KDcls", "loc", "KDloc", "loss_classifier"} <= set(plain.curve)
+        and "loss_mask" not in plain.curve
+    )
     assert any("no masks" in note for note in notes(workspace, data, {plain.hash: plain}))
     root = shutil.copytree(data.root, tmp_path / "outlined")
     for path in (root / "annotations").glob("*.json"):
@@ -344,7 +369,9 @@ def test_mask_rcnn_trains_its_mask_branch_where_there_are_masks(place, tmp_path)
     assert masked.status == "done" and "loss_mask" in masked.curve
     assert not any("no masks" in note for note in notes(*there, {masked.hash: masked}))
     with torch.no_grad():
-        found = trained_student(experiment_for(*there, "MaskRCNN-R50", **small), there[0])([torch.rand(3, 64, 64)])[0]
+        found = trained_student(experiment_for(*there, "MaskRCNN-R50", **small), there[0])(
+            [torch.rand(3, 64, 64)]
+        )[0]
     assert "masks" in found
 
 
@@ -353,4 +380,7 @@ def test_ours_works_without_anchors(place):
     record = run(experiment_for(workspace, data, "FCOS-R50", "ours", **TINY), workspace)
     assert record.status == "done" and {"KDcls", "loc", "KDloc", "bbox_ctrness"} <= set(record.curve)
     assert record.memory_mb > 100 or not Path("/proc/self/clear_refs").exists()
-    assert record.relative_seconds > 0 and run(experiment_for(workspace, data, "FCOS-R50", **TINY), workspace).relative_seconds == 1.0
+    assert (
+        record.relative_seconds > 0
+        and run(experiment_for(workspace, data, "FCOS-R50", **TINY), workspace).relative_seconds == 1.0
+    )

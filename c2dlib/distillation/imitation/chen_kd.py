@@ -36,8 +36,12 @@ class ChenKD(nn.Module):
             used, positive = head.labels >= 0, head.labels > 0
             soft = softmax_soft if name == "rcnn" else sigmoid_soft
             first = 1 if name == "dense" else 0  # RetinaNet's column 0 is never used
-            terms[f"kd_{name}_class"] = (1 - MU) / MU * soft(head.logits[used, first:].float(), logits[used, first:])
-            terms[f"kd_{name}_box"] = NU * bounded(head.deltas[positive].float(), deltas[positive], head.targets[positive])
+            terms[f"kd_{name}_class"] = (
+                (1 - MU) / MU * soft(head.logits[used, first:].float(), logits[used, first:])
+            )
+            terms[f"kd_{name}_box"] = NU * bounded(
+                head.deltas[positive].float(), deltas[positive], head.targets[positive]
+            )
         return {name: self.factor * term for name, term in terms.items()}
 
 

@@ -37,8 +37,12 @@ class TeacherStudentBatch:
     """One batch as both detectors see it."""
 
     out: TrainOutput  # the student's step
-    levels: dict[str, tuple[Tensor, Tensor]]  # name -> student's and teacher's map [B, C, H, W] in fp32, finest first
-    heads: dict[str, tuple[Tensor, Tensor]]  # name -> the teacher's logits and deltas for the boxes of ``out.heads()``
+    levels: dict[
+        str, tuple[Tensor, Tensor]
+    ]  # name -> student's and teacher's map [B, C, H, W] in fp32, finest first
+    heads: dict[
+        str, tuple[Tensor, Tensor]
+    ]  # name -> the teacher's logits and deltas for the boxes of ``out.heads()``
 
     def maps(self) -> list[tuple[Tensor, Tensor]]:
         return list(self.levels.values())
@@ -81,12 +85,16 @@ class FromDetector:
             rcnn, roi = student["rcnn"], teacher.roi_heads
             sizes = [tuple(out.images.shape[2:])] * len(out.images)
             logits, deltas = roi.box_predictor(roi.box_head(roi.box_roi_pool(maps, rcnn.boxes, sizes)))
-            found = {"rpn": concat_box_prediction_layers(*teacher.rpn.head(levels)),
-                     "rcnn": (logits, true_class(deltas, rcnn.labels))}
+            found = {
+                "rpn": concat_box_prediction_layers(*teacher.rpn.head(levels)),
+                "rcnn": (logits, true_class(deltas, rcnn.labels)),
+            }
         for name, (logits, _) in found.items():
             if logits.shape != student[name].logits.shape:
-                raise ValueError(f"the {name} head says {tuple(student[name].logits.shape)} numbers in the student but "
-                                 f"{tuple(logits.shape)} in the teacher; their anchors and classes must agree")
+                raise ValueError(
+                    f"the {name} head says {tuple(student[name].logits.shape)} numbers in the student but "
+                    f"{tuple(logits.shape)} in the teacher; their anchors and classes must agree"
+                )
         return {name: (logits.float(), deltas.float()) for name, (logits, deltas) in found.items()}
 
 
@@ -99,12 +107,16 @@ def pair_levels(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str,
     ours, theirs = ({k: v.float() for k, v in m.items() if k != "pool"} for m in (ours, theirs))
     for a, b, who in ((ours, theirs, "teacher"), (theirs, ours, "student")):
         if missing := a.keys() - b.keys():
-            raise ValueError(f"the {who}'s neck has no level {', '.join(sorted(missing))}; "
-                             "use a teacher with the student's levels")
+            raise ValueError(
+                f"the {who}'s neck has no level {', '.join(sorted(missing))}; "
+                "use a teacher with the student's levels"
+            )
     for key, s in ours.items():
         if s.shape[2:] != theirs[key].shape[2:]:
-            raise ValueError(f"level {key} is {tuple(s.shape[2:])} (H, W) in the student but "
-                             f"{tuple(theirs[key].shape[2:])} in the teacher; their strides must agree")
+            raise ValueError(
+                f"level {key} is {tuple(s.shape[2:])} (H, W) in the student but "
+                f"{tuple(theirs[key].shape[2:])} in the teacher; their strides must agree"
+            )
     return {key: (s, theirs[key]) for key, s in ours.items()}
 
 

@@ -34,9 +34,14 @@ class DeFeat(nn.Module):
     def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         masks = inside_objects(seen, self.side)
         levels = list(zip(adapted(self.adapters, seen.maps()), masks, strict=True))
-        inside, outside = (torch.stack([half_square(s, t, mask if fg else 1 - mask) for (s, t), mask in levels]).mean()
-                           for fg in (True, False))
-        return {"defeat_objects": self.factor * OBJECTS * inside, "defeat_background": self.factor * BACKGROUND * outside}
+        inside, outside = (
+            torch.stack([half_square(s, t, mask if fg else 1 - mask) for (s, t), mask in levels]).mean()
+            for fg in (True, False)
+        )
+        return {
+            "defeat_objects": self.factor * OBJECTS * inside,
+            "defeat_background": self.factor * BACKGROUND * outside,
+        }
 
 
 @torch.no_grad()

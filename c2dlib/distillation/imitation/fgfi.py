@@ -26,11 +26,18 @@ class FGFI(nn.Module):
 
     def __init__(self, necks: Necks, factor: float = 1.0):
         super().__init__()
-        self.adapters, self.side, self.weight = adapters(necks, 3, STD), SIDE * necks.anchor_scale, factor * WEIGHT
+        self.adapters, self.side, self.weight = (
+            adapters(necks, 3, STD),
+            SIDE * necks.anchor_scale,
+            factor * WEIGHT,
+        )
 
     def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         masks = near_objects(seen, self.side)
-        levels = [half_square(s, t, mask) for (s, t), mask in zip(adapted(self.adapters, seen.maps()), masks, strict=True)]
+        levels = [
+            half_square(s, t, mask)
+            for (s, t), mask in zip(adapted(self.adapters, seen.maps()), masks, strict=True)
+        ]
         return {"fgfi": self.weight * torch.stack(levels).mean()}
 
 

@@ -18,4 +18,7 @@ class FitNets(nn.Module):
         self.adapters, self.weight = adapters(necks, 1), factor * WEIGHT
 
     def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
-        return {"fitnets": self.weight * torch.stack([half_square(s, t) for s, t in adapted(self.adapters, seen.maps())]).mean()}
+        return {
+            "fitnets": self.weight
+            * torch.stack([half_square(s, t) for s, t in adapted(self.adapters, seen.maps())]).mean()
+        }

@@ -90,12 +90,14 @@ class Level(nn.Module):
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
         """s [N, C_s, H, W], t [N, C_t, H, W] without gradient -> [4] norms in the order of TERMS."""
-        return torch.stack([
-            frobenius(t - self.feature(s), self.mask(s, t)),
-            frobenius(t.mean((2, 3)) - self.channel(s.mean((2, 3)))),
-            frobenius(t.mean(1, keepdim=True) - self.spatial(s.mean(1, keepdim=True))),
-            frobenius(self.teacher_nonlocal(t) - self.relation(self.student_nonlocal(s))),
-        ])
+        return torch.stack(
+            [
+                frobenius(t - self.feature(s), self.mask(s, t)),
+                frobenius(t.mean((2, 3)) - self.channel(s.mean((2, 3)))),
+                frobenius(t.mean(1, keepdim=True) - self.spatial(s.mean(1, keepdim=True))),
+                frobenius(self.teacher_nonlocal(t) - self.relation(self.student_nonlocal(s))),
+            ]
+        )
 
 
 class FKD(nn.Module):
@@ -112,8 +114,10 @@ class FKD(nn.Module):
         super().__init__()
         weights, tau = ONE_STAGE if necks.one_stage else TWO_STAGE
         self.weights = [factor * w for w in weights]
-        self.levels = nn.ModuleList(Level(i, *channels, tau, necks.one_stage) for i, channels in enumerate(
-            zip(necks.student, necks.teacher, strict=True)))
+        self.levels = nn.ModuleList(
+            Level(i, *channels, tau, necks.one_stage)
+            for i, channels in enumerate(zip(necks.student, necks.teacher, strict=True))
+        )
 
     def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
         """One step's weighted scalars, "fkd_" + each of TERMS."""

@@ -11,7 +11,12 @@ from c2dlib.detectors.matching import match_anchors
 from c2dlib.detectors.train_output import Head
 from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch
 
-CANDIDATES, SMALLEST, OVERLAP, KEPT = 3000, 10.0, 0.3, 10  # per image: boxes, their side in pixels, IoU, instances
+CANDIDATES, SMALLEST, OVERLAP, KEPT = (
+    3000,
+    10.0,
+    0.3,
+    10,
+)  # per image: boxes, their side in pixels, IoU, instances
 CELLS = 10
 FEATURE, RELATION, CLASS, BOX = 5e-4, 40.0, 0.1, 1.0  # the released weights for RetinaNet
 
@@ -37,13 +42,17 @@ class GID(nn.Module):
         ours, theirs = head.logits[:, first:].float(), logits[:, first:]
         instances = general_instances(head, ours.detach(), theirs, deltas, seen.out.images)
         s, t = self._pooled(seen, instances)
-        matches = torch.cat(match_anchors(head.matcher, head.boxes, [{"boxes": boxes} for boxes in instances]))
+        matches = torch.cat(
+            match_anchors(head.matcher, head.boxes, [{"boxes": boxes} for boxes in instances])
+        )
         near = matches >= 0
         count = max(1, int(near.sum()))
         terms = {
             "gid_feature": FEATURE * (s - t).square().sum() / (CELLS**2 * max(1, len(s))),
             "gid_relation": RELATION * relation(s.flatten(1), t.flatten(1)),
-            "gid_class": CLASS * F.binary_cross_entropy_with_logits(ours[near], theirs[near].sigmoid(), reduction="sum") / count,
+            "gid_class": CLASS
+            * F.binary_cross_entropy_with_logits(ours[near], theirs[near].sigmoid(), reduction="sum")
+            / count,
             "gid_box": BOX * (head.deltas[near].float() - deltas[near]).abs().sum() / count,
         }
         return {name: self.factor * term for name, term in terms.items()}
@@ -52,12 +61,16 @@ class GID(nn.Module):
         """Both pyramids' features of the instances, each from the level of its size: twice [G, C, 10, 10]."""
         sizes = [tuple(seen.out.images.shape[2:])] * len(boxes)
         pool = MultiScaleRoIAlign(list(seen.levels), CELLS, 2)
-        return (pool({name: self.adapter(s) for name, (s, _) in seen.levels.items()}, boxes, sizes),
-                pool({name: t for name, (_, t) in seen.levels.items()}, boxes, sizes))
+        return (
+            pool({name: self.adapter(s) for name, (s, _) in seen.levels.items()}, boxes, sizes),
+            pool({name: t for name, (_, t) in seen.levels.items()}, boxes, sizes),
+        )
 
 
 @torch.no_grad()
-def general_instances(head: Head, student: Tensor, teacher: Tensor, deltas: Tensor, images: Tensor) -> list[Tensor]:
+def general_instances(
+    head: Head, student: Tensor, teacher: Tensor, deltas: Tensor, images: Tensor
+) -> list[Tensor]:
     """Per image the boxes [<= 10, 4] where the surest class of the two differs most, none overlapping another much.
 
     Args:

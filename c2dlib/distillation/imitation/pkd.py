@@ -25,7 +25,10 @@ class PKD(nn.Module):
         self.weight = factor * (ONE_STAGE if necks.one_stage else TWO_STAGE)
 
     def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
-        levels = [half_square(standardised(s), standardised(t)) for s, t in adapted(self.adapters, seen.maps()[:LEVELS])]
+        levels = [
+            half_square(standardised(s), standardised(t))
+            for s, t in adapted(self.adapters, seen.maps()[:LEVELS])
+        ]
         return {"pkd": self.weight * torch.stack(levels).sum()}
 
 
