@@ -145,6 +145,12 @@ class Experiment:
         "Data loader processes; 0: the training process loads the images.", 0, used_by="machine"
     )
     compile: bool = setting("The backbone is compiled by torch.compile.", False, used_by="machine")
+    roi_align: str = setting(
+        "How Faster R-CNN's RoIAlign is computed while it trains on a CPU: operator (torchvision's) or weighted_sum, which "
+        "is faster and equal up to rounding.",
+        "operator",
+        used_by="machine",
+    )
     accumulate: int = setting(
         "Parts that a batch is split into, one after the other, to save memory; each part's loss is averaged on "
         "its own.",
@@ -298,6 +304,7 @@ class Experiment:
             "optimizer": ["sgd", "adamw"],
             "schedule": ["step", "cosine"],
             "precision": ["no", "bf16", "fp16"],
+            "roi_align": ["operator", "weighted_sum"],
             "eval_split": ["val", "test"],
         }.items():
             known(getattr(self, name), choices, name)

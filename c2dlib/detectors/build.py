@@ -95,7 +95,8 @@ def _faster_rcnn(e: Experiment, num_classes: int, initial: str | dict[str, Tenso
             e.rpn_top_n,
             e.architecture.family.masks,
             e.first_level,
-        )
+        ),
+        weighted_sum=e.roi_align == "weighted_sum",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -12,6 +14,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from c2dlib.detectors.matching import mean_and_std, on_demand, true_class
+from c2dlib.detectors.roi_align import pool_regions
 from c2dlib.detectors.train_output import Head, MatchedPositives, TrainOutput
 
 
@@ -64,13 +67,16 @@ class FasterRCNNStep(nn.Module):
     """One training step of a torchvision Faster R-CNN; its losses equal ``model(images, targets)``.
 
     Of a Mask R-CNN it is the box branch; the mask branch trains with it where the targets have masks.
+
+    Args:
+        weighted_sum: on a CPU RoIAlign is computed by ``roi_align.pool_regions``, see the setting ``roi_align``.
     """
 
     one_stage = False
 
-    def __init__(self, model: FasterRCNN):
+    def __init__(self, model: FasterRCNN, weighted_sum: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.weighted_sum = model, weighted_sum
 
     def forward(self, images: list[Tensor], targets: list[dict]) -> TrainOutput:
         model, heads = self.model, self.model.roi_heads
@@ -81,7 +87,8 @@ class FasterRCNNStep(nn.Module):
             {"masks": None, **t} for t in targets
         ]  # sampling looks at boxes, but a Mask R-CNN insists on the key
         proposals, matches, labels, regression = heads.select_training_samples(proposals, asked)
-        pooled = heads.box_roi_pool(features, proposals, batch.image_sizes)
+        pool = partial(pool_regions, heads.box_roi_pool) if self.weighted_sum else heads.box_roi_pool
+        pooled = pool(features, proposals, batch.image_sizes)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))  # [R, C + 1], [R, 4 (C + 1)]
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, **rpn_losses}
