@@ -30,8 +30,8 @@ def build_faster_rcnn(
 ) -> FasterRCNN:
     """A plain torchvision Faster R-CNN for ``num_classes`` object classes.
 
-    Its levels are P2 (or ``first_level``) to P6.
-    ``masks``: a Mask R-CNN (He et al. 2017), its mask branch as wide as the pyramid.
+    Its levels are P2 (or ``first_level``) to P6. With ``masks`` it is a Mask R-CNN (He et al. 2017), whose
+    mask branch is as wide as the pyramid.
     """
     levels = range(first_level, 7)
     anchors = AnchorGenerator(

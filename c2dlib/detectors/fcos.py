@@ -1,4 +1,4 @@
-"""FCOS (Tian et al. 2019), a detector without anchor boxes, from torchvision's parts, and its training step."""
+"""FCOS (Tian et al. 2019), a detector without anchor boxes, of torchvision's parts, and its training step."""
 
 from __future__ import annotations
 

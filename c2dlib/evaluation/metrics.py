@@ -27,7 +27,7 @@ def detect(
     batch_size: int = 16,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[dict]:
-    """The detections of a model on a split, as COCO results: image_id, category_id, bbox (xywh, pixels), score.
+    """The detections of a model on a split, as COCO results: image_id, category_id, bbox (xywh in px), score.
 
     If several processes share a run, each evaluates a part of the images; every process returns the
     detections on all images, in the order of the split.

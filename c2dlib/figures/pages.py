@@ -183,7 +183,7 @@ class TablePage(Page):
         )
 
     def verdict(self) -> Markdown:
-        """A line per claim: the paper's difference, the reproduced one with its 95 % interval, the verdict."""
+        """A line per claim: the paper's difference, the reproduced one with its 95 % interval, a verdict."""
         judged = claims.verdict(self.name, self.rows, self.records, self.workspace)
         return Markdown(
             claims.summary(judged)
@@ -345,7 +345,7 @@ class PairPage(Page):
         return tide.telling_images(self.ap50.baseline, self.ap50.distilled)
 
     def compare(self) -> Figure:
-        """The chosen images with their ground truth; each student shows as many boxes as there are objects."""
+        """The chosen images with their ground truth; of each student as many boxes as there are objects."""
         categories = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         lines = []
         for image_id, row in self.chosen.iterrows():

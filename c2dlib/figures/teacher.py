@@ -11,7 +11,7 @@ from c2dlib.figures.style import BLUE, GREEN, GREY, new_figure, plain_axes
 
 
 def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list, maps: Tensor) -> Figure:
-    """Up to six crops as the teacher reads them; below each an early feature map and the five likeliest classes.
+    """Up to six crops as the teacher reads them; below each, an early map and the five likeliest classes.
 
     Args:
         crops: [G, 3, s, s] in 0..255.
@@ -130,7 +130,6 @@ def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Figure:
     """Crops, and below each its occlusion map.
 
     A place is red if covering it lowers the class probability, blue if covering it raises the probability.
-
     Each map has its own scale.
 
     Args:
