@@ -377,7 +377,7 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
     """
     text = _read_scale(scale)
     known(student, ARCHITECTURES, "student")
-    settings = {}
+    settings: dict = {}
     for layer in (text, {} if data == "badges" else text.get("own_data", {})):
         settings |= layer.get("common", {})
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
