@@ -331,5 +331,5 @@ def _image_problem(folder: Path, resolved_folder: Path, decode: bool, entry: dic
         (read_image if decode else check_header)(path, entry["width"], entry["height"])
     except ImageSizeError as error:
         return "image size differs from the annotation file", str(error)
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise many types
+    except Exception as error:  # Pillow's decoders raise many types
         return "unreadable image file", str(error) or type(error).__name__
