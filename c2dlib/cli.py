@@ -1,7 +1,8 @@
-"""Every command of ``python -m c2dlib``. tyro makes the options and their help from the functions' signatures and docstrings.
+"""Every command of ``python -m c2dlib``.
 
-A command reads its options, calls one function of the library and prints. Modules that need torch are imported inside the
-commands: help and the answer to a misspelt scale do not wait for it.
+tyro makes the options and their help from the functions' signatures and docstrings. A command reads its
+options, calls one function of the library and prints. Modules that need torch are imported inside the
+commands: help and the answer to a misspelt scale do not wait for torch.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def table(
     )
     statuses = library.print_table(name, workspace, folder, rows)
     print(
-        f"{statuses.count('done')} of {len(statuses)} rows are done; written: {workspace.results / name}.csv, .md"
+        f"{statuses.count('done')} of {len(statuses)} rows are done; "
+        f"written: {workspace.results / name}.csv, .md"
     )
     return 0
 
@@ -138,7 +140,9 @@ def plan(
     slurm: Annotated[str, arg(metavar="FOLDER")] = "",
     make: Annotated[str, arg(metavar="FILE")] = "",
 ) -> int:
-    """Print a table's unfinished runs as independent jobs with estimated hours and memory, or write them for a scheduler.
+    """Print a table's unfinished runs as independent jobs with estimated hours and memory.
+
+    They can also be written as files for a scheduler.
 
     Args:
         name: A table; `python -m c2dlib names` lists them.
@@ -186,8 +190,8 @@ def run(
         student: The detector to train.
         method: The losses it is trained with.
         seed: Random seed.
-        part: student: the row itself; else only what it needs first: its classification teacher, the pre-training of its
-            backbone, or the detector it imitates.
+        part: student: the row itself; else only what it needs first: its classification teacher, the
+            pre-training of its backbone, or the detector it imitates.
     """
     check_scale(scale)
     overrides = _overrides(settings)
@@ -219,9 +223,9 @@ def bench(
     Args:
         device: Where to measure.
         repeats: How often each time is measured.
-        what: ratios: SSD300's step with and without the losses, against torchvision's; counts: arithmetic and memory of
-            every student's step at the paper's scale; throughput: images per second there; agreement: 20 steps on this
-            device against the CPU's.
+        what: ratios: SSD300's step with and without the losses, against torchvision's; counts: arithmetic and
+            memory of every student's step at the paper's scale; throughput: images per second there;
+            agreement: 20 steps on this device against the CPU's.
         students: Only these students (counts, throughput).
     """
     from c2dlib.cluster import bench as library

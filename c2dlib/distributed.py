@@ -1,4 +1,7 @@
-"""Several processes at one run, as ``accelerate launch`` or ``torchrun`` start them. In a process alone all of it does nothing."""
+"""Several processes that share one run, as ``accelerate launch`` or ``torchrun`` start them.
+
+In a single process these functions do nothing.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,11 @@ def join(device: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        local, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if device == "cuda" and local >= found:
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if device == "cuda" and local_rank >= gpus:
             raise ValueError(
-                f"process {local + 1} of this machine finds {found} GPU(s): one process per GPU; start fewer "
-                "(--num_processes, --nproc-per-node) or ask for more GPUs"
+                f"process {local_rank + 1} of this machine finds {gpus} GPU(s): one process per GPU; "
+                "start fewer (--num_processes, --nproc-per-node) or ask for more GPUs"
             )
         PartialState(cpu=device == "cpu", timeout=PATIENCE)
     return device
@@ -88,7 +91,10 @@ def first() -> bool:
 
 
 def agreed(value: Any) -> Any:
-    """The first process's value, in all of them. Like the next two to be called by all processes, or by none."""
+    """The first process's value, in all processes.
+
+    All processes call this function and the next two, or none does.
+    """
     return broadcast_object_list([value])[0] if world() > 1 else value
 
 
@@ -100,10 +106,11 @@ def gathered(value: Any) -> list:
 def as_one_batch(
     terms: dict[str, Tensor], divisors: dict[str, Tensor | int], images: int
 ) -> dict[str, Tensor]:
-    """Scale a process's loss terms so that their mean over the processes is the loss of all their images as one batch.
+    """Scale a process's loss terms so that their mean over the processes is the loss of the whole batch.
 
-    A term is a sum over its n samples (objects, proposals, images) divided by max(1, n). With n_i of them in process i of W,
-    it becomes W max(1, n_i) / max(1, sum of n) times what it was. The mean is what data parallel training takes.
+    A term is a sum over its n samples (objects, proposals, images) divided by max(1, n). With n_i samples in
+    process i of W, the term is multiplied by W max(1, n_i) / max(1, sum of n_i). Data parallel training then
+    takes the mean over the processes.
 
     Args:
         divisors: term -> n; those not named are divided by the number of images.

@@ -13,7 +13,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file atomically: a reader finds the old content or the new one, never a part.
 
     Raises:
-        OSError: if it cannot be written, for instance to a full disk; the message names the file. The old file is intact.
+        OSError: if the file cannot be written, for instance to a full disk; the message names it. The old
+            file is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content

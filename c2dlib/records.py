@@ -41,9 +41,8 @@ class RunRecord:
     parameters: int  # of the student, as used at inference
     seconds_per_step: float  # median over the run
     wall_seconds: float  # training and evaluation, summed over all interrupted parts
-    teacher: (
-        dict  # hash, top-1, ECE of the classification teacher, and mAP of the detector teacher; {} for none
-    )
+    # hash, top-1, ECE of the classification teacher, and mAP of the detector teacher; {} for none
+    teacher: dict
     curve: dict  # name of a loss term -> its values along the run
     data: dict  # name, annotation hash, images per split
     checkpoint_sha256: str
@@ -52,12 +51,12 @@ class RunRecord:
     dirty: bool  # whether the code differed from that commit
     versions: dict  # of Python and PACKAGES
     device: str
-    relative_seconds: float = 0.0  # time of a step's forward and backward over that of the same step without distillation; 0: not known
+    # time of a step's forward and backward over that of the same step without distillation; 0: not known
+    relative_seconds: float = 0.0
     processes: int = 1  # that shared each batch
     memory_mb: float = 0.0  # peak during training: of all tensors (GPU) or of the process (CPU); 0: not known
-    validation: dict = field(
-        default_factory=dict
-    )  # step -> metrics on val during training; {} unless validate_every is set
+    # step -> metrics on val during training; {} unless validate_every is set
+    validation: dict = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -67,8 +66,8 @@ class RunRecord:
     def origin(self) -> str:
         """Hash of the student's initial weights, or their name. Runs are compared only if it is the same.
 
-        Pre-training rounds differently on another CPU, so the same settings may give other weights there. Records without
-        this entry have ''; all of one data set come from one machine.
+        Pre-training rounds differently on another CPU, so the same settings may give other weights there.
+        Records without this entry have ''; all such records of one data set come from one machine.
         """
         return self.data.get("initial_weights", "")
 
@@ -108,7 +107,7 @@ def body_hash(body: dict) -> str:
 
 
 def command() -> str:
-    """The command that started this process, without the machine's paths; in a worker process, its parent's command."""
+    """The command that started this process, or a worker's parent process, without the machine's paths."""
     program = Path(sys.argv[0])
     own_command = (
         f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
@@ -120,7 +119,8 @@ def command() -> str:
 def circumstances() -> dict:
     """Commit, dirty flag and versions of the code that this process runs.
 
-    They are read at the first call and kept: a later checkout does not change the code that is already loaded.
+    They are read at the first call and kept, because a later checkout does not change the code that is
+    already loaded.
     """
 
     def git(*args: str) -> str:

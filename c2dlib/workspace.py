@@ -1,4 +1,4 @@
-"""Where a table's runs read and write: the data folder, the results, the ignored ``runs/``; and their progress."""
+"""The folders of a table's runs (the data, the results, the ignored ``runs/``), and a run's progress bar."""
 
 from __future__ import annotations
 
@@ -50,12 +50,15 @@ def open_workspace(
     device: str = "auto",
     check_images: bool = True,
 ) -> tuple[Workspace, CocoFolder]:
-    """Validate a COCO-format folder, or make the embedded Badges where they do not exist, before anything is written.
+    """Validate a COCO-format folder, or make the embedded Badges where they do not exist.
+
+    This happens before any result is written.
 
     Args:
         data: the folder; empty: Badges.
         results, runs: where results and checkpoints are written.
-        check_images: whether the image files are checked too; False where another process has just checked them.
+        check_images: whether the image files are checked too; False where another process has just checked
+            them.
 
     Raises:
         DataError: with everything that is wrong with the folder.
@@ -79,7 +82,9 @@ def opened(root: Path) -> CocoFolder:
 
 @contextlib.contextmanager
 def waiting_lock(folder: Path, what: str) -> Iterator[None]:
-    """Only one process at a time works in a folder. The others print that they wait; the lock of a dead process is released.
+    """Only one process at a time works in a folder; the others print that they wait.
+
+    The lock is released when its process dies.
 
     Args:
         what: the work, as it is printed.
@@ -98,7 +103,10 @@ def waiting_lock(folder: Path, what: str) -> Iterator[None]:
 
 
 class ProgressBar:
-    """A ``Progress`` for a terminal, with an estimate of the time left. Only the first of several processes shows it."""
+    """A ``Progress`` for a terminal, with an estimate of the time left.
+
+    Only the first of several processes shows it.
+    """
 
     def __init__(self):
         self.what, self.bar = "", None

@@ -1,4 +1,4 @@
-"""python -m c2dlib: a misspelt option ends with exit code 2 and the valid names; a tiny table from end to end."""
+"""python -m c2dlib: a misspelt option ends with exit code 2 and the valid names; a tiny table is made."""
 
 import csv
 import json
@@ -80,7 +80,7 @@ def test_what_is_misspelt_is_named_and_nothing_is_written(here, capsys, argument
 
 
 def test_every_command_of_make_reproduce_is_taken(here, monkeypatch, capsys):
-    """Makefile's lists are those of the library, and no notebook gets an option that it has no parameter for."""
+    """The Makefile's lists are the library's, and no notebook gets an option that it has no parameter for."""
     printed = subprocess.run(
         ["make", "-n", "reproduce", "SCALE=smoke", "SEEDS=3", "JOBS=2"],
         cwd=ROOT,
@@ -234,7 +234,9 @@ def test_claims_and_pages_of_a_place_without_runs(here, capsys):
 
 
 LIGHT = (
-    "import sys; from c2dlib.cli import main\ntry: code = main(sys.argv[1:])\nexcept SystemExit as end: code = end.code or 0\n"
+    "import sys; from c2dlib.cli import main\n"
+    "try: code = main(sys.argv[1:])\n"
+    "except SystemExit as end: code = end.code or 0\n"
     "print(sorted({'torch', 'pandas', 'torchvision'} & set(sys.modules))); sys.exit(code)"
 )
 

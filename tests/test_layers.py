@@ -32,17 +32,21 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imported(path: Path) -> set[tuple[str, str]]:
-    """What a module imports of c2dlib, also inside its functions: (first part after ``c2dlib.``, name or whole path)."""
-    found = set()
+    """What a module imports of c2dlib, also inside its functions.
+
+    Returns:
+        Pairs: the first part after ``c2dlib.``, and the name or the whole path.
+    """
+    imports = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "c2dlib":
             parts = node.module.split(".")[1:]
-            found |= (
+            imports |= (
                 {(parts[0], node.module)} if parts else {(alias.name, alias.name) for alias in node.names}
             )
         elif isinstance(node, ast.Import):
-            found |= {(a.name.split(".")[1], a.name) for a in node.names if a.name.startswith("c2dlib.")}
-    return found
+            imports |= {(a.name.split(".")[1], a.name) for a in node.names if a.name.startswith("c2dlib.")}
+    return imports
 
 
 def test_every_folder_has_its_place():

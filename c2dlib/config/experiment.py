@@ -22,9 +22,10 @@ def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "st
 
     Args:
         sentence: what the setting is, with its unit.
-        used_by: who reads it, one or several of ``identity.USERS``. This alone decides which hashes it enters.
-        since: the schema of the run records that first has it. From 2 on a setting at its default is left out of the
-            identity, so that records of an earlier schema stay valid.
+        used_by: who reads the setting, one or several of ``identity.USERS``. This alone decides which hashes
+            the setting enters.
+        since: the schema of the run records that first has the setting. From 2 on a setting at its default is
+            left out of the identity, so that records of an earlier schema stay valid.
 
     Raises:
         ValueError: if ``used_by`` names no user.
@@ -45,10 +46,8 @@ def known(value: str, valid, what: str) -> str:
     raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
 
 
-CLASSIFIER_TOO, BACKBONE_TOO = (
-    ("student", "teacher"),
-    ("student", "pretraining"),
-)  # who reads a setting beside the student
+# who reads a setting beside the student
+CLASSIFIER_TOO, BACKBONE_TOO = ("student", "teacher"), ("student", "pretraining")
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,8 @@ class Experiment:
         used_by="machine",
     )
     accumulate: int = setting(
-        "Parts that a batch is split into, one after the other, to save memory; each part's loss is averaged on "
-        "its own.",
+        "Parts that a batch is split into, one after the other, to save memory; each part's loss is averaged "
+        "on its own.",
         1,
         since=2,
     )
@@ -377,13 +376,15 @@ def check_scale(scale: str) -> str:
 
 
 def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
-    """The settings that a scale's YAML changes for a student: ``common``, then its ``families`` entry, then its own.
+    """The settings that a scale's YAML changes for a student.
 
-    For other data than the embedded Badges the same three entries of ``own_data`` follow, where the YAML has them.
+    The entries ``common``, the student's entry of ``families`` and the student's own entry apply in this
+    order. For other data than the embedded Badges, the same three entries of ``own_data`` follow, where the
+    YAML has them.
     """
     text = _read_scale(scale)
     known(student, ARCHITECTURES, "student")
-    settings = {}
+    settings: dict = {}
     for layer in (text, {} if data == "badges" else text.get("own_data", {})):
         settings |= layer.get("common", {})
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
@@ -404,8 +405,8 @@ def _read_scale(scale: str) -> dict:
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:
     """The Experiment of one cell of a table.
 
-    Where ``overrides`` change SGD's batch size but not its learning rate, the rate follows in proportion, by the linear
-    rule of Goyal et al. 2017.
+    Where ``overrides`` change SGD's batch size but not its learning rate, the rate follows in proportion, by
+    the linear rule of Goyal et al. 2017.
 
     Raises:
         ValueError: for an unknown scale, student, method or setting, naming the valid ones.

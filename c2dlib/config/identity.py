@@ -1,7 +1,7 @@
-"""What the numbers of a run, of its classification teacher and of its pre-training depend on, and the hashes of that.
+"""Identities: what a run, its classification teacher and its pre-training depend on, and the hashes of that.
 
-Each setting of Experiment declares by ``used_by`` which of the ``USERS`` read it. All identities below follow from these
-declarations alone: a new setting needs no other entry to reach the hashes it belongs in.
+Each setting of Experiment declares by ``used_by`` which of the ``USERS`` read it. All identities below follow
+from these declarations alone: a new setting needs no other entry to reach the hashes it belongs in.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from c2dlib.config.methods import (
 if TYPE_CHECKING:
     from c2dlib.config.experiment import Experiment
 
-RECIPE = 1  # raised when the code changes what a run of the same settings computes: older records are then not used
-FIRST_SCHEMA = (
-    1  # of the first committed records; a setting of a later schema is left out of an identity at its default
-)
+# Raised when the code changes what a run of the same settings computes: older records are then not used.
+RECIPE = 1
+# Of the first committed records. A setting of a later schema is left out of an identity if it has its
+# default.
+FIRST_SCHEMA = 1
 PRETRAINING = ("badges", "crops")  # initial weights that are trained here
-# Who may read a setting: the student's training and evaluation; its classification teacher; the detector it imitates; any
-# pre-training of its backbone, or only the one on the training split's crops; a loss; or the machine, whose settings
-# change no number.
+# Who may read a setting: the student's training and evaluation; its classification teacher; the detector it
+# imitates; any pre-training of its backbone, or only the one on the training split's crops; a loss; or the
+# machine, whose settings change no number.
 USERS = (
     "student",
     "teacher",
@@ -47,7 +48,10 @@ USERS = (
 
 
 def run_identity(e: Experiment) -> dict:
-    """Every setting the numbers of a run depend on, by name; settings that only other methods read are left out."""
+    """Every setting that the numbers of a run depend on, by name.
+
+    Settings that only other methods read are left out.
+    """
     return {"recipe": RECIPE} | _settings(e, _users(e))
 
 
@@ -65,10 +69,11 @@ def teacher_identity(e: Experiment, data_hash: str) -> dict:
 
 
 def pretraining_identity(e: Experiment, data_hash: str) -> dict:
-    """What the weights of a pre-trained backbone depend on, where ``backbone_weights`` is one of ``PRETRAINING``.
+    """What the weights of a pre-trained backbone depend on; ``backbone_weights`` is one of ``PRETRAINING``.
 
     Args:
-        data_hash: of the annotation files of the run. It counts for ``crops`` only, which needs no scenes of other badges.
+        data_hash: of the annotation files of the run. It counts for ``crops`` only, which needs no scenes of
+            other badges.
     """
     own = {"pretrain_scenes": 0, "data": data_hash} if e.backbone_weights == "crops" else {}
     return (
@@ -109,7 +114,10 @@ def _users(e: Experiment) -> set[str]:
 
 
 def _settings(e: Experiment, users: set[str]) -> dict:
-    """The settings that any of ``users`` reads, in the order of their declaration; files of weights by their content."""
+    """The settings that any of ``users`` reads, in the order of their declaration.
+
+    A file of weights is identified by its content.
+    """
     settings = {}
     for field in dataclasses.fields(e):
         value = getattr(e, field.name)

@@ -1,6 +1,7 @@
 """Method names of the paper and of its controls, and what each method needs.
 
-A method is a sum of parts, such as ``KDcls+loc``; a part is a loss. A new loss is a name in one of the lists below.
+A method is a sum of parts, such as ``KDcls+loc``; a part is a loss. A new loss is a name in one of the lists
+below.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def parts(method: str) -> list[str]:
         )
     if len(imitations := [n for n in names if n in IMITATIONS]) > 1:
         raise ValueError(
-            f"method {method!r} imitates a detector in {len(imitations)} ways; choose one of {', '.join(imitations)}"
+            f"method {method!r} imitates a detector in {len(imitations)} ways; "
+            f"choose one of {', '.join(imitations)}"
         )
     return [p for p in PARTS if p in names]
 

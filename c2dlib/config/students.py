@@ -1,4 +1,5 @@
-"""The paper's students by their names, some beyond the paper, and the stronger detectors that teach them in Table 2.
+"""The paper's students by their names, some students beyond the paper, and the stronger detectors that teach
+them in Table 2.
 
 A new student is a line of ``ARCHITECTURES``. Code elsewhere asks for the traits below and never for a name.
 """
@@ -21,7 +22,10 @@ class Family:
 
     @property
     def sigmoid_teacher(self) -> bool:
-        """Whether its classification teacher is trained with sigmoids too, because a family of the group has them."""
+        """Whether the classification teacher is trained with sigmoids too.
+
+        It is if a family of its teacher group classifies with sigmoids.
+        """
         return any(not family.softmax for family in FAMILIES if family.teacher_group == self.teacher_group)
 
 
@@ -32,9 +36,8 @@ class Architecture:
     family: Family
     body: str  # the backbone's name, see detectors.backbones.build_body
     detector_teacher: str | None = None  # the detector it may imitate; None: it is a teacher, or has none
-    ssd_layout: int = (
-        0  # 300, 512: the extra layers and anchors of the published SSD; 0: those of torchvision's SSDLite
-    )
+    # 300, 512: the extra layers and anchors of the published SSD; 0: those of torchvision's SSDLite
+    ssd_layout: int = 0
 
 
 WITH_PYRAMID = "Faster R-CNN, RetinaNet"

@@ -20,7 +20,9 @@ def is_file(reference: str) -> bool:
 
 
 def weights_path(reference: str) -> Path:
-    """The file of ``NAME.safetensors`` or ``NAME.safetensors@HASH``: at that path, or of that name in ``runs/weights/``.
+    """The file of ``NAME.safetensors`` or ``NAME.safetensors@HASH``.
+
+    It is the file at that path, else the file of that name in ``runs/weights/``.
 
     Raises:
         WeightsError: if there is none, or its content has another hash.
@@ -30,19 +32,22 @@ def weights_path(reference: str) -> Path:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise WeightsError(
-            f"{reference}: no such file. Put it into {FOLDER}/, or name its place (backbone_weights=FOLDER/{places[0].name}, "
-            "likewise teacher_weights)."
+            f"{reference}: no such file. Put it into {FOLDER}/, or name its place "
+            f"(backbone_weights=FOLDER/{places[0].name}, likewise teacher_weights)."
         )
     if wanted and (actual := _content_hash(path, path.stat().st_mtime_ns)) != wanted:
         raise WeightsError(
-            f"{path}: its content has the hash {actual}, not {wanted} as in {reference}. To use it all the same, name it "
-            f"without the hash: {name}; the results are then those of other weights, under another hash."
+            f"{path}: its content has the hash {actual}, not {wanted} as in {reference}. To use it all the "
+            f"same, name it without the hash: {name}; the results are then those of other weights, under "
+            "another hash."
         )
     return path
 
 
 def identity(reference: str) -> str:
-    """What a run's identity has for its weights: for a file ``NAME@HASH``, without its folder; else the reference itself.
+    """The entry for weights in a run's identity.
+
+    It is ``NAME@HASH`` for a file, without its folder; for another source it is the reference itself.
 
     Raises:
         WeightsError: for a file that is named without a hash and does not exist.

@@ -12,12 +12,16 @@ VGG_MEAN, VGG_STD = [0.48235, 0.45882, 0.40784], [1 / 255, 1 / 255, 1 / 255]
 
 
 def train_transform(e: Experiment) -> v2.Transform:
-    """The augmentation of a student's training images, before its own resizing: uint8 images in, float 0..1 out.
+    """The augmentation of a student's training images: uint8 images in, float 0..1 out.
 
-    SSD (section 2.2 of its paper): photometric distortion, expand, minimum-IoU crop, flip. Faster R-CNN and RetinaNet: flip.
+    It comes before the student's own resizing.
+
+    SSD (section 2.2 of its paper): photometric distortion, expand, minimum-IoU crop, flip. Faster R-CNN and
+    RetinaNet: flip.
 
     Args:
-        e: an Experiment; its settings ``photometric``, ``zoom_out``, ``iou_crop``, ``flip`` and ``vertical_flip`` count.
+        e: an Experiment; its settings ``photometric``, ``zoom_out``, ``iou_crop``, ``flip`` and
+            ``vertical_flip`` decide.
     """
     steps = [v2.ToDtype(torch.float32, scale=True)]
     if e.photometric:

@@ -1,8 +1,9 @@
 """Badges: procedural 128 px scenes whose classes are alike by degrees, written as a COCO-format folder.
 
-Family "graded": 12 classes = 3..6 arms x 3 bins of a continuous hub radius, so that neighbours are not always
-told apart. Family "other": 12 classes of pointed stars on textures in the same rendering, to pre-train a backbone
-on; it has no hubs, so nothing of the grades is in it. The seed alone decides every pixel and box.
+Family "graded": 12 classes = 3..6 arms x 3 bins of a continuous hub radius, so that a detector cannot always
+tell neighbouring classes apart. Family "other": 12 classes of pointed stars on textures in the same
+rendering, to pre-train a backbone on; they have no hubs, so a backbone cannot learn the hub radii from them.
+The seed alone decides every pixel and box.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def scene(rng: np.random.Generator, family: str) -> tuple[np.ndarray, np.ndarray
         body = _place(rng, _between(rng, 10, 30), boxes)
         if body is not None:
             _paint(image, body, rng, family, None)
-    for body, label in zip(objects, labels):
+    for body, label in zip(objects, labels, strict=True):
         _paint(image, body, rng, family, label)
     for _ in range(max(_below(rng, 4) - 1, 0)):
         _bar(image, rng)
@@ -211,7 +212,7 @@ def _write_split(root: Path, split: str, count: int, seed: int, family: str, inf
         name = f"{image_id:06d}.png"
         Image.fromarray(pixels).save(folder / name, compress_level=1)
         images.append({"id": image_id, "file_name": name, "width": SIZE, "height": SIZE})
-        for k, ((x1, y1, x2, y2), label) in enumerate(zip(boxes.tolist(), labels)):
+        for k, ((x1, y1, x2, y2), label) in enumerate(zip(boxes.tolist(), labels, strict=True)):
             bbox = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
             annotations.append(
                 {
@@ -234,10 +235,12 @@ def _is_complete(root: Path, info: dict) -> bool:
     for split, count in info["images"].items():
         path = root / "annotations" / f"instances_{split}2017.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))["info"] if count or path.exists() else None
+            existing = (
+                json.loads(path.read_text(encoding="utf-8"))["info"] if count or path.exists() else None
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        if found != (info if count else None) or len(list((root / f"{split}2017").glob("*.png"))) != count:
+        if existing != (info if count else None) or len(list((root / f"{split}2017").glob("*.png"))) != count:
             return False
     return True
 

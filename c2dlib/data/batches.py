@@ -1,4 +1,7 @@
-"""Training batches as a function of (seed, step): a run resumes at any step exactly, without saved random state."""
+"""Training batches as a function of (seed, step).
+
+A run therefore resumes at any step exactly, without saved random state.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ def combine_seeds(*numbers: int) -> int:
 class EndlessSamples(Dataset):
     """An endless sequence of augmented training samples, epoch after epoch.
 
-    Sample p is image ``order(p // N)[p % N]`` of the N images with a box; the seed and p alone decide order and augmentation.
-    The images without a box are left out, as in the paper's recipe.
+    Sample p is image ``order(p // N)[p % N]`` of the N images with a box; the seed and p alone decide order
+    and augmentation. The images without a box are left out, as in the paper's recipe.
 
     Args:
         split: a ``CocoSplit``.
         transform: see ``augment.train_transform``.
-        group: images that follow each other are all wide or all high in groups of so many (a batch), so that batches need little
-            padding. The images of an epoch that are left over make mixed batches at its end; those that fill none are dropped.
-            0: no groups.
+        group: size of a group (a batch). The images of a group, which follow each other, are all wide or all
+            high, so that batches need little padding. The images of an epoch that are left over make mixed
+            batches at its end; those that fill none are dropped. 0: no groups.
     """
 
     def __init__(self, split, transform, seed: int, group: int = 0):
@@ -93,7 +96,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """Batches ``start`` .. ``steps`` - 1, each (list of images [3, H, W], list of targets); see ``EndlessSamples``.
+    """Batches ``start`` .. ``steps`` - 1 of ``EndlessSamples``: (list of images [3, H, W], list of targets).
 
     Args:
         batch_size: images per step, of all processes together.
@@ -107,7 +110,8 @@ def training_batches(
     """
     if batch_size % (parts * world):
         raise ValueError(
-            f"batch_size={batch_size} cannot be divided among {world} process(es) and {parts} part(s) each (accumulate)"
+            f"batch_size={batch_size} cannot be divided among {world} process(es) and "
+            f"{parts} part(s) each (accumulate)"
         )
     sampler = ProcessSampler(start * batch_size, steps * batch_size, batch_size // parts, rank, world)
     samples = EndlessSamples(split, transform, seed, batch_size if group else 0)

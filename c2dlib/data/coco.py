@@ -1,4 +1,7 @@
-"""Reading a COCO-format folder: splits of images and targets. ``validation`` checks it, ``images`` decodes its files."""
+"""Reading a COCO-format folder: splits of images and targets.
+
+``validation`` checks the folder, ``images`` decodes its files.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,11 @@ class Category:
 class CocoSplit(Dataset):
     """One validated split. Item i is ``(image, target)``.
 
-    The image is a uint8 RGB ``tv_tensors.Image`` [3, H, W]. The target has ``boxes`` float32 [N, 4] xyxy in pixels, ``labels``
-    int64 [N] in 1..C and ``image_id``; N may be 0; ``with_masks`` adds ``masks``. Crowds are in ``annotations``, where the
-    evaluation ignores what lies in them, never in a target. Decoded images stay in memory if all of the split fit into
-    ``cache_bytes``. Reading an item raises DataError if its image file cannot be read.
+    The image is a uint8 RGB ``tv_tensors.Image`` [3, H, W]. The target has ``boxes`` float32 [N, 4] xyxy in
+    pixels, ``labels`` int64 [N] in 1..C and ``image_id``; N may be 0; ``with_masks`` adds ``masks``. Crowds
+    are never in a target; they are in ``annotations``, and the evaluation ignores detections that lie in
+    them. Decoded images stay in memory if all images of the split fit into ``cache_bytes``. Reading an item
+    raises DataError if its image file cannot be read.
     """
 
     def __init__(
@@ -42,9 +46,8 @@ class CocoSplit(Dataset):
         self.class_names = [category.name for category in categories]
         self.image_ids = [image["id"] for image in annotations["images"]]
         self._label = {category.id: i for i, category in enumerate(categories, start=1)}
-        self._objects: dict[int, list[dict]] = {
-            image_id: [] for image_id in self.image_ids
-        }  # image id -> annotations
+        # image id -> annotations
+        self._objects: dict[int, list[dict]] = {image_id: [] for image_id in self.image_ids}
         for row in annotations["annotations"]:
             if not row["iscrowd"]:
                 self._objects[row["image_id"]].append(row)
@@ -66,16 +69,19 @@ class CocoSplit(Dataset):
         return items[: max(1, round(self._share * len(items)))]
 
     def first(self, share: float) -> CocoSplit:
-        """This split with only the first ``share`` (0..1] of its images with boxes to train on, at least one."""
+        """This split with only the first ``share`` (0..1] of its images with boxes, at least one of them."""
         part = copy.copy(self)
         part._share = share
         return part
 
     def with_masks(self) -> CocoSplit:
-        """This split with ``masks`` uint8 [N, H, W] in its targets; the split itself where no box has a segmentation.
+        """This split with ``masks`` uint8 [N, H, W] in its targets.
+
+        Where no box has a segmentation, it is the split itself.
 
         Raises:
-            DataError: if some boxes have a segmentation and some have none. Reading an item raises it if one cannot be drawn.
+            DataError: if some boxes have a segmentation and some have none. Reading an item raises it if a
+                segmentation cannot be drawn.
         """
         file = self.root / f"annotations/instances_{self.name}2017.json"
         segmentations = {
@@ -116,8 +122,8 @@ class CocoSplit(Dataset):
                 masks[i] = _draw(self._segmentations[row["source_id"]], size)
             except Exception as error:  # pycocotools raises bare ones
                 raise DataError(
-                    f"{self.name}2017, annotation id {row['source_id']}: segmentation cannot be drawn ({error}); "
-                    "must be COCO polygons or RLE of the image's size"
+                    f"{self.name}2017, annotation id {row['source_id']}: segmentation cannot be drawn "
+                    f"({error}); must be COCO polygons or RLE of the image's size"
                 ) from error
         return tv_tensors.Mask(torch.from_numpy(masks))
 
@@ -170,14 +176,16 @@ class CocoFolder:
         return "test" if "test" in self.splits else "val"
 
     def files_hash(self) -> str:
-        """sha256 over the names and sizes of the image files, which are not read: it changes if one is replaced."""
+        """sha256 over the names and sizes of the image files.
+
+        The files are not read; the hash changes if one is replaced by a file of another size.
+        """
         digest = hashlib.sha256()
         for split in self.splits.values():
             for image in split.annotations["images"]:
                 path = split.image_folder / image["file_name"]
-                digest.update(
-                    f"{split.name} {image['file_name']} {path.stat().st_size if path.exists() else -1}\n".encode()
-                )
+                size = path.stat().st_size if path.exists() else -1
+                digest.update(f"{split.name} {image['file_name']} {size}\n".encode())
         return digest.hexdigest()
 
     @property
@@ -188,12 +196,14 @@ class CocoFolder:
 def load_folder(root: str | Path, cache_bytes: float = 1.5e9, check_images: bool = True) -> CocoFolder:
     """Load and validate all splits of a COCO-format folder; writes nothing.
 
-    Boxes that are clipped to the image or dropped (not finite, no area, wholly outside) are no errors: ``report`` counts them.
+    Boxes that are clipped to the image or dropped (not finite, no area, wholly outside) are no errors:
+    ``report`` counts them.
 
     Args:
         cache_bytes: a split whose decoded images fit into this many bytes stays in memory once read.
-        check_images: look at every image file. Above ``validation.FULL_DECODE_LIMIT`` images only headers are read, and a
-            truncated file raises DataError when it is used. False where another process has just validated the folder.
+        check_images: look at every image file. Above ``validation.FULL_DECODE_LIMIT`` images only headers are
+            read, and a truncated file raises DataError when it is used. False where another process has just
+            validated the folder.
 
     Raises:
         DataError: with all problems of all splits at once.

@@ -36,8 +36,8 @@ class ImageSizeError(ValueError):
 def read_image(path: Path, width: int, height: int) -> Tensor:
     """Decode an image file to RGB uint8 [3, height, width]; alpha is dropped, 16 bits are scaled to 8.
 
-    COCO's boxes refer to the frame that the annotation file's width and height give, usually the stored one. So the EXIF
-    orientation is applied only if width and height match the turned size and not the stored one.
+    COCO's boxes refer to the frame that the annotation file's width and height give, usually the stored one.
+    So the EXIF orientation is applied only if width and height match the turned size and not the stored one.
 
     Raises:
         ImageSizeError: if neither size matches.

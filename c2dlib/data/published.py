@@ -1,4 +1,4 @@
-"""``make data``: is a folder the COCO it is meant to be, what to download if not, and PASCAL VOC as a COCO-format folder."""
+"""``make data``: check a copy of COCO, list its downloads, and convert PASCAL VOC to a COCO-format folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.validation import DataError
 from c2dlib.files import sha256, write_whole
 
-# Of the published files: sha256 of each annotation file, images, annotations (crowds among them); archives with bytes and md5.
+# Of the published files: sha256 of each annotation file, number of images, number of annotations (crowds
+# among them); archives with bytes and md5.
 PUBLISHED = {
     "train": ("610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d", 118_287, 860_001),
     "val": ("e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f", 5_000, 36_781),
@@ -92,27 +93,25 @@ def check_data(data: str | Path) -> str:
 
 def _archives(root: Path) -> list[str]:
     """What is wrong with COCO's archives that lie in a folder; nothing where they are unpacked already."""
-    said = []
+    problems = []
     for name, (size, md5) in ARCHIVES.items():
-        path, inside = (
-            root / Path(name).name,
-            root / Path(name).stem.replace("annotations_trainval2017", "annotations"),
-        )
-        if not path.is_file() or inside.is_dir():
+        path = root / Path(name).name
+        unpacked = root / Path(name).stem.replace("annotations_trainval2017", "annotations")
+        if not path.is_file() or unpacked.is_dir():
             continue
         if path.stat().st_size != size:
-            said.append(
+            problems.append(
                 f"  {path.name}: {path.stat().st_size:,} bytes, published are {size:,}: download it again"
             )
             continue
         with path.open("rb") as file:
             whole = hashlib.file_digest(file, "md5").hexdigest() == md5
-        said.append(
+        problems.append(
             f"  {path.name}: whole (md5 {md5}); unpack it here: unzip {path.name}"
             if whole
             else f"  {path.name}: its md5 is not {md5}: download it again"
         )
-    return said
+    return problems
 
 
 def report(folder: CocoFolder) -> str:
@@ -125,11 +124,11 @@ def report(folder: CocoFolder) -> str:
             if sha256(content) == hashed:
                 lines.append(f"{file}: as published ({images:,} images, {rows:,} annotations)")
             else:
-                found = json.loads(content)
+                own = json.loads(content)
                 lines.append(
-                    f"{file}: not the published one ({len(found['images']):,} images, {len(found['annotations']):,} "
-                    f"annotations; published: {images:,} and {rows:,}). Good enough for runs of your own; numbers "
-                    "from it are not the paper's."
+                    f"{file}: not the published one ({len(own['images']):,} images, "
+                    f"{len(own['annotations']):,} annotations; published: {images:,} and {rows:,}). "
+                    "Good enough for runs of your own; numbers from it are not the paper's."
                 )
     return "\n".join([*lines, f"ready: make reproduce-table1 DATA={folder.root}"])
 
@@ -137,14 +136,18 @@ def report(folder: CocoFolder) -> str:
 def convert_voc(devkit: Path, target: Path) -> Path:
     """PASCAL VOC as a COCO-format folder: 2007 + 2012 trainval for training, 2007 test for val.
 
-    Without the 2007 test set: the train and val sets of 2012, or else of 2007. Objects marked difficult become crowds: not
-    trained on, and neither right nor wrong in the evaluation. Images are linked, or copied where that cannot be. Annotation
-    files come last, so an interrupted conversion is no folder yet; the same command goes on.
+    Without the 2007 test set: the train and val sets of 2012, or else of 2007. Objects marked difficult
+    become crowds: no detector is trained on them, and in the evaluation they count neither as right nor as
+    wrong. Images are linked, or copied where the file system does not allow links. Annotation files are
+    written last, so an interrupted conversion is not yet a valid folder; the same command resumes it.
 
     Raises:
         DataError: for a list, image or XML file that is missing or cannot be read.
     """
-    has = lambda year, part: (devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt").is_file()
+
+    def has(year: str, part: str) -> bool:
+        return (devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt").is_file()
+
     if has("2007", "test"):
         splits = {
             "train": [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")],
@@ -185,11 +188,17 @@ def _names(devkit: Path, year: str, part: str) -> list[str]:
 
 
 def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
-    """One XML file as COCO's entry of an image, and of its objects; VOC counts pixels from 1 and includes the last."""
+    """One XML file as COCO's entries of an image and of its objects.
+
+    VOC counts pixels from 1, and its box includes the last pixel.
+    """
+
+    def number(node: ElementTree.Element, tag: str) -> float:
+        return float(node.findtext(tag))
+
     path = year / "Annotations" / f"{name}.xml"
     try:
         tree = ElementTree.parse(path).getroot()
-        number = lambda node, tag: float(node.findtext(tag))
         image = {
             "file_name": f"{name}.jpg",
             "width": int(number(tree, "size/width")),

@@ -1,4 +1,4 @@
-"""What is wrong with a COCO-format folder: every problem of every split is named at once, with file, id and field."""
+"""Validation of a COCO-format folder: all problems of all splits are named, with file, id and field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class DataError(Exception):
 
 @dataclass
 class Report:
-    """What validation noticed that does not prevent training. ``counts[split]`` has the numbers ``summary`` prints."""
+    """What validation noticed that does not prevent training.
+
+    ``counts[split]`` has the numbers that ``summary`` prints.
+    """
 
     warnings: list[str] = field(default_factory=list)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -188,7 +191,8 @@ def _entries(data: dict, key: str, file: str, problems: Problems) -> dict[int, d
 def _validate_split(split: str, file: str, data: dict, report: Report, problems: Problems) -> dict:
     """Check one annotation file and keep what training and evaluation use, in the order of ids.
 
-    Every kept annotation has ``area``, ``iscrowd`` and a new ``id`` from 1; ``source_id`` is its id in the file.
+    Every kept annotation has ``area``, ``iscrowd`` and a new ``id``, counted from 1; ``source_id`` is its id
+    in the file.
     """
     categories, images, rows = (
         _entries(data, key, file, problems) for key in ("categories", "images", "annotations")
@@ -196,10 +200,16 @@ def _validate_split(split: str, file: str, data: dict, report: Report, problems:
     for key, entries in (("categories", categories), ("images", images)):
         if entries is not None and not data[key]:
             problems.add("empty split", f"{file}: {key} is an empty list")
-    valid_categories = [{"id": i, "name": category["name"]} for i, category in (categories or {}).items()
-                        if _valid(category, "name", f"{file}: category id {i}", problems)]  # fmt: skip
-    valid_images = {i: {key: image[key] for key in ("id", "width", "height", "file_name")} for i, image in (images or {}).items()
-                    if _valid(image, "width height file_name", f"{file}: image id {i}", problems)}  # fmt: skip
+    valid_categories = [
+        {"id": i, "name": category["name"]}
+        for i, category in (categories or {}).items()
+        if _valid(category, "name", f"{file}: category id {i}", problems)
+    ]
+    valid_images = {
+        i: {key: image[key] for key in ("id", "width", "height", "file_name")}
+        for i, image in (images or {}).items()
+        if _valid(image, "width height file_name", f"{file}: image id {i}", problems)
+    }
     annotations, dropped, clipped = [], [], []
     for i, row in (rows or {}).items():
         where = f"{file}: annotation id {i}"
@@ -277,8 +287,11 @@ def _area_cuts(data: dict, file: str, problems: Problems) -> tuple[float, float]
 
 def _compare_categories(annotations: dict[str, dict], problems: Problems) -> None:
     """Val and test must have the categories of train: the same names under the same ids."""
-    names = {split: {c["id"]: c["name"] for c in content["categories"]} for split, content in annotations.items()
-             if content["categories"]}  # fmt: skip
+    names = {
+        split: {c["id"]: c["name"] for c in content["categories"]}
+        for split, content in annotations.items()
+        if content["categories"]
+    }
     for split in [split for split in names if split != "train" and "train" in names]:
         for i in sorted(names["train"].keys() | names[split].keys()):
             here, in_train = (repr(names[s][i]) if i in names[s] else "absent" for s in (split, "train"))
@@ -299,7 +312,7 @@ def _check_images(root: Path, annotations: dict[str, dict], problems: Problems) 
             continue
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             check = partial(_image_problem, folder, folder.resolve(), decode)
-            for entry, problem in zip(content["images"], pool.map(check, content["images"])):
+            for entry, problem in zip(content["images"], pool.map(check, content["images"]), strict=True):
                 if problem:
                     kind, detail = problem
                     where = f"{folder.name}/: image id {entry['id']}: file_name {entry['file_name']!r}"
@@ -318,5 +331,5 @@ def _image_problem(folder: Path, resolved_folder: Path, decode: bool, entry: dic
         (read_image if decode else check_header)(path, entry["width"], entry["height"])
     except ImageSizeError as error:
         return "image size differs from the annotation file", str(error)
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise many types
+    except Exception as error:  # Pillow's decoders raise many types
         return "unreadable image file", str(error) or type(error).__name__

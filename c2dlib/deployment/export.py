@@ -30,12 +30,14 @@ class _AsTuple(nn.Module):
         self.detector = detector
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        found = self.detector([image])[0]
-        return found["boxes"], found["scores"], found["labels"]
+        output = self.detector([image])[0]
+        return output["boxes"], output["scores"], output["labels"]
 
 
 def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
-    """Write a torchvision detector as ONNX: ``image`` [3, H, W] in 0..1 -> ``boxes``, ``scores``, ``labels`` (1..C).
+    """Write a torchvision detector as ONNX.
+
+    Its input is ``image`` [3, H, W] in 0..1; its outputs are ``boxes``, ``scores`` and ``labels`` (1..C).
 
     Resizing, normalisation and non-maximum suppression are inside; H and W are free.
 
@@ -74,10 +76,10 @@ def run_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 
 @torch.inference_mode()
 def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: float = 0.05) -> int:
-    """Insist that the exported model finds on every image what the detector finds.
+    """Check that the exported model gives the detector's detections on every image.
 
-    Each detection with a score above ``above`` must have a twin in the other's: same label, score within 0.001,
-    every side within half a pixel.
+    Each detection of one of them with a score above ``above`` must have a twin among the detections of the
+    other: same label, score within 0.001, every side within half a pixel.
 
     Returns:
         How many detections were compared.
@@ -87,12 +89,15 @@ def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: flo
     """
     session, compared, detector = run_onnx(path), 0, detector.cpu().eval()
     for i, image in enumerate(images):
-        theirs = [
+        exported = [
             torch.from_numpy(np.asarray(value)) for value in session.run(None, {"image": image.numpy()})
         ]
-        found = detector([image])[0]
-        ours = [found["boxes"], found["scores"], found["labels"]]
-        for one, other, whose in ((ours, theirs, "the detector"), (theirs, ours, "the exported model")):
+        output = detector([image])[0]
+        original = [output["boxes"], output["scores"], output["labels"]]
+        for one, other, whose in (
+            (original, exported, "the detector"),
+            (exported, original, "the exported model"),
+        ):
             twins = (
                 (torch.cdist(one[0], other[0], p=float("inf")) < 0.5)
                 & (one[2][:, None] == other[2])

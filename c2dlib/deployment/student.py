@@ -1,4 +1,7 @@
-"""From checkpoint to use: a run's ``student.safetensors`` as a detector, on a COCO-format folder or on pictures of any kind."""
+"""From checkpoint to use: a run's ``student.safetensors`` as a detector.
+
+It is evaluated on a COCO-format folder, or run on pictures of any kind.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +40,9 @@ def load_student(path: str | Path) -> Checkpoint:
     """The student of a run, from its ``student.safetensors`` alone.
 
     Raises:
-        FileNotFoundError, WeightsError: if there is no such file, it is not a run's student, or its weights are not those of
-            the detector it names (which keys is said).
+        FileNotFoundError: if there is no such file.
+        WeightsError: if it is not a run's student, or its weights are not those of the detector it names; the
+            message names the keys.
     """
     path = Path(path)
     if path.is_dir():
@@ -49,12 +53,13 @@ def load_student(path: str | Path) -> Checkpoint:
         )
     try:
         with safe_open(path, "pt") as file:
-            said, weights = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
-    if "c2dlib" not in said:
+    if "c2dlib" not in metadata:
         raise WeightsError(f"{path}: does not say which detector it is of, as the student of a run does")
-    about = json.loads(said["c2dlib"])
+    about = json.loads(metadata["c2dlib"])
     settings = {k: v for k, v in about["experiment"].items() if k != "recipe"}
     e = Experiment().replace(**settings)
     model = build_student(e, len(about["categories"]), "none").model
@@ -75,20 +80,20 @@ def evaluate(
     """
     if split not in folder.splits:
         raise DataError(f"{folder.root}: no split {split!r}; it has {', '.join(folder.splits)}")
-    ours, theirs = [c.name for c in student.categories], [c.name for c in folder.categories]
-    if ours != theirs:
-        different = [f"{a} / {b}" for a, b in zip(ours, theirs, strict=False) if a != b][:5]
+    of_student, of_folder = [c.name for c in student.categories], [c.name for c in folder.categories]
+    if of_student != of_folder:
+        different = [f"{a} / {b}" for a, b in zip(of_student, of_folder, strict=False) if a != b][:5]
         raise DataError(
-            f"{folder.root}: {len(theirs)} classes, the student has {len(ours)}; they must be the same in the same "
-            f"order" + (f". Student / folder: {', '.join(different)}" if different else "")
+            f"{folder.root}: {len(of_folder)} classes, the student has {len(of_student)}; they must be the "
+            f"same in the same order" + (f". Student / folder: {', '.join(different)}" if different else "")
         )
-    found = detect(
+    detections = detect(
         student.model,
         folder.splits[split],
         device,
         progress=lambda done, of: progress(f"evaluation on {split}", done, of),
     )
-    return coco_metrics(folder.splits[split].annotations, found, folder.area_cuts, verify=True)
+    return coco_metrics(folder.splits[split].annotations, detections, folder.area_cuts, verify=True)
 
 
 def read_picture(path: str | Path) -> Tensor:
@@ -125,15 +130,16 @@ def detect_on(
     names = [Path(path).stem for path in pictures]
     if doubled := {n for n in names if names.count(n) > 1}:
         raise DataError(
-            f"several pictures are called {', '.join(sorted(doubled))}; their results would overwrite each other"
+            f"several pictures are called {', '.join(sorted(doubled))}; "
+            "their results would overwrite each other"
         )
     student.model.to(device)
     out.mkdir(parents=True, exist_ok=True)
     listed = {}
     for path, name, image in zip(pictures, names, images, strict=True):
-        found = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
-        shown = found["scores"] >= threshold
-        boxes, scores, labels = (found[k][shown] for k in ("boxes", "scores", "labels"))
+        output = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
+        shown = output["scores"] >= threshold
+        boxes, scores, labels = (output[k][shown] for k in ("boxes", "scores", "labels"))
         words = [
             f"{student.categories[label - 1].name} {score:.2f}"
             for label, score in zip(labels.tolist(), scores.tolist(), strict=True)

@@ -87,7 +87,7 @@ class SlimResNet(ResNet):
 
 
 class SamePadConv2d(nn.Conv2d):
-    """A 3x3 convolution of stride 2 that pads as TensorFlow does: where a side is even only at its far end."""
+    """A 3x3 convolution of stride 2 that pads as TensorFlow does: an even side only at its far end."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (x.shape[-1] % 2, 1, x.shape[-2] % 2, 1)))
@@ -113,9 +113,10 @@ class ConvNorm(ConvNormActivation):
 
 
 def mobilenet_v1(width: float, norm: str = "batch", blocks: int = 13) -> nn.Sequential:
-    """MobileNetV1 (Howard et al. 2017) without its classifier: a convolution, then a depthwise and a pointwise layer per block.
+    """MobileNetV1 (Howard et al. 2017) without its classifier.
 
-    Layer i has the keys ``{i}.0.weight`` and ``{i}.1.*``; the maps of stride 4, 8, 16, 32 are those of layers 6, 10, 22, 26.
+    It has a convolution, then a depthwise and a pointwise layer per block. Layer i has the keys
+    ``{i}.0.weight`` and ``{i}.1.*``; the maps of stride 4, 8, 16, 32 are those of layers 6, 10, 22, 26.
 
     Args:
         width: factor on the published channel counts.
@@ -140,8 +141,10 @@ def build_body(kind: str, width: float, depth: float, norm: str) -> nn.Module:
 
     Args:
         kind: ``r50``, ``qr50``, ``r101``, ``mv1``, ``mv1x025``, ``mv2``, ``vgg16`` or ``vgg19``.
-        width: factor on the published channel counts (``qr50`` is ``r50`` and ``mv1x025`` is MobileNetV1 with a quarter on top).
-        depth: factor on the published number of residual blocks per stage, at least one; not for ``vgg`` and ``mv1``.
+        width: factor on the published channel counts (``qr50`` is ``r50`` and ``mv1x025`` is MobileNetV1 with
+            a quarter on top).
+        depth: factor on the published number of residual blocks per stage, at least one; not for ``vgg`` and
+            ``mv1``.
         norm: ``frozen`` (statistics of the initial weights, as in the paper) or ``batch``.
     """
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
@@ -171,7 +174,8 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
             ``none``, a ``.safetensors`` file, or a state dict.
 
     Raises:
-        WeightsError: naming the missing, unexpected and ill-shaped keys, or what to do without public weights.
+        WeightsError: naming the missing, unexpected and ill-shaped keys, or what to do without public
+            weights.
     """
     if source == "none":
         return
@@ -218,7 +222,9 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
 def with_pyramid(
     body: nn.Module, kind: str, channels: int, frozen_stages: int, first_level: int, one_stage: bool
 ) -> nn.Module:
-    """A feature pyramid on the stages of stride 2**first_level to 32, and P6 (Faster R-CNN) or P6, P7 (RetinaNet, FCOS).
+    """A feature pyramid on the stages of stride 2**first_level to 32.
+
+    P6 (Faster R-CNN) or P6 and P7 (RetinaNet, FCOS) are added.
 
     Args:
         frozen_stages: how many of the first stages keep their initial weights (the stem counts as one).

@@ -31,9 +31,10 @@ def build_faster_rcnn(
     masks: bool = False,
     first_level: int = 2,
 ) -> FasterRCNN:
-    """A plain torchvision Faster R-CNN for ``num_classes`` object classes on levels P2 (or ``first_level``) to P6.
+    """A plain torchvision Faster R-CNN for ``num_classes`` object classes.
 
-    ``masks``: a Mask R-CNN (He et al. 2017), its mask branch as wide as the pyramid.
+    Its levels are P2 (or ``first_level``) to P6. With ``masks`` it is a Mask R-CNN (He et al. 2017), whose
+    mask branch is as wide as the pyramid.
     """
     levels = range(first_level, 7)
     anchors = AnchorGenerator(
@@ -83,10 +84,9 @@ class FasterRCNNStep(nn.Module):
         batch, targets = model.transform(images, targets)
         features = model.backbone(batch.tensors)
         proposals, rpn_losses, rpn = self._rpn(batch, features, targets)
-        asked = [
-            {"masks": None, **t} for t in targets
-        ]  # sampling looks at boxes, but a Mask R-CNN insists on the key
-        proposals, matches, labels, regression = heads.select_training_samples(proposals, asked)
+        # sampling reads the boxes alone, but that of a Mask R-CNN requires the key "masks"
+        with_key = [{"masks": None, **t} for t in targets]
+        proposals, matches, labels, regression = heads.select_training_samples(proposals, with_key)
         pool = partial(pool_regions, heads.box_roi_pool) if self.weighted_sum else heads.box_roi_pool
         pooled = pool(features, proposals, batch.image_sizes)
         logits, deltas = heads.box_predictor(heads.box_head(pooled))  # [R, C + 1], [R, 4 (C + 1)]
@@ -103,15 +103,19 @@ class FasterRCNNStep(nn.Module):
             "loss_mask": len(positives.labels),
             **dict.fromkeys(rpn_losses, self._sampled(rpn.labels.view(len(batch.tensors), -1))),
         }
-        rcnn = lambda: Head(
-            proposals,
-            logits,
-            true_class(deltas, torch.cat(labels)),
-            torch.cat(labels),
-            torch.cat(regression),
-            heads.box_coder,
-            heads.proposal_matcher,
-        )
+
+        def both_heads() -> dict[str, Head]:
+            rcnn = Head(
+                proposals,
+                logits,
+                true_class(deltas, torch.cat(labels)),
+                torch.cat(labels),
+                torch.cat(regression),
+                heads.box_coder,
+                heads.proposal_matcher,
+            )
+            return {"rpn": rpn, "rcnn": rcnn}
+
         return TrainOutput(
             batch.tensors,
             *mean_and_std(model.transform, batch.tensors),
@@ -119,12 +123,12 @@ class FasterRCNNStep(nn.Module):
             features,
             losses,
             positives,
-            on_demand(lambda: {"rpn": rpn, "rcnn": rcnn()}),
+            on_demand(both_heads),
             divisors,
         )
 
     def _rpn(self, batch, features, targets) -> tuple[list[Tensor], dict[str, Tensor], Head]:
-        """torchvision's RPN step, with what its head said: proposals per image, two losses, head."""
+        """torchvision's RPN step: proposals per image, its two losses, and the outputs of its head."""
         rpn, maps = self.model.rpn, list(features.values())
         logits, deltas = rpn.head(maps)
         counts = [m[0].numel() for m in logits]  # anchors per level of an image
@@ -147,7 +151,13 @@ class FasterRCNNStep(nn.Module):
         return proposals, {"loss_objectness": loss_objectness, "loss_rpn_box_reg": loss_box_reg}, head
 
     def _sampled(self, labels: Tensor) -> Tensor:
-        """How many anchors the RPN's losses are of: up to half as many objects as wanted, then background; labels [B, A]."""
+        """The number of anchors that the RPN's losses are computed on.
+
+        Up to half of the sampler's batch size are anchors of objects, the rest are background.
+
+        Args:
+            labels: [B, A].
+        """
         sampler = self.model.rpn.fg_bg_sampler
         objects = (labels > 0).sum(1).clamp(max=int(sampler.batch_size_per_image * sampler.positive_fraction))
         return (objects + (labels == 0).sum(1).minimum(sampler.batch_size_per_image - objects)).sum()

@@ -1,4 +1,4 @@
-"""FCOS (Tian et al. 2019), a detector without anchor boxes, out of torchvision's parts, and its training step."""
+"""FCOS (Tian et al. 2019), a detector without anchor boxes, of torchvision's parts, and its training step."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def build_fcos(
 ) -> FCOS:
     """A plain torchvision FCOS for ``num_classes`` object classes on levels P3 to P7.
 
-    Its "anchors" are one square per cell, as large as the stride times ``anchor_scale``: they only say which level sees
-    which sizes, and in what unit distances are. The heads' GroupNorms have groups of eight channels, as published.
+    Its "anchors" are one square per cell, as large as the stride times ``anchor_scale``: they only say which
+    level sees which sizes, and in what unit distances are. The heads' GroupNorms have groups of eight
+    channels, as published.
     """
     anchors = AnchorGenerator(tuple((8 * 2**level * anchor_scale,) for level in range(5)), ((1.0,),) * 5)
     width = backbone.out_channels
@@ -83,12 +84,12 @@ class FCOSStep(nn.Module):
         )
 
     def _matches(self, targets, head, anchors, counts: list[int]) -> list[Tensor]:
-        """Per image [A]: the row of the target each cell is matched to, -1 if none, by torchvision's own rule.
+        """Per image [A]: the row of the target that torchvision matches each cell to, -1 if none.
 
-        ``FCOS.compute_loss`` matches and hands the matches to its head; here to a head that gives them back.
+        ``FCOS.compute_loss`` computes the matches and passes them to its head; the head here returns them.
         """
-        asks = SimpleNamespace(
+        model = SimpleNamespace(
             center_sampling_radius=self.model.center_sampling_radius,
             head=SimpleNamespace(compute_loss=lambda targets, head, anchors, matches: matches),
         )
-        return FCOS.compute_loss(asks, targets, head, anchors, counts)
+        return FCOS.compute_loss(model, targets, head, anchors, counts)

@@ -68,7 +68,10 @@ def mean_and_std(transform, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def on_demand(build: Callable) -> Callable:
-    """``build``'s result, made at the first call; part of the step's graph also where that call stands under ``no_grad``."""
+    """A function that returns ``build``'s result, which is made at the first call.
+
+    The result is part of the step's graph even if that call is made under ``no_grad``.
+    """
     return cache(torch.enable_grad()(build))
 
 

@@ -80,10 +80,10 @@ class RetinaNetStep(nn.Module):
     def _head(self, head: dict, anchors: list[Tensor], matches: list[Tensor], targets: list[dict]) -> Head:
         labels, truth = [], []
         for anchor, match, target in zip(anchors, matches, targets, strict=True):
-            found = match.clamp(min=0)
+            rows = match.clamp(min=0)
             none = len(target["boxes"]) == 0
-            truth.append(anchor if none else target["boxes"][found])
-            label = torch.zeros_like(match) if none else target["labels"][found]
+            truth.append(anchor if none else target["boxes"][rows])
+            label = torch.zeros_like(match) if none else target["labels"][rows]
             label = torch.where(match >= 0, label, 0)
             labels.append(torch.where(match == self.model.proposal_matcher.BETWEEN_THRESHOLDS, -1, label))
         coder = self.model.box_coder

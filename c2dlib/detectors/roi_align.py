@@ -1,4 +1,4 @@
-"""RoIAlign as a weighted sum of pixels: torchvision's values, several times faster forward and backward on a CPU."""
+"""RoIAlign as a weighted sum of pixels: torchvision's values, three times faster on a CPU with its gradient."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pool_regions(
 
 
 def roi_align(level: Tensor, regions: Tensor, scale: float, cells: int, samples: int) -> Tensor:
-    """``torchvision.ops.roi_align`` with ``aligned=False``: each cell is the mean of bilinear samples on a grid.
+    """``torchvision.ops.roi_align`` with ``aligned=False``: a cell is the mean of bilinear samples on a grid.
 
     All pixels of the map form one table with a row of C numbers per pixel. A cell is a weighted sum of
     (2 samples)² of its rows, which ``embedding_bag`` computes; its backward pass adds whole rows where
@@ -82,7 +82,7 @@ def roi_align(level: Tensor, regions: Tensor, scale: float, cells: int, samples:
 
 
 def _neighbours(place: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The two pixels beside each place on an axis and their weights, [..., 2] each; weight 0 outside the map."""
+    """The two pixels beside each place on an axis and their weights, [..., 2] each; 0 outside the map."""
     inside = (place >= -1) & (place <= length)
     place = place.clamp(0, length - 1)
     low = place.floor()

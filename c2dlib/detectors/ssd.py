@@ -113,7 +113,10 @@ def build_ssd(
 
 
 class MobileNetSSDBackbone(nn.Module):
-    """SSD's maps on a MobileNetV1: its last layers of stride 16 and 32, then the extra layers of torchvision's SSDLite."""
+    """SSD's maps on a MobileNetV1.
+
+    They are its last layers of stride 16 and 32, then the extra layers of torchvision's SSDLite.
+    """
 
     def __init__(self, body: nn.Sequential, width: float):
         super().__init__()
@@ -146,7 +149,9 @@ def build_mobilenet_ssd(
     anchor_scale: float = 1.0,
     score_threshold: float = 0.02,
 ) -> SSD:
-    """A torchvision SSD on six maps of a MobileNetV1, with SSD's own heads and the anchors of torchvision's SSDLite.
+    """A torchvision SSD on six maps of a MobileNetV1.
+
+    It has SSD's own heads and the anchors of torchvision's SSDLite.
 
     Args:
         body: see ``models.backbones.mobilenet_v1``.

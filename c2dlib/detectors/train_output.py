@@ -26,9 +26,10 @@ class MatchedPositives:
 
 @dataclass(frozen=True)
 class Head:
-    """What one head says of its M boxes, those of all images one after the other, and what they should have been.
+    """The outputs of one head for its M boxes, those of all images one after the other, and their targets.
 
-    The RPN's and RetinaNet's boxes are the anchors, A to an image; Faster R-CNN's second head has its sampled proposals.
+    The RPN's and RetinaNet's boxes are the anchors, A per image; those of Faster R-CNN's second head are its
+    sampled proposals.
     """
 
     boxes: list[Tensor]  # per image [A, 4]

@@ -1,4 +1,4 @@
-"""Detections -> COCO metrics: by hotcoco, which is fast, and verified by pycocotools for what a table prints."""
+"""Detections -> COCO metrics, by hotcoco, which is fast; pycocotools verifies those that a table prints."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def detect(
     batch_size: int = 16,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[dict]:
-    """The detections of a model on a split, as COCO results (image_id, category_id, bbox xywh in pixels, score).
+    """The detections of a model on a split, as COCO results: image_id, category_id, bbox (xywh in px), score.
 
-    If several processes share a run, each evaluates a part of the images; every process returns the detections on all
-    images, in the order of the split.
+    If several processes share a run, each evaluates a part of the images; every process returns the
+    detections on all images, in the order of the split.
 
     Args:
         model: a plain torchvision detector; it stays on ``device`` in evaluation mode.
@@ -117,7 +117,11 @@ def check_detections(annotations: dict, detections: list[dict]) -> None:
 
 
 def _evaluate(coco_class, eval_class, annotations: dict, detections: list[dict], ranges: list) -> dict:
-    """The metrics by one evaluator; ``ranges``: [smallest, largest] area in pixels of all, small, medium and large objects."""
+    """The metrics by one evaluator.
+
+    Args:
+        ranges: [smallest, largest] area in pixels of all, small, medium and large objects.
+    """
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hotcoco warns of size ranges other than COCO's
         if coco_class is COCO:

@@ -1,7 +1,7 @@
 """TIDE: how much AP each type of error costs (Bolya et al. 2020; the paper's Figure 3 and its supplement).
 
-hotcoco computes the costs of a whole data set, as it is much faster than tidecv. tidecv, without its plots, gives what
-hotcoco lacks: the costs per class and the list of single errors.
+hotcoco computes the costs of a whole data set, as it is much faster than tidecv. tidecv, without its plots,
+gives what hotcoco lacks: the costs per class and the list of single errors.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def tide(annotations: dict, detections: list[dict], ious: list[int] = IOUS) -> p
         ious: thresholds in percent.
 
     Returns:
-        Indexed by IoU: ``AP``, then dAP in points per type of ``TYPES`` and ``SPECIAL`` (the gain if only these errors
-        were corrected), then ``n_<type>``, the number of errors.
+        Indexed by IoU: ``AP``, then dAP in points per type of ``TYPES`` and ``SPECIAL`` (the gain if only
+        these errors were corrected), then ``n_<type>``, the number of errors.
 
     Raises:
         ValueError: if a score or box is not finite, an image is unknown, or a threshold is not in 11..99.
@@ -72,7 +72,8 @@ def tide(annotations: dict, detections: list[dict], ious: list[int] = IOUS) -> p
 def box_ap(annotations: dict, detections: list[dict]) -> pd.Series:
     """AP of the boxes alone: in percent at each IoU of ``IOUS``, with every class counted as one.
 
-    An anchor gives one detection per class, so non-maximum suppression over all classes (IoU 0.5) comes first.
+    An anchor gives one detection per class, so non-maximum suppression over all classes (IoU 0.5) is applied
+    first.
 
     Raises:
         ValueError: as ``tide``.
@@ -91,14 +92,16 @@ def box_ap(annotations: dict, detections: list[dict]) -> pd.Series:
 
 
 def _tidecv(annotations: dict, detections: list[dict], iou: int):
-    """tidecv's run at one IoU threshold in percent. Its own readers fail on annotations without masks, so its data are filled here."""
+    """tidecv's run at one IoU threshold in percent.
+
+    tidecv's own readers fail on annotations without masks, so its data are filled here.
+    """
     from tidecv import Data
     from tidecv.quantify import TIDERun
 
     check_detections(annotations, detections)
-    limit = max(
-        100, len(detections)
-    )  # tidecv's default of 100 is per image over all classes; COCO's is per class
+    # tidecv's default of 100 is per image over all classes; COCO's is per class
+    limit = max(100, len(detections))
     truth, predictions = Data("truth", max_dets=limit), Data("predictions", max_dets=limit)
     for image in annotations["images"]:
         truth.add_image(image["id"], image.get("file_name", str(image["id"])))
@@ -119,8 +122,8 @@ def tide_per_class(annotations: dict, detections: list[dict], iou: int = 50) -> 
     """dAP in points of each error type for each class, by tidecv, at one IoU threshold in percent.
 
     Returns:
-        Indexed by class name, in the order of the categories: ``AP``, then the types. Classes without ground truth
-        have no AP and are left out.
+        Indexed by class name, in the order of the categories: ``AP``, then the types. Classes without ground
+        truth have no AP and are left out.
 
     Raises:
         ValueError: as ``tide``.
@@ -156,7 +159,9 @@ class ErrorExample:
 
 
 def examples(annotations: dict, detections: list[dict], iou: int = 50) -> dict[str, list[ErrorExample]]:
-    """Every single error per type, by tidecv, in the order of falling score; missed objects in the order of falling area.
+    """Every single error per type, by tidecv, in the order of falling score.
+
+    Missed objects, which have no score, are in the order of falling area.
 
     Raises:
         ValueError: as ``tide``.
@@ -204,7 +209,9 @@ def box_iou_xywh(a: list[float], b: list[float]) -> float:
 
 
 def ap50_per_image(annotations: dict, detections: list[dict]) -> pd.Series:
-    """AP50 in percent of each single image over its classes, indexed by image id; images without objects are left out.
+    """AP50 in percent of each single image over its classes, indexed by image id.
+
+    Images without objects are left out.
 
     Raises:
         ValueError: as ``tide``.
@@ -230,7 +237,8 @@ def telling_images(baseline: pd.Series, distilled: pd.Series, each: int = 2) -> 
         each: number of images of each sort.
 
     Returns:
-        Indexed by image id: ``sort`` (gained, middle, lost), ``baseline``, ``distilled``. Equal changes are ordered by id.
+        Indexed by image id: ``sort`` (gained, middle, lost), ``baseline``, ``distilled``. Equal changes are
+        ordered by id.
     """
     both = pd.DataFrame({"baseline": baseline, "distilled": distilled}).sort_index()
     order = both.assign(change=both.distilled - both.baseline).sort_values(

@@ -1,7 +1,7 @@
-"""Figures, one file per subject: ``from c2dlib import figures``, then ``figures.table_bars(frame)`` and the like.
+"""Figures, one file per subject: ``from c2dlib import figures``, then for instance ``figures.table_bars``.
 
-Every function returns a matplotlib figure. Ground truth is blue and detections are red; the method that the paper calls
-*ours* is called C2D; *reproduced* are the numbers of this project's own runs.
+Every function returns a matplotlib figure. Ground truth is blue and detections are red; the method that the
+paper calls *ours* is called C2D; *reproduced* are the numbers of this project's own runs.
 """
 
 from c2dlib.figures.errors import (

@@ -15,7 +15,9 @@ from c2dlib.reporting.labels import method_label
 
 
 def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc")) -> Figure:
-    """Cost of classification and localisation errors at each IoU, in AP points (Figure 3): mean over seeds, a dot per run.
+    """Cost of classification and localisation errors at each IoU, in AP points (Figure 3).
+
+    A line is the mean over seeds, a dot is one run.
 
     Args:
         by_iou: TIDE errors of every run, the first frame of ``errors.gather``.
@@ -45,7 +47,7 @@ def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc"
 
 
 def change_over_iou(lines: pd.DataFrame, what: str) -> Figure:
-    """Change against the baseline at each IoU, with its 95 % interval over seeds as a band; a panel per student.
+    """Change against the baseline at each IoU, its 95 % interval over seeds as a band; a panel per student.
 
     Args:
         lines: ``errors.differences`` of one type.
@@ -127,10 +129,13 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Figure:
 
 
 def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline") -> Figure:
-    """Change in the cost of each error type per class, from ``other`` to ``method``: blue is less, red is more; a panel per student.
+    """Change in the cost of each error type per class, from ``other`` to ``method``; a panel per student.
+
+    Blue is a lower cost, red a higher one.
 
     Args:
-        by_class: TIDE errors per class at IoU 0.50, the second frame of ``errors.gather``. Shown are means over seeds, in AP points.
+        by_class: TIDE errors per class at IoU 0.50, the second frame of ``errors.gather``. The figure shows
+            means over seeds, in AP points.
     """
     by_class = by_class.assign(method=by_class.method.map(canonical))
     method, other = canonical(method), canonical(other)

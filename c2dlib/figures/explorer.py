@@ -1,4 +1,4 @@
-"""An explorer of TIDE errors for JupyterLab: choose run, class, error type and IoU, and page through the images."""
+"""An explorer of TIDE errors for JupyterLab: choose run, class, type and IoU, and page through the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PER_PAGE = 4
 
 
 class ErrorBrowser:
-    """The figures of the explorer, without widgets: the cost of each error type, and a page of errors of one run."""
+    """The explorer's figures, without widgets: the cost of each error type, and a page of a run's errors."""
 
     def __init__(self, runs: list[Experiment], workspace: Workspace):
         """Runs whose detections are not on this machine are left out.

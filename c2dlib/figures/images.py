@@ -25,7 +25,7 @@ def show_image(ax: Axes, image: Tensor, boxes: Tensor, labels: list[str], color:
 
 
 def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], color: str, size: tuple[int, int]) -> None:
-    """Boxes [N, 4] with a text each, on an image of height and width ``size``; the texts stay inside the image."""
+    """Boxes [N, 4] with a text each, on an image of height and width ``size``; no text leaves the image."""
     for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels, strict=True):
         for edge, line in (("white", 3.2), (color, 1.8)):
             ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=line))
@@ -96,7 +96,7 @@ def top_results(results: list[dict], image_id: int, names: dict[int, str], count
 
 @torch.inference_mode()
 def top_detections(detector: nn.Module, image: Tensor, names: list[str], count: int) -> Labelled:
-    """A detector's ``count`` boxes of highest score on an image [3, H, W] in 0..1, with class name and score."""
+    """The ``count`` boxes of highest score on an image [3, H, W] in 0..1, with class name and score."""
     output = detector([image])[0]
     best = output["scores"].argsort(descending=True)[:count]
     return output["boxes"][best], [

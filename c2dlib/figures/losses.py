@@ -1,4 +1,4 @@
-"""The losses: a crop that moves with its box, gradients on a box, losses over its shift, curves of a training."""
+"""The losses: a crop that moves with its box, gradients on a box, losses over its shift, training curves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def moving_crop(image: Tensor, boxes: Tensor, crops: Tensor) -> Figure:
 
 
 def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str, Tensor]) -> Figure:
-    """Minus the gradient of each loss on a predicted box, as an arrow on each of its sides: where the loss moves the side.
+    """Minus the gradient of each loss on a predicted box, as an arrow on each of its sides.
+
+    The arrow shows where the loss moves the side.
 
     Args:
         image: [3, H, W].
@@ -90,7 +92,9 @@ def losses_over_shift(errors: list[float], values: dict[str, list[float]], what:
 
 
 def training_curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Figure:
-    """Losses along training, a line per run: above the detector's own, below the distillation terms; logarithmic over 100 times.
+    """Losses along training, a line per run: above the detector's own, below the distillation terms.
+
+    An axis is logarithmic where its values differ by a factor above 100.
 
     Args:
         records: finished runs.

@@ -1,6 +1,7 @@
-"""What the notebooks share: where they run, one image, and a table, its verdict and its training in a call each.
+"""What the notebooks share: the workspace, an example image, and a call each for training, table and verdict.
 
-A notebook opens with one of these pages and then shows what the page holds, itself or by a function of ``figures``.
+A notebook first makes one of these pages. It then shows what the page holds, itself or by a function of
+``figures``.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Page:
     """The workspace and the data of a notebook.
 
     Args:
-        scale, data, device, results, runs: the notebook's parameters of the same names; an empty ``data`` is the embedded
-            set, empty ``results`` and ``runs`` are those of the repository.
+        scale, data, device, results, runs: the notebook's parameters of the same names; an empty ``data`` is
+            the embedded set, empty ``results`` and ``runs`` are those of the repository.
 
     Raises:
         DataError: naming everything that is wrong with the data.
@@ -84,7 +85,10 @@ class Page:
         return detections(image, (boxes, [self.class_names[c] for c in labels]), {})
 
     def teacher_figure(self, e: Experiment) -> Figure:
-        """The example's crops as the classifier teacher of an experiment reads them; the teacher is trained if it is missing."""
+        """The example's crops as the classification teacher of an experiment reads them.
+
+        The teacher is trained if it is missing.
+        """
         image, boxes, labels = self.example
         teacher = classifier_teacher(e, self.workspace)[0].cpu()
         crops = crop_regions(
@@ -106,7 +110,7 @@ class Page:
 
 
 class TablePage(Page):
-    """A table's notebook: its rows as experiments, trained where they are missing, and what their records show.
+    """A table's notebook: its rows as experiments, which are trained if they are missing, and their results.
 
     Args:
         table: a key of ``reporting.work_list.TABLES``.
@@ -162,19 +166,24 @@ class TablePage(Page):
         return Markdown(f"{super().where().data}\n\n{runs}")
 
     def table(self) -> Markdown:
-        """Train what is missing, print each row as it is done, write ``<table>.csv`` and ``<table>.md``; return the latter."""
+        """Train the missing runs, print each row as it is done, write ``<table>.csv`` and ``<table>.md``.
+
+        Returns:
+            The text of ``<table>.md`` and a line about the runs.
+        """
         run_all(self.experiments, self.workspace, self.jobs, tables.Printer(self.rows))
         tables.write_table(self.name, self.rows, self.workspace, self.folder)
         self._read_records()
         devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
         minutes = sum(record.wall_seconds for record in self.done) / 60
         return Markdown(
-            f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n{len(self.done)} of {len(self.experiments)} "
-            f"runs are done: {minutes:.1f} minutes of training and evaluation on {devices}."
+            f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n"
+            f"{len(self.done)} of {len(self.experiments)} runs are done: "
+            f"{minutes:.1f} minutes of training and evaluation on {devices}."
         )
 
     def verdict(self) -> Markdown:
-        """A line per claim: the paper's difference, the reproduced one with its 95 % interval, and whether the claim holds."""
+        """A line per claim: the paper's difference, the reproduced one with its 95 % interval, a verdict."""
         judged = claims.verdict(self.name, self.rows, self.records, self.workspace)
         return Markdown(
             claims.summary(judged)
@@ -183,11 +192,14 @@ class TablePage(Page):
         )
 
     def comparison(self) -> Markdown:
-        """A sentence per student: the gains of the methods that imitate a detector, and of C2D beside them."""
+        """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""
         return bullets(comparison(self.frame))
 
     def teacher_view(self) -> Figure:
-        """The example's crops as the table's classifier teacher reads them; the teacher is trained if it is missing."""
+        """The example's crops as the table's classification teacher reads them.
+
+        The teacher is trained if it is missing.
+        """
         return self.teacher_figure(
             experiment_for(self.workspace, self.folder, self.rows[0].student, "KDcls", **self.overrides)
         )
@@ -207,9 +219,12 @@ class ErrorsPage(TablePage):
         self.name = "figure3"
 
     def table(self) -> Markdown:
-        """Train the runs whose errors are not known on this machine; write ``figure3.csv`` and ``figure3.md``; return the latter.
+        """Train the runs whose errors are not known on this machine, and write ``figure3.csv`` and ``.md``.
 
         Afterwards ``by_iou`` and ``by_class`` hold the errors of every run.
+
+        Returns:
+            The text of ``figure3.md``.
         """
         missing = errors.unknown(self.rows, self.workspace)
         run_all(missing, self.workspace, self.jobs, tables.Printer(self.rows), with_weights=True)
@@ -218,27 +233,34 @@ class ErrorsPage(TablePage):
         return Markdown(errors.write_figure3(self.by_iou, self.workspace))
 
     def boxes_alone(self) -> pd.DataFrame:
-        """AP with every class counted as one, and its change against the baseline, per student, method and IoU."""
+        """AP with every class counted as one, and its change against the baseline.
+
+        There is a line per student, method and IoU.
+        """
         return errors.differences(self.by_iou, [tide.BOXES])
 
     def first_run(self) -> str:
         """The errors of one run at IoU 0.50: their number, and their cost in AP points."""
         run = self.by_iou[self.by_iou.IoU == 50].iloc[0]
         counted = ", ".join(f"{kind} {int(run[f'n_{kind}'])} ({run[kind]:.1f})" for kind in tide.TYPES)
-        return f"{run.student}, {method_label(run.method)}, seed {run.seed}: AP50 {run.AP:.1f}; errors (cost): {counted}"
+        return (
+            f"{run.student}, {method_label(run.method)}, seed {run.seed}: "
+            f"AP50 {run.AP:.1f}; errors (cost): {counted}"
+        )
 
     def largest(self) -> str:
         """The error type that costs each student's baseline most at IoU 0.50."""
         baselines = self.by_iou[(self.by_iou.IoU == 50) & (self.by_iou.method == "baseline")]
         means = baselines.groupby("student", sort=False)[tide.TYPES].mean()
         return "\n".join(
-            f"{student}: the baseline loses most to {costs.idxmax()}, {costs.max():.1f} points; to Loc {costs.Loc:.1f}"
+            f"{student}: the baseline loses most to {costs.idxmax()}, {costs.max():.1f} points; "
+            f"to Loc {costs.Loc:.1f}"
             for student, costs in means.iterrows()
         )
 
 
 class PairPage(Page):
-    """One student trained with and without a method: its gain, its errors, and the images on which it changed.
+    """One student trained with and without a method: gain, errors, and the images on which AP changed.
 
     Args:
         student, method: names of ``config``; the method is compared with ``baseline``.
@@ -261,7 +283,11 @@ class PairPage(Page):
         self.baseline, self.distilled = self.pairs[0].values()
 
     def train(self) -> Markdown:
-        """Train what is missing; return mAP, AP50 and AP75 of both per seed, and their difference with its 95 % interval."""
+        """Train the missing runs.
+
+        Returns:
+            mAP, AP50 and AP75 of both students per seed, and their difference with its 95 % interval.
+        """
         experiments = [e for pair in self.pairs for e in pair.values()]
         records = run_all(experiments, self.workspace, self.jobs, with_weights=True)
         self.records = dict(zip((e.hash() for e in experiments), records, strict=True))
@@ -273,8 +299,8 @@ class PairPage(Page):
             lines.append([metric, baseline, distilled, difference_text(*self.gain(metric)) or "–"])
         head = ["metric", "baseline", "distilled", "difference [95 % CI]"]
         return Markdown(
-            f"{markdown_table(head, lines, text_columns=(0, 1, 2))}\n\nMetrics on `{self.folder.eval_split}`; "
-            f"{self.folder.image_counts} images."
+            f"{markdown_table(head, lines, text_columns=(0, 1, 2))}\n\n"
+            f"Metrics on `{self.folder.eval_split}`; {self.folder.image_counts} images."
         )
 
     def _values(self, metric: str) -> list[tuple[float, float]]:
@@ -295,7 +321,8 @@ class PairPage(Page):
         excluded = gain.low is not None and (gain.low > 0 or gain.high < 0)
         change = difference_text(*gain) or "–"
         return Markdown(
-            f"{method_label(self.distilled.method)} changes mAP by **{change}** points over {len(self.pairs)} seed(s): "
+            f"{method_label(self.distilled.method)} changes mAP by **{change}** points "
+            f"over {len(self.pairs)} seed(s): "
             + ("the interval excludes 0." if excluded else "chance is not excluded.")
         )
 
@@ -318,7 +345,7 @@ class PairPage(Page):
         return tide.telling_images(self.ap50.baseline, self.ap50.distilled)
 
     def compare(self) -> Figure:
-        """The chosen images with their ground truth and as many boxes of each student as there are objects."""
+        """The chosen images with their ground truth; of each student as many boxes as there are objects."""
         categories = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         lines = []
         for image_id, row in self.chosen.iterrows():

@@ -52,7 +52,10 @@ def method_style(method: str) -> tuple[str, str]:
 def new_figure(
     rows: int, columns: int, size: tuple[float, float], **options
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of ``size`` inches and its axes, row by row; closed, so that a notebook shows it only where it is returned."""
+    """A figure of ``size`` inches and its axes, row by row.
+
+    The figure is closed, so that a notebook shows it only where it is returned.
+    """
     options |= {"figsize": size, "dpi": 100, "layout": "constrained", "squeeze": False}
     figure, axes = plt.subplots(rows, columns, **options)
     plt.close(figure)

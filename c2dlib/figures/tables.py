@@ -24,7 +24,7 @@ from c2dlib.reporting.work_list import CONTROL, IOUS
 
 
 def table_bars(frame: pd.DataFrame) -> Figure:
-    """Gain in mAP over the student's own baseline: the paper's, and the reproduced one with its 95 % interval.
+    """Gain in mAP over the student's baseline: the paper's, and the reproduced one with its 95 % interval.
 
     Args:
         frame: of ``reporting.tables.table``. A row without a reproduced number says why.
@@ -81,11 +81,13 @@ def table_bars(frame: pd.DataFrame) -> Figure:
 
 
 def gain_over_cost(frame: pd.DataFrame) -> Figure:
-    """Gain in mAP over the time of a training step, in steps of the plain student; a panel per student, 95 % intervals over seeds.
+    """Gain in mAP, with 95 % intervals over seeds, against the time of a training step; a panel per student.
+
+    The unit of time is a step of the plain student.
 
     Args:
-        frame: of ``reporting.tables.table``; rows without a gain or a time are left out. C2D and its sums are green, the
-            label control is grey.
+        frame: of ``reporting.tables.table``; rows without a gain or a time are left out. C2D and its sums are
+            green, the label control is grey.
     """
     frame = frame[frame.gain.notna() & frame.relative_seconds.notna()]
     students = frame.student.unique().tolist() or ["no row has both"]
@@ -152,7 +154,9 @@ def _names_beside(ax: Axes, names: list[str], xs: list[float], ys: list[float], 
 
 
 def gpu_hours(frame: pd.DataFrame, what: str) -> Figure:
-    """GPU hours of a run per student and method; whiskers of half and twice where the hours are estimated from counts.
+    """GPU hours of a run per student and method.
+
+    Hours that are estimated from counts have whiskers at half and twice their value.
 
     Args:
         frame: of ``cost.costs``, for one number of GPUs; its last method is drawn green.
@@ -188,7 +192,9 @@ def gpu_hours(frame: pd.DataFrame, what: str) -> Figure:
 
 
 def map_over_images(frame: pd.DataFrame, images: int) -> Figure:
-    """mAP over the number of training images, a line per method, bars of one standard deviation over seeds (table ``sizes``).
+    """mAP over the number of training images (table ``sizes``).
+
+    There is a line per method, with bars of one standard deviation over seeds.
 
     Args:
         frame: of ``reporting.tables.table``, with the column ``train_share``.
@@ -223,7 +229,9 @@ def map_over_images(frame: pd.DataFrame, images: int) -> Figure:
 
 
 def ap_over_iou(frame: pd.DataFrame) -> Figure:
-    """Gain over the student's baseline at each IoU, in AP points: the paper's dashed, the reproduced one solid (Table 5).
+    """Gain over the student's baseline at each IoU, in AP points (Table 5).
+
+    The paper's gain is dashed, the reproduced one solid.
 
     Args:
         frame: of ``reporting.tables.table``, with the columns AP50 to AP95 and paper_AP50 to paper_AP95.

@@ -1,4 +1,4 @@
-"""The teacher: the crops it reads, its class probabilities, its confusions, its calibration, its attention."""
+"""The teacher: the crops it reads, its class probabilities, confusions, calibration and attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from c2dlib.figures.style import BLUE, GREEN, GREY, new_figure, plain_axes
 
 
 def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list, maps: Tensor) -> Figure:
-    """Up to six crops as the teacher reads them, below each an early feature map and its five most probable classes.
+    """Up to six crops as the teacher reads them; below each, an early map and the five likeliest classes.
 
     Args:
         crops: [G, 3, s, s] in 0..255.
@@ -63,7 +63,10 @@ def class_probabilities(probabilities: dict[str, Tensor], names: list[str], labe
 
 
 def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
-    """A matrix [C, C] of shares 0..1: a row per true class, a column per predicted class; percentages up to 26 classes."""
+    """A matrix [C, C] of shares 0..1: a row per true class, a column per predicted class.
+
+    Up to 26 classes, each cell from 1 % on also shows its percentage.
+    """
     count = len(names)
     side = min(2.2 + 0.28 * count, 11)
     figure, axes = new_figure(1, 1, (side + 0.8, side))
@@ -91,7 +94,9 @@ def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Figure:
-    """Share of correct predictions over confidence, on the diagonal if calibrated; below, the number of crops at each confidence.
+    """Share of correct predictions over confidence; it is on the diagonal if the teacher is calibrated.
+
+    Below, the number of crops at each confidence.
 
     Args:
         probabilities: [G, C]. labels: [G] 0..C-1.
@@ -122,8 +127,9 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Figure
 
 
 def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Figure:
-    """Crops, and below each its occlusion map: red where covering the crop lowers the class probability, blue where it raises it.
+    """Crops, and below each its occlusion map.
 
+    A place is red if covering it lowers the class probability, blue if covering it raises the probability.
     Each map has its own scale.
 
     Args:

@@ -1,7 +1,7 @@
 """Each claim judged by the run records: it holds, does not hold, has not enough evidence, or was not run.
 
-One list of claims (``paper_claims``) serves the verdict at the end of every notebook and ``claims.md``. Verdicts are
-recomputed from the records; none is written by hand.
+One list of claims (``paper_claims``) serves the verdict at the end of every notebook and ``claims.md``.
+Verdicts are recomputed from the records; none is written by hand.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> str:
     ]
     if (workspace.results / "reading.md").exists():
         lines += [
-            "What was tried where a claim does not hold, and what the numbers suggest: [reading.md](reading.md).",
+            "What was tried where a claim does not hold, and what the numbers suggest: "
+            "[reading.md](reading.md).",
             "",
         ]
     lines += [_explanation(len(frame)), ""]
@@ -60,12 +61,17 @@ def _counts(frame: pd.DataFrame) -> str:
 
 def _explanation(count: int) -> str:
     return (
-        "An effect is a difference in AP points that is above 0 where the claim is true: the mean over seeds, paired by seed, of runs "
-        "that started from the same initial weights, with a 95 % t interval. *holds*: the whole interval is above 0; *does not hold*: "
-        "the whole interval is below 0; *not enough evidence*: it contains 0, or there is only one seed. *paper*: the same difference of the paper's "
-        "numbers. *label control*: KD_cls with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, "
-        "the paper's method. The intervals are not corrected for their number: if no effect existed, about "
-        f"{count / 20:.0f} of {count} would exclude 0 by chance. A small scale tests the direction of an effect, not the paper's number."
+        "An effect is a difference in AP points that is above 0 where the claim is true: "
+        "the mean over seeds, paired by seed, of runs that started from the same initial weights, "
+        "with a 95 % t interval. "
+        "*holds*: the whole interval is above 0; *does not hold*: the whole interval is below 0; "
+        "*not enough evidence*: it contains 0, or there is only one seed. "
+        "*paper*: the same difference of the paper's numbers. "
+        "*label control*: KD_cls with one-hot labels in place of the teacher's probabilities. "
+        "*C2D*: KD_cls + loc + KD_loc, the paper's method. "
+        "The intervals are not corrected for their number: if no effect existed, about "
+        f"{count / 20:.0f} of {count} would exclude 0 by chance. "
+        "A small scale tests the direction of an effect, not the paper's number."
     )
 
 
@@ -130,8 +136,8 @@ def verdict(
         source: a key of SOURCES; the rows of Figure 3 are those of Table 1.
 
     Returns:
-        A line per claim: ``claim``, ``control`` (not in the paper), ``paper`` (the same difference of its numbers), ``effect`` in
-        points with its interval ``low``, ``high``, ``seeds``, ``verdict``.
+        A line per claim: ``claim``, ``control`` (not in the paper), ``paper`` (the same difference of its
+        numbers), ``effect`` in points with its interval ``low``, ``high``, ``seeds``, ``verdict``.
     """
     numbers, students, lines = Numbers(rows, records, workspace), {row.student for row in rows}, []
     for claim in claims():
@@ -153,7 +159,10 @@ class Numbers:
         self.rows, self.records, self.workspace = rows, records, workspace
 
     def reproduced(self, student: str, choice: RowChoice, metric: str, iou: int | None) -> PerRun:
-        """A metric of a row in its finished runs; with ``iou`` from their TIDE errors. Runs without that number are left out."""
+        """A metric of a row in its finished runs; with ``iou`` from their TIDE errors.
+
+        Runs without that number are left out.
+        """
         row, values = find_row(self.rows, student, choice), {}
         for e in row.experiments if row else ():
             record = self.records.get(e.hash())
@@ -200,9 +209,13 @@ def _mean_per_seed(gains: list[PerSeed]) -> PerSeed:
 
 
 def judge(effect: PerSeed) -> dict:
-    """A verdict on numbers that are above 0 where a claim is true: their mean ``effect``, its 95 % t interval, ``seeds``, ``verdict``.
+    """A verdict on numbers that are above 0 where a claim is true.
 
-    ``holds``: the whole interval is above 0. ``does not hold``: it is below 0. Otherwise ``not enough evidence``.
+    ``holds``: the whole 95 % t interval is above 0. ``does not hold``: it is below 0. Otherwise ``not enough
+    evidence``, or without any number ``not run``.
+
+    Returns:
+        The mean ``effect``, its interval ``low`` and ``high``, ``seeds`` and ``verdict``.
     """
     mean, low, high = paired_difference([(value, 0.0) for value in effect.values()])
     word = "not enough evidence" if effect else "not run"
@@ -245,10 +258,13 @@ def summary(frame: pd.DataFrame) -> str:
 
 def not_tested(workspace: Workspace, seeds: int) -> list[str]:
     """What these runs do not test, in sentences."""
-    sentences = {
-        "The paper's numbers: a reduced scale shows the direction of an effect at most, scale `smoke` nothing.": workspace.scale
-        != "coco",
-        f"Chance: with SEEDS={seeds} there is no interval, or a very wide one.": seeds < 3,
-        "All claims at once: about one in twenty 95 % intervals excludes 0 by chance alone.": True,
-    }
-    return [sentence for sentence, applies in sentences.items() if applies]
+    sentences = []
+    if workspace.scale != "coco":
+        sentences.append(
+            "The paper's numbers: a reduced scale shows the direction of an effect at most, "
+            "scale `smoke` nothing."
+        )
+    if seeds < 3:
+        sentences.append(f"Chance: with SEEDS={seeds} there is no interval, or a very wide one.")
+    sentences.append("All claims at once: about one in twenty 95 % intervals excludes 0 by chance alone.")
+    return sentences

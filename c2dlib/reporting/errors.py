@@ -1,4 +1,4 @@
-"""The TIDE errors of finished runs: kept beside their records, gathered over a table, and Figure 3 as CSV and Markdown."""
+"""The TIDE errors of finished runs, kept beside their records, and Figure 3 as CSV and Markdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class RunErrors:
 
 
 def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
-    """The errors of a finished run, from ``errors/`` beside its record, else computed from its detections and kept there.
+    """The errors of a finished run.
+
+    They are read from ``errors/`` beside the run's record, else computed from its detections and written
+    there.
 
     Raises:
         FileNotFoundError: if there are neither kept errors of the record's checkpoint nor detections.
@@ -90,8 +93,8 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
     """The errors of the finished runs of these rows; runs whose errors are ``unknown`` are left out.
 
     Returns:
-        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and origin, then IoU or
-        class, before the numbers.
+        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and origin, then
+        IoU or class, before the numbers.
     """
     by_iou, by_class = [], []
     for row in rows:
@@ -122,8 +125,9 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
         by_iou: of ``gather``.
 
     Returns:
-        One line per student, method, IoU and type: ``dAP`` and ``seeds``; except for the baseline ``change`` with
-        ``change_low`` and ``change_high``, its 95 % t interval from two seeds on. Below 0: fewer points lost to that error.
+        One line per student, method, IoU and type: ``dAP`` and ``seeds``; except for the baseline ``change``
+        with ``change_low`` and ``change_high``, its 95 % t interval from two seeds on. Below 0: fewer points
+        lost to that error.
     """
     lines, baseline = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "origin", "IoU"])
     for (student, method, iou), runs in by_iou.groupby(["student", "method", "IoU"], sort=False):
@@ -150,7 +154,10 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
 def markdown(
     lines: pd.DataFrame, ious: tuple[int, ...] = (50, 65, 75, 90), types: tuple[str, ...] = ("Cls", "Loc")
 ) -> str:
-    """``differences`` as a Markdown table: per student and method the cost at some IoUs, and its change with interval."""
+    """``differences`` as a Markdown table.
+
+    It has, per student and method, the cost at some IoUs and its change with interval.
+    """
     rows = []
     for (student, method), of_method in lines.groupby(["student", "method"], sort=False):
         by_type = of_method.set_index(["type", "IoU"])
@@ -167,7 +174,7 @@ def _cell(line: pd.Series) -> str:
 
 
 def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
-    """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return the latter's text."""
+    """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return its text."""
     lines = differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
     write_whole(workspace.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
     write_whole(workspace.results / "figure3.md", text := figure3_markdown(lines))
@@ -175,15 +182,18 @@ def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
 
 
 def figure3_markdown(lines: pd.DataFrame) -> str:
-    """``differences`` as ``figure3.md``: classification and localisation errors, and AP of the boxes alone where it is measured."""
+    """``differences`` as the text of ``figure3.md``.
+
+    It has the classification and localisation errors, and AP of the boxes alone where it is measured.
+    """
     paragraphs = [
         "# Figure 3: classification and localisation errors over IoU",
         "",
         markdown(lines),
         (
-            "dAP in AP points (TIDE): the AP that would be gained if only the errors of this type were corrected. In brackets: the "
-            "change against the student's baseline, paired by seed, with its 95 % interval. All types and thresholds are in "
-            "`figure3.csv`, single runs in `errors/`."
+            "dAP in AP points (TIDE): the AP that would be gained if only the errors of this type were "
+            "corrected. In brackets: the change against the student's baseline, paired by seed, with its "
+            "95 % interval. All types and thresholds are in `figure3.csv`, single runs in `errors/`."
         ),
         "",
     ]

@@ -31,7 +31,7 @@ def method_label(method: str) -> str:
 
 
 def row_label(method: str, settings: dict) -> str:
-    """A row's method and the settings that its table varies: ``KDcls, λ_kc 0.4, T 2``; NaN settings are left out."""
+    """A row's method and the settings that its table varies, without NaN: ``KDcls, λ_kc 0.4, T 2``."""
     if method in ("baseline", CONTROL) and not set(OWN_BASELINE) & set(settings):
         return method
     values = [

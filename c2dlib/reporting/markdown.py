@@ -13,7 +13,8 @@ def markdown_table(head: list[str], rows: list[list[str]], text_columns: Collect
     """Rows of cells as a Markdown table.
 
     Args:
-        text_columns: indices of the columns aligned to the left; the others hold numbers, aligned to the right.
+        text_columns: indices of the columns aligned to the left; the others hold numbers, aligned to the
+            right.
     """
     rule = "".join("---|" if i in text_columns else "---:|" for i in range(len(head)))
     return "\n".join(

@@ -1,4 +1,7 @@
-"""Notebooks executed headless, in the Python environment of this process; an executed copy is written whole or not at all."""
+"""Notebooks executed headless, in the Python environment of this process.
+
+An executed copy is written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ PIECES = {
     "your_data": "your_data",
     "scale": "scale",
 }  # what `reproduce` takes besides the tables -> its notebook
-HEADLESS = "C2D_HEADLESS"  # environment variable, set while a notebook is executed: figures are shown in place of widgets
+# Environment variable, set while a notebook is executed: figures are shown in place of widgets.
+HEADLESS = "C2D_HEADLESS"
 
 
 def parameters(name: str) -> list[str]:
@@ -35,10 +39,10 @@ def parameters(name: str) -> list[str]:
 
 
 def execute(name: str, workspace: Workspace, given: dict) -> Path:
-    """Execute ``notebooks/<name>.ipynb`` with parameters; return the path of the executed copy beside the results.
+    """Execute ``notebooks/<name>.ipynb`` with parameters; return the path of the executed copy.
 
-    Papermill writes while it runs, therefore to a temporary name that is renamed at the end. A notebook that stops on
-    an error is kept as ``<name>.failed.ipynb``.
+    The copy is beside the results. Papermill writes while it runs, therefore to a temporary name that is
+    renamed at the end. A notebook that stops on an error is kept as ``<name>.failed.ipynb``.
 
     Args:
         name: the notebook's file name without its suffix.
@@ -83,7 +87,7 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
 
 
 def _keep(temporary: str, target: Path) -> None:
-    """Put the executed copy in place, readable by all and without the paths that papermill records in its metadata."""
+    """Put the executed copy in place, readable by all and without the paths in papermill's metadata."""
     notebook = nbformat.read(temporary, 4)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
@@ -91,7 +95,7 @@ def _keep(temporary: str, target: Path) -> None:
 
 
 def html(workspace: Workspace) -> Path:
-    """Render the executed notebooks and the claims of a workspace into ``html/``, with an index; return the index.
+    """Render a workspace's executed notebooks and claims into ``html/``, with an index; return the index.
 
     The pages need no server and no network.
 
@@ -140,8 +144,10 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>c2dlib: {name}</title>
 <style>body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
-li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }} table {{ border-collapse: collapse; font-size: 85% }}
-td, th {{ padding: .15em .6em; border-bottom: 1px solid #ddd }} img {{ max-width: 100% }} .anchor-link {{ display: none }}</style></head>
+li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }} \
+table {{ border-collapse: collapse; font-size: 85% }}
+td, th {{ padding: .15em .6em; border-bottom: 1px solid #ddd }} \
+img {{ max-width: 100% }} .anchor-link {{ display: none }}</style></head>
 <body>
 {body}
 </body></html>

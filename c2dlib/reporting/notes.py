@@ -17,7 +17,7 @@ FEW_IMAGES = 200  # below this, metrics of a split do not separate methods
 
 
 def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
-    """The notes under a table: data, scale, controls, teachers, comparability, cost, and where the numbers come from.
+    """The notes under a table: data, scale, controls, teachers, comparability, cost, origin of the numbers.
 
     Args:
         records: those of the table's runs, by experiment hash.
@@ -42,8 +42,8 @@ def _data(workspace: Workspace, folder: CocoFolder, records: list[RunRecord]) ->
     counts = ", ".join(f"{count} {name}" for name, count in folder.image_counts.items())
     return [
         (
-            f"Data: {workspace.data_name}, {len(folder.categories)} classes, {counts} images; metrics on `{split}`; "
-            f"annotation hash `{folder.annotation_hash[:12]}`."
+            f"Data: {workspace.data_name}, {len(folder.categories)} classes, {counts} images; "
+            f"metrics on `{split}`; annotation hash `{folder.annotation_hash[:12]}`."
         )
     ]
 
@@ -53,12 +53,13 @@ def _scale(workspace: Workspace, folder: CocoFolder) -> list[str]:
     sentences, train, evaluated = [], folder.image_counts["train"], folder.image_counts[folder.eval_split]
     if workspace.scale == "smoke":
         sentences.append(
-            "**Scale `smoke` only shows that everything runs, with a few training steps. These numbers mean nothing.**"
+            "**Scale `smoke` only shows that everything runs, with a few training steps. "
+            "These numbers mean nothing.**"
         )
     elif workspace.scale != "coco":
         sentences.append(
-            f"Scale `{workspace.scale}`: slim students, small images, short schedules. The rows test the direction "
-            "of an effect, not the paper's number."
+            f"Scale `{workspace.scale}`: slim students, small images, short schedules. "
+            "The rows test the direction of an effect, not the paper's number."
         )
     if min(train, evaluated) < FEW_IMAGES:
         sentences.append(
@@ -73,8 +74,8 @@ def _control(records: list[RunRecord]) -> list[str]:
         return []
     return [
         (
-            f"`{CONTROL}` (label control) is KD_cls with one-hot labels in place of the teacher's probabilities. The part of a gain "
-            "that comes from the teacher is the difference to this row."
+            f"`{CONTROL}` (label control) is KD_cls with one-hot labels in place of the teacher's "
+            "probabilities. The part of a gain that comes from the teacher is the difference to this row."
         )
     ]
 
@@ -86,14 +87,14 @@ def _classifiers(records: list[RunRecord]) -> list[str]:
         teacher, share = record.teacher, record.experiment.get("train_share")
         title = teacher["title"] + (f" on {share:.3g} of the images" if share is not None else "")
         sentences.append(
-            f"{title}: top-1 {teacher['top1']:.1f} %, calibration error {teacher['ECE']:.1f} % on the crops of "
-            f"`{teacher['split']}` (paper: 80.3 % top-1)."
+            f"{title}: top-1 {teacher['top1']:.1f} %, calibration error {teacher['ECE']:.1f} % "
+            f"on the crops of `{teacher['split']}` (paper: 80.3 % top-1)."
         )
     return sentences
 
 
 def _detector_teachers(records: list[RunRecord]) -> list[str]:
-    """A sentence per imitated detector: its mAP, and a warning if it is not better than the students it teaches."""
+    """A sentence per imitated detector: its mAP, and a warning if it is not better than its students."""
     sentences = []
     for teacher in {
         r.teacher["detector_hash"]: r.teacher for r in records if "detector" in r.teacher
@@ -129,8 +130,9 @@ def _other_pretraining(done: list[RunRecord]) -> list[str]:
         )
         if methods:
             sentences.append(
-                f"**{student}, {', '.join(map(method_label, methods))}: pre-trained on another machine than the baseline, so the "
-                "initial weights differ. No gain is computed; do not compare their mAP with the other rows.**"
+                f"**{student}, {', '.join(map(method_label, methods))}: pre-trained on another machine than "
+                "the baseline, so the initial weights differ. No gain is computed; do not compare their mAP "
+                "with the other rows.**"
             )
     return sentences
 
@@ -140,9 +142,9 @@ def _cost(done: list[RunRecord]) -> list[str]:
         return []
     return [
         (
-            "x plain: the time of a step (forward and backward) divided by that of the plain student, both measured alternately in one "
-            "process. s / step and wall s depend on what else ran on the machine. Memory: the peak, of tensors on a GPU, "
-            "otherwise of the whole process."
+            "x plain: the time of a step (forward and backward) divided by that of the plain student, both "
+            "measured alternately in one process. s / step and wall s depend on what else ran on the "
+            "machine. Memory: the peak, of tensors on a GPU, otherwise of the whole process."
         )
     ]
 
@@ -152,13 +154,16 @@ def _origin(records: list[RunRecord]) -> list[str]:
         return []
     commits = sorted({record.commit[:10] + (" (dirty)" if record.dirty else "") for record in records})
     return [
-        f"Device: {records[0].device}; commits: {', '.join(commits)}. Each number can be traced to files in `records/`."
+        f"Device: {records[0].device}; commits: {', '.join(commits)}. "
+        "Each number can be traced to files in `records/`."
     ]
 
 
 def comparison(frame: pd.DataFrame) -> list[str]:
-    """A table such as Table 2 in sentences, one per student: which imitation method gains most and least and at what
-    cost, what C2D gains, and what C2D adds to the imitation methods. Rows without a gain are left out.
+    """A table such as Table 2 in sentences, one per student.
+
+    A sentence names the imitation methods that gain most and least and their cost, the gain of C2D, and what
+    C2D adds to the imitation methods. Rows without a gain are left out.
 
     Args:
         frame: of ``tables.table``.
@@ -179,8 +184,8 @@ def _student_comparison(rows: pd.DataFrame) -> list[str]:
     elif len(gains):
         best, least = rows.loc[gains.index[0]], rows.loc[gains.index[-1]]
         clauses.append(
-            f"of {len(gains)} methods that imitate a detector, {gains.index[0]} gains most ({_gain_and_time(best)}) and "
-            f"{gains.index[-1]} least ({_gain_and_time(least)})"
+            f"of {len(gains)} methods that imitate a detector, {gains.index[0]} gains most "
+            f"({_gain_and_time(best)}) and {gains.index[-1]} least ({_gain_and_time(least)})"
         )
     if c2d in rows.index:
         rank = f", more than {(gains < rows.gain[c2d]).sum()} of them" if len(gains) > 1 else ""
@@ -191,8 +196,9 @@ def _student_comparison(rows: pd.DataFrame) -> list[str]:
         clauses += [f"C2D + {name} has {gain:+.1f} mAP over {name} alone" for name, gain in added.items()]
     elif added:
         clauses.append(
-            f"C2D combined with {len(added)} of them has {mean_of(list(added.values())):+.1f} mAP on average over the method alone, "
-            f"and more mAP in {sum(gain > 0 for gain in added.values())} of {len(added)} cases"
+            f"C2D combined with {len(added)} of them has {mean_of(list(added.values())):+.1f} mAP on average "
+            "over the method alone, and more mAP in "
+            f"{sum(gain > 0 for gain in added.values())} of {len(added)} cases"
         )
     return clauses
 

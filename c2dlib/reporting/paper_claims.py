@@ -1,4 +1,7 @@
-"""The claims: each sentence of the paper, and each control that this project adds, with the rows and metrics that decide it."""
+"""The claims: sentences of the paper, and controls that this project adds.
+
+Each claim names the rows and metrics that decide it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class RowChoice:
-    """The one row of a student that has this method and these settings; settings that are not named may be any."""
+    """The one row of a student that has this method and these settings.
+
+    A setting that is not named may have any value.
+    """
 
     method: str  # as in ``methods.canonical``
     settings: dict = field(default_factory=dict)  # in the names and units of the table's columns
@@ -48,7 +54,10 @@ class Gain:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence about rows of one table. It is true where the mean of ``gains`` exceeds the mean of ``than`` (0 if empty)."""
+    """A sentence about rows of one table.
+
+    It is true where the mean of ``gains`` exceeds the mean of ``than`` (0 if empty).
+    """
 
     source: str  # a key of SOURCES; Figure 3 is about the rows of Table 1
     sentence: str
@@ -293,13 +302,15 @@ def _controls() -> list[Claim]:
             (f"KD_cls {OVER_LABELS}", KD_CLS, LABELS, {}),
             ("KD_cls raises mAP more than evenly smoothed labels", KD_CLS, smooth, {}),
             (
-                "KD_cls raises mAP more than the teacher's mean probabilities of each class: the single instance matters",
+                "KD_cls raises mAP more than the teacher's mean probabilities of each class: "
+                "the single instance matters",
                 KD_CLS,
                 mean,
                 {},
             ),
             (
-                "the teacher's mean probabilities of each class raise mAP more than evenly smoothed labels: class similarity matters",
+                "the teacher's mean probabilities of each class raise mAP more than evenly smoothed labels: "
+                "class similarity matters",
                 mean,
                 smooth,
                 {},
@@ -398,7 +409,10 @@ def _schedules() -> list[Claim]:
 
 
 def _errors() -> list[Claim]:
-    """Figure 3, on the runs of Table 1. A method reduces an error where the baseline's cost minus the method's is above 0."""
+    """Figure 3, on the runs of Table 1.
+
+    A method reduces an error if the baseline's cost minus the method's cost is above 0.
+    """
     every = []
     for s in COMPACT:
 

@@ -45,5 +45,8 @@ def _seeds_note(frame: pd.DataFrame) -> str:
         else "one seed: differences have no interval and may be chance"
     )
     if (frame.mAP.notna() & frame.gain.isna() & (frame.method != "baseline")).any():
-        note += "; a row without a gain started from other pre-trained weights than its baseline and must not be compared with it"
+        note += (
+            "; a row without a gain started from other pre-trained weights than its baseline "
+            "and must not be compared with it"
+        )
     return note

@@ -1,4 +1,4 @@
-"""A table, figure or notebook from end to end: train what is missing, write the results, execute the notebook."""
+"""A table, figure or notebook from end to end: train missing runs, write results, execute the notebook."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _reproduce_notebook(
 def _notebook_parameters(
     name: str, accepted: list[str], seeds: int, students: tuple[str, ...], methods: tuple[str, ...]
 ) -> dict:
-    """The options as parameters of a notebook, which takes several students or one ``student``, likewise methods.
+    """The options as parameters of a notebook, which takes ``students`` or one ``student``, likewise methods.
 
     Raises:
         ValueError: for an option that the notebook has no parameter for.
@@ -180,7 +180,7 @@ def _notebook_parameters(
 
 
 def _common_parameters(workspace: Workspace, data: str, jobs: int, device: str, overrides: dict) -> dict:
-    """The parameters that every table's notebook has; folders only where they are not the repository's own."""
+    """The parameters that every table's notebook has; folders only if they are not the repository's own."""
     folders = (
         {}
         if Path.cwd() == ROOT

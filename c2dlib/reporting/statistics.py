@@ -1,4 +1,4 @@
-"""Means over seeds, paired differences with their 95 % t interval, and the one way to write such a difference."""
+"""Means over seeds, paired differences with their 95 % t interval, and the text form of such a difference."""
 
 from __future__ import annotations
 

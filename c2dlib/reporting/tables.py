@@ -1,4 +1,7 @@
-"""Run records and the paper's numbers -> result tables (*paper* beside *reproduced*) as a frame, CSV and Markdown."""
+"""Run records and the paper's numbers -> result tables, *paper* beside *reproduced*.
+
+A table is a frame, a CSV file and a Markdown file.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,10 @@ def collect(rows: list[Row], workspace: Workspace) -> dict[str, RunRecord]:
 
 
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
-    """A line per row: the paper's mAP, the reproduced one (mean and sd over seeds), its gain over the baseline, the cost.
+    """A line per row: the paper's mAP, the reproduced one (mean and sd over seeds), its gain and its cost.
 
-    The gain is paired by seed with the baseline that started from the same initial weights. Metrics are percent.
+    The gain over the baseline is paired by seed with a baseline that started from the same initial weights.
+    Metrics are percent.
     """
     baselines = {}  # (student, values of OWN_BASELINE, seed, origin) -> mAP
     for row in rows:
@@ -169,7 +173,10 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
 
 
 def _compared_metrics(frame: pd.DataFrame) -> list[str]:
-    """The metrics besides mAP that are shown beside the paper's: AP at each IoU in Table 5, the teacher's top-1 in Table 3b."""
+    """The metrics besides mAP that are shown beside the paper's.
+
+    They are AP at each IoU in Table 5, and the teacher's top-1 in Table 3b.
+    """
     if "paper_AP55" in frame:
         return [metric for metric in IOUS if f"paper_{metric}" in frame]
     return [TOP1] if TOP1 in frame else []
@@ -187,7 +194,10 @@ def _setting_cell(value) -> str:
 
 
 def result_cells(line: pd.Series) -> list[str]:
-    """The paper's mAP, the reproduced one with its sd over seeds (or why there is none), the gain with its interval."""
+    """The paper's mAP, the reproduced one with its sd over seeds, and the gain with its interval.
+
+    Where there is no reproduced number, the cell says why.
+    """
     return [
         number(line.paper_mAP),
         _reproduced(line),
@@ -217,7 +227,7 @@ def _cost_cells(line: pd.Series, with_memory: bool) -> list[str]:
 
 
 class Printer:
-    """Called with each record as a run ends: prints its line of the table, so that the table fills while it runs."""
+    """Called with the record of each run that ends: prints the run's line of the table."""
 
     def __init__(self, rows: list[Row]):
         self.rows, self.records = rows, {}

@@ -1,4 +1,4 @@
-"""Which rows each table has, and which experiments give a row: the paper's tables are read from results/paper/*.csv.
+"""The rows of each table and the experiments of each row; the paper's tables are in results/paper/*.csv.
 
 The command line takes the tables' names from here, so torch and pandas are imported only when rows are built.
 """
@@ -57,7 +57,8 @@ CHOICES = {  # student -> method, setting, values compared on val
     ],
 }
 
-# How a line of a table becomes an experiment: (the line, the student's baseline at this scale) -> method, changed settings.
+# How a line of a table becomes an experiment: (the line, the student's baseline at this scale) -> method,
+# changed settings.
 
 
 def _method_only(line: dict, e: Experiment) -> tuple[str, dict]:
@@ -252,8 +253,11 @@ def work_list(
 
 
 def experiments(rows: list[Row]) -> list[Experiment]:
-    """The runs of a table in the order to train them: seed by seed, within a seed the students of the last rows
-    first, which are the most compact ones in the paper's tables."""
+    """The runs of a table in the order to train them.
+
+    They go seed by seed; within a seed the students of the last rows come first, which are the most compact
+    ones in the paper's tables.
+    """
     compact_first = list(dict.fromkeys(row.student for row in reversed(rows)))
     ordered = sorted(rows, key=lambda row: compact_first.index(row.student))
     return sorted((e for row in ordered for e in row.experiments), key=lambda e: e.seed)
@@ -268,7 +272,7 @@ def plan_rows(
     overrides: dict | None = None,
     data: str = "badges",
 ) -> list[RowPlan]:
-    """The requested rows of a table, without reading data; the arguments and errors are those of ``work_list``."""
+    """The requested rows of a table, without reading data; arguments and errors as for ``work_list``."""
     every = _all_plans(known(table, TABLES, "table"), scale, data)
     for student in students or []:
         known(student, list(dict.fromkeys(plan.student for plan in every)), f"student of {table}")
@@ -295,7 +299,10 @@ def plan_rows(
 
 
 def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
-    """The lines of a table by student; a missing baseline is put before a student's lines, the label control after them."""
+    """The lines of a table by student.
+
+    A missing baseline is put before a student's lines, the label control after them.
+    """
     kind, by_student = TABLES[table], {}
     for line in kind.own_lines() if kind.own_lines else _paper_lines(table):
         by_student.setdefault(line.get("student", ABLATED), []).append(line)

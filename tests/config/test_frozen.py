@@ -1,5 +1,8 @@
-"""The hashes of runs, teachers and pre-trainings are those of the committed records: ``frozen/hashes.json`` was written
-by the code that made the records, over every student, method and scale, at the defaults and with settings changed."""
+"""The hashes of runs, teachers and pre-trainings are those of the committed records.
+
+The code that made the records wrote ``frozen/hashes.json``. It covers every student, method and scale, at the
+defaults and with changed settings.
+"""
 
 import hashlib
 import json

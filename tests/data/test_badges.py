@@ -53,7 +53,9 @@ def test_a_seed_gives_the_same_folder(folder, tmp_path):
         if p.is_file()
     )
     few = pixels(make_badges(tmp_path / "few", 3, 0, 0), "train")  # the beginning of a larger set
-    assert len(few) == 3 and all(np.array_equal(a, b) for a, b in zip(few, pixels(folder, "train")))
+    assert len(few) == 3 and all(
+        np.array_equal(a, b) for a, b in zip(few, pixels(folder, "train"), strict=False)
+    )
 
 
 def test_another_seed_family_or_split_gives_other_images(folder, tmp_path):
@@ -66,7 +68,7 @@ def test_another_seed_family_or_split_gives_other_images(folder, tmp_path):
 
 def test_the_folder_is_coco(folder):
     image_ids = []
-    for split, count in zip(SPLITS, (12, 6, 4)):
+    for split, count in zip(SPLITS, (12, 6, 4), strict=True):
         coco = read(folder, split)
         assert set(coco) == {"info", "licenses", "images", "annotations", "categories"}
         info = coco["info"]
@@ -123,8 +125,8 @@ def test_boxes_fit_the_painted_bodies():
         badges._paint(image, body, random, "graded", i % 12)
         painted = np.abs(image - 0.5).max(0) > 1e-6
         columns, rows = np.flatnonzero(painted.any(0)), np.flatnonzero(painted.any(1))
-        found = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-        assert np.abs(found - body.box).max() <= 1, (body, found)
+        changed = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        assert np.abs(changed - body.box).max() <= 1, (body, changed)
 
 
 def test_the_hub_radius_lies_in_its_bin():

@@ -12,9 +12,13 @@ from c2dlib.data.coco import load_folder
 from c2dlib.data.published import check_data
 from c2dlib.data.validation import DataError
 
-XML = """<annotation><size><width>{w}</width><height>{h}</height><depth>3</depth></size>{objects}</annotation>"""
-OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin>
-<xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
+XML = """<annotation>
+<size><width>{w}</width><height>{h}</height><depth>3</depth></size>
+{objects}
+</annotation>"""
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
+<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
+</object>"""
 
 
 def voc(root, year, sets):
@@ -50,9 +54,9 @@ def both_years(tmp_path):
 
 
 def test_voc_becomes_a_coco_folder(both_years):
-    said = check_data(both_years)
+    answer = check_data(both_years)
     target = both_years.parent / f"{both_years.name}-coco"
-    assert f"ready: make reproduce-table1 DATA={target}" in said
+    assert f"ready: make reproduce-table1 DATA={target}" in answer
     folder = load_folder(target)
     assert [c.name for c in folder.categories] == prepare.VOC_NAMES and folder.image_counts == {
         "train": 2,
@@ -69,7 +73,7 @@ def test_voc_becomes_a_coco_folder(both_years):
     ]  # the difficult cow is not trained on
     rows = json.loads((target / "annotations/instances_val2017.json").read_text())["annotations"]
     assert [(r["category_id"], r["iscrowd"], r["area"]) for r in rows] == [(8, 0, 100.0), (10, 1, 64.0)]
-    assert check_data(both_years) == said  # again: nothing is copied, the same is said
+    assert check_data(both_years) == answer  # a second call copies nothing and gives the same report
 
 
 def test_voc_without_the_test_set_uses_its_own_val(tmp_path):

@@ -1,4 +1,5 @@
-"""From checkpoint to use: a student's file says what it is; on data, on pictures, as ONNX, and in plain torchvision."""
+"""From checkpoint to use: a student's file describes its detector, which runs on data, on pictures, as ONNX,
+and in plain torchvision."""
 
 import json
 
@@ -132,7 +133,7 @@ def test_the_commands(trained, tmp_path, capsys, monkeypatch):
 
 
 def test_a_student_of_full_width_loads_in_plain_torchvision(trained, tmp_path):
-    """Saved as a run saves it, loaded with torch, torchvision and safetensors alone, and it finds the same."""
+    """A student saved as a run saves it, and loaded without c2dlib, gives the same detections."""
     e = trained[2].replace(image_size=300, width=1.0, norm="frozen", anchor_scale=1.0)
     torch.manual_seed(0)
     ours = build_student(e, 12, "none").model.eval()

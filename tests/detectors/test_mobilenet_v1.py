@@ -1,4 +1,4 @@
-"""MobileNetV1: against a reference written with explicit padding, the published layout, and weights that do not fit."""
+"""MobileNetV1: a reference with explicit padding, the published layout, and weights that do not fit."""
 
 import os
 
@@ -51,7 +51,7 @@ def randomised(net):
 
 
 def reference(state, x, layers):
-    """The maps of all layers, out of torch's functions: a strided layer pads (left 0, right 1, top 0, bottom 1)."""
+    """The maps of all layers, by torch; a strided layer pads (left 0, right 1, top 0, bottom 1)."""
     maps = []
     for i in range(layers):
         weight = state[f"{i}.0.weight"]
@@ -198,7 +198,7 @@ def test_what_to_do_without_published_weights():
 
 
 def test_weights_are_identified_by_content(published, tmp_path, monkeypatch):
-    """The same content in another folder has the same identity, another content of the same name has another."""
+    """The same content in another folder has the same identity; other content of that name has another."""
     first = identity(str(published))
     name, _, digest = first.partition("@")
     assert name == "mv1.safetensors" and len(digest) == 12

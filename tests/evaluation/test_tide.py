@@ -50,7 +50,7 @@ def test_each_type_is_counted_and_shown(kind):
 
 
 def test_costs_by_hand():
-    """Class 1's only detection has the wrong box: repaired, its AP goes from 0 to 100; the other class has 100."""
+    """Correcting the wrong box of class 1's only detection raises its AP from 0 to 100. Class 2 has 100."""
     line = tide(TWO, [*WRONG["Loc"], RIGHT[1]], [50]).loc[50]
     assert (line.AP, line.Loc, line.Cls) == pytest.approx((50, 50, 0))
     assert tide(TWO, [*WRONG["Loc"], RIGHT[1]], [30]).loc[30].AP == pytest.approx(
@@ -67,7 +67,10 @@ def test_costs_by_hand():
 def random_scene(seed: int, crowds: bool) -> tuple[dict, list[dict]]:
     rng = random.Random(seed)
     ids = [3, 7, 90]
-    box = lambda: [rng.uniform(0, 100), rng.uniform(0, 100), rng.uniform(15, 80), rng.uniform(15, 80)]
+
+    def box() -> list[float]:
+        return [rng.uniform(0, 100), rng.uniform(0, 100), rng.uniform(15, 80), rng.uniform(15, 80)]
+
     truth = annotations(
         [(rng.randint(1, 20), rng.choice(ids), *box()) for _ in range(90)],
         ids,
@@ -89,7 +92,10 @@ def random_scene(seed: int, crowds: bool) -> tuple[dict, list[dict]]:
 
 @pytest.mark.parametrize("crowds, counted, points", [(False, 0, 0.05), (True, 0.1, 1.0)])
 def test_agrees_with_tidecv(crowds, counted, points):
-    """Equal counts without crowds; dAP but for the recall grid. With crowds tidecv also counts what they excuse."""
+    """The counts are equal without crowds; dAP differs by the recall grid alone.
+
+    With crowds tidecv also counts the errors that the crowds excuse.
+    """
     from tidecv.errors.main_errors import FalsePositiveError
 
     truth, detections = random_scene(0, crowds)
@@ -165,7 +171,7 @@ def test_bad_thresholds_are_refused():
 
 
 def test_images_are_chosen_by_rule():
-    """Per image: both right, one of two right, a crowd alone does not count; equal changes are ordered by id."""
+    """Images: both right; one of two right; a crowd alone, which does not count. Equal changes go by id."""
     truth = annotations(
         [(1, 1, 10, 20, 40, 40), (2, 1, 10, 20, 40, 40), (2, 2, 100, 100, 40, 40), (3, 1, 0, 0, 9, 9)],
         (1, 2),

@@ -1,4 +1,4 @@
-"""The explorer: widgets that depend on one another, figures without them, and messages that name what does not exist."""
+"""The explorer: widgets that depend on one another, figures without widgets, messages for unknown names."""
 
 import pytest
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The notebooks' pages, without training: the data, the example, the rows; unknown names raise before anything runs."""
+"""The notebooks' pages, without training: the data, the example, the rows; unknown names raise first."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Claims: each is decided by the right difference of the right rows, and the verdict follows from its interval."""
+"""Claims: the right difference of the right rows decides each, and the verdict follows from its interval."""
 
 import pytest
 
@@ -241,8 +241,8 @@ def test_written_beside_the_tables(place):
     assert "| FasterRCNN-QR50: C2D is better than FKD | +1.1 | +1.8 [+1.1, +2.6] | 3 | **holds** |" in text
     of_paper = sum(not claim.control for claim in claims())
     assert (
-        f"**1** holds, **0** does not hold, **0** not enough evidence, **{of_paper - 1}** not run, of {of_paper}"
-        in text
+        "**1** holds, **0** does not hold, **0** not enough evidence, "
+        f"**{of_paper - 1}** not run, of {of_paper}" in text
     )
     (place[0].results / "reading.md").write_text("what was tried")
     assert "(reading.md)" in write_claims(*place)

@@ -1,4 +1,4 @@
-"""What is committed in results/ is what this code makes of the records: no hash, table, figure or claim differs."""
+"""This code makes the committed results/ again from the records: no hash, table, figure or claim differs."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,10 @@ SEEDS = 20  # records beyond are not looked for
 
 
 def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
-    """A copy of committed results, with the data folder that their records describe; its images need not be on this machine."""
+    """A copy of committed results, with the data folder that their records describe.
+
+    The images of that folder need not be on this machine.
+    """
     record = read_record(min((results / "records").glob("*.json")))
     splits = {
         name: range(record.data["images"][name])
@@ -85,7 +88,7 @@ def test_committed_results_are_what_the_records_say(path, tmp_path):
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda p: p.name)
 def test_no_record_and_no_hash_has_changed(results):
-    """Every frozen record is there, and its settings still have the hash in its name and the same identity, key by key."""
+    """Every frozen record exists; its settings still give the hash in its name and the same identity."""
     names = {path.stem: path for path in (results / "records").glob("*.json")}
     assert set(FROZEN["records"].get(results.name, [])) <= names.keys()
     for name, path in names.items():

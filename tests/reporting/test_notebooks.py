@@ -1,4 +1,7 @@
-"""Notebooks: committed without outputs and definitions; a table's notebook is short and begins with its table; all run headless."""
+"""Notebooks: they are committed without outputs and definitions, and all run headless.
+
+A table's notebook is short and begins with its table.
+"""
 
 import ast
 import json
@@ -31,7 +34,8 @@ TABLES = {
     "choices": ("SSD512-VGG16", ["baseline", "AT"], 3),
 }  # rows
 
-# what a table's notebook shows besides its table, its verdict and its training: a piece of the code -> its figures, its notebooks
+# What a table's notebook shows besides its table, its verdict and its training:
+# a piece of the code -> the number of its figures, its notebooks.
 SECTIONS = {
     "page.teacher_view()": (2, ["table1", "table2", "table3a", "table3b", "table4", "controls"]),
     "assert_close": (0, ["table1"]),
@@ -106,7 +110,7 @@ def test_a_tables_notebook_is_short_and_begins_with_its_table(name):
 
 @pytest.mark.parametrize("name", [name for name in tables.TABLES if name != "table1"])
 def test_tables_notebooks_do_not_drift_apart(name):
-    """They share their code, but for the sections that are listed, and the prose before every cell that they share."""
+    """They share their code, except for the listed sections, and the prose before every shared cell."""
     code = [
         source.replace(name, "table1", 1) if "TablePage" in source else source
         for source in cells_of(name, "code")
@@ -194,7 +198,7 @@ def test_runs_headless(name, workspace):
     ],
 )
 def test_figures_run_headless(name, figures, workspace):
-    """They train what is missing, show every figure, and write the pictures of Figures 3 and 4 beside the tables."""
+    """They train missing runs, show every figure, and write the pictures of Figures 3 and 4."""
     more = (
         {"students": [SSD], "methods": ["baseline", "ours"]} if name == "figure3_errors" else {"student": SSD}
     )

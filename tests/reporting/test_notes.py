@@ -41,8 +41,8 @@ def test_the_comparison_in_sentences(place):
         if row.student == "FasterRCNN-R50" and row.method in points
     ]
     of_r50 = (
-        "**FasterRCNN-R50**: of 3 methods that imitate a detector, FGFI gains most (+2.0, 2.0x the time) and KD least "
-        "(-1.0, 1.0x the time); C2D gains +1.5, 1.0x the time, more than 2 of them; "
+        "**FasterRCNN-R50**: of 3 methods that imitate a detector, FGFI gains most (+2.0, 2.0x the time) "
+        "and KD least (-1.0, 1.0x the time); C2D gains +1.5, 1.0x the time, more than 2 of them; "
     )
     assert comparison(table(rows, {r.hash: r for r in done})) == [
         of_r50 + "C2D + FKD has +0.4 mAP over FKD alone."
@@ -54,8 +54,8 @@ def test_the_comparison_in_sentences(place):
         if row.student == "FasterRCNN-R50" and row.method in points
     ]
     assert comparison(table(rows, {r.hash: r for r in done})) == [
-        of_r50
-        + "C2D combined with 3 of them has +0.3 mAP on average over the method alone, and more mAP in 2 of 3 cases."
+        of_r50 + "C2D combined with 3 of them has +0.3 mAP on average over the method alone, "
+        "and more mAP in 2 of 3 cases."
     ]
     done = [
         record(row.experiments[0], points[row.method], relative_seconds=1.5)
@@ -63,6 +63,7 @@ def test_the_comparison_in_sentences(place):
         if row.student == "SSD512-VGG16" and row.method in ("baseline", "FKD", "ours", "ours+FKD")
     ]
     assert comparison(table(rows, {r.hash: r for r in done})) == [
-        "**SSD512-VGG16**: FKD gains +1.0, 1.5x the time; C2D gains +1.5, 1.5x the time; C2D + FKD has +0.4 mAP over FKD alone."
+        "**SSD512-VGG16**: FKD gains +1.0, 1.5x the time; C2D gains +1.5, 1.5x the time; "
+        "C2D + FKD has +0.4 mAP over FKD alone."
     ]
     assert comparison(table(rows, {})) == []

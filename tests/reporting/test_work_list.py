@@ -152,7 +152,10 @@ def test_table_5_reads_the_runs_of_table_1(mini):
 
 
 def test_controls_and_sizes_are_tables_that_the_paper_does_not_have(mini):
-    """No number of the paper; ``sizes`` shares its last lines with Table 1 and pairs each line within its share."""
+    """They have no number of the paper.
+
+    ``sizes`` shares its last lines with Table 1 and pairs each line within its share.
+    """
     rows = work_list("controls", *mini)
     assert [r.student for r in rows] == [SSD] * 9 and not any(r.paper for r in rows)
     assert [r.method for r in rows[:5]] == ["baseline", "KDcls", "KDcls-labels", "KDcls-smooth", "KDcls-mean"]
@@ -260,6 +263,9 @@ def test_table2x_has_every_method_alone_and_with_c2d(place):
 
 def test_names_of_tables_are_read_without_torch_and_pandas():
     """So that the command line's help is quick."""
-    code = "import sys; from c2dlib.reporting.work_list import TABLES; print(*TABLES, {'torch', 'pandas'} & set(sys.modules))"
+    code = (
+        "import sys; from c2dlib.reporting.work_list import TABLES; "
+        "print(*TABLES, {'torch', 'pandas'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [*TABLES, "set()"]
