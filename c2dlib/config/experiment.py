@@ -145,8 +145,8 @@ class Experiment:
     )
     compile: bool = setting("The backbone is compiled by torch.compile.", False, used_by="machine")
     roi_align: str = setting(
-        "How Faster R-CNN's RoIAlign is computed while it trains on a CPU: operator (torchvision's) or weighted_sum, which "
-        "is faster and equal up to rounding.",
+        "How Faster R-CNN's RoIAlign is computed while it trains on a CPU: operator (torchvision's) or "
+        "weighted_sum, which is faster and equal up to rounding.",
         "operator",
         used_by="machine",
     )
@@ -390,6 +390,17 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
         settings |= layer.get("students", {}).get(student, {})
     return settings
+
+
+def scale_tables(scale: str) -> dict:
+    """What a scale changes in the tables; {} where it has the paper's own students.
+
+    The entries of ``tables`` in its YAML: ``in_place_of`` (student -> the paper's student whose rows it has),
+    ``ablated`` (the student of the tables that name none), ``more_rows`` (table -> student -> methods that
+    the paper does not have there), ``choices`` (student -> method, setting, values) and ``first_seed``
+    (table -> its first seed, where that is not 0).
+    """
+    return _read_scale(scale).get("tables", {})
 
 
 def scale_data(scale: str) -> dict:

@@ -70,7 +70,7 @@ class FasterRCNNStep(nn.Module):
     Of a Mask R-CNN it is the box branch; the mask branch trains with it where the targets have masks.
 
     Args:
-        weighted_sum: on a CPU RoIAlign is computed by ``roi_align.pool_regions``, see the setting ``roi_align``.
+        weighted_sum: on a CPU RoIAlign is ``roi_align.pool_regions``, see the setting ``roi_align``.
     """
 
     one_stage = False

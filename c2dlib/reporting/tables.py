@@ -50,7 +50,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """
     baselines = {}  # (student, values of OWN_BASELINE, seed, origin) -> mAP
     for row in rows:
-        if row.method == "baseline":
+        if row.method == "baseline" and "changed" not in row.settings:
             baselines |= {key: record.metrics["mAP"] for key, record in _by_pair(row, records).items()}
     metrics = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     frame = pd.DataFrame([_line(row, records, baselines, metrics) for row in rows])

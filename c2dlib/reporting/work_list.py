@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from c2dlib.config.experiment import Experiment, experiment, known
-from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical
+from c2dlib.config.experiment import Experiment, experiment, known, scale_tables
+from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.records import ROOT
 
@@ -101,15 +101,14 @@ def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _choice(line: dict, e: Experiment) -> tuple[str, dict]:
-    return line["method"], {"eval_split": "val"} | (
-        {line["setting"]: line["value"]} if line["setting"] else {}
-    )
+    changed = dict.fromkeys(line["setting"].split(" = "), line["value"]) if line["setting"] else {}
+    return line["method"], {"eval_split": "val"} | changed
 
 
 # The lines of tables that the paper does not have.
 
 
-def _every_imitation() -> list[dict]:
+def _every_imitation(scale: str) -> list[dict]:
     """Each detector-to-detector method alone and with C2D, with the paper's number where Table 2 has one."""
     paper = {(line["student"], line["method"]): line for line in _paper_lines("table2")}
     lines = []
@@ -120,11 +119,11 @@ def _every_imitation() -> list[dict]:
     return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
 
 
-def _controls() -> list[dict]:
+def _controls(scale: str) -> list[dict]:
     return [{"method": method} for method in CONTROLS]
 
 
-def _sizes() -> list[dict]:
+def _sizes(scale: str) -> list[dict]:
     return [
         {"method": method, "train_share": share}
         for share in SHARES
@@ -132,7 +131,7 @@ def _sizes() -> list[dict]:
     ]
 
 
-def _schedules() -> list[dict]:
+def _schedules(scale: str) -> list[dict]:
     return [
         {"method": method, "schedule": times}
         for times in SCHEDULES
@@ -140,7 +139,7 @@ def _schedules() -> list[dict]:
     ]
 
 
-def _choices() -> list[dict]:
+def _choices(scale: str) -> list[dict]:
     return [
         {
             "student": student,
@@ -149,7 +148,7 @@ def _choices() -> list[dict]:
             "value": float(value),
             "changed": f"{setting} {float(value):g}" if setting else math.nan,
         }
-        for student, compared in CHOICES.items()
+        for student, compared in scale_tables(scale).get("choices", CHOICES).items()
         for method, setting, values in (("baseline", "", [0]), *compared)
         for value in values
     ]
@@ -162,9 +161,8 @@ class Table:
     title: str
     settings: tuple[str, ...] = ()  # what differs between its rows besides student and method
     experiment_of: Callable[[dict, Experiment], tuple[str, dict]] = _method_only
-    own_lines: Callable[[], list[dict]] | None = (
-        None  # None: the lines are those of results/paper/<table>.csv
-    )
+    # of a scale; None: the lines are those of results/paper/<table>.csv
+    own_lines: Callable[[str], list[dict]] | None = None
 
 
 TABLES = {
@@ -231,7 +229,7 @@ def work_list(
     """The rows of a table in the paper's order, with each student's baseline and label control.
 
     Args:
-        seeds: how many, from 0 on.
+        seeds: how many, from 0 on (or from the scale's ``first_seed`` of the table).
         students, methods: only these; None: all.
         overrides: settings of Experiment to change in every row.
 
@@ -240,13 +238,13 @@ def work_list(
     """
     from c2dlib.training.run import experiment_for
 
-    rows = []
+    rows, first = [], scale_tables(workspace.scale).get("first_seed", {}).get(table, 0)
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
         runs = tuple(
             experiment_for(
                 workspace, folder, plan.student, plan.method, seed, **plan.changes, **(overrides or {})
             )
-            for seed in range(seeds)
+            for seed in range(first, first + seeds)
         )
         rows.append(Row(plan.student, plan.method, plan.paper, runs, plan.settings))
     return rows
@@ -303,22 +301,39 @@ def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
 
     A missing baseline is put before a student's lines, the label control after them.
     """
-    kind, by_student = TABLES[table], {}
-    for line in kind.own_lines() if kind.own_lines else _paper_lines(table):
-        by_student.setdefault(line.get("student", ABLATED), []).append(line)
-    plans = []
-    for student, lines in by_student.items():
+    kind, plans = TABLES[table], []
+    for student, lines in _lines_by_student(table, scale).items():
         baseline = experiment(scale, student, data=data)
         rows = [_plan(kind, student, line, baseline) for line in lines]
         methods = [row.method for row in rows]
         if "baseline" not in methods:
-            rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(student)))
+            papers_student = scale_tables(scale).get("in_place_of", {}).get(student, student)
+            rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(papers_student)))
         if CONTROL not in methods and any(
             "KDcls" in method or method.startswith("ours") for method in methods
         ):
             rows.append(RowPlan(student, CONTROL, {}, {}, {}))
         plans += rows
     return plans
+
+
+def _lines_by_student(table: str, scale: str) -> dict[str, list[dict]]:
+    """A table's lines at a scale, where other students may take the places of the paper's."""
+    kind, changes = TABLES[table], scale_tables(scale)
+    by_student: dict[str, list[dict]] = {}
+    for line in kind.own_lines(scale) if kind.own_lines else _paper_lines(table):
+        by_student.setdefault(line.get("student", changes.get("ablated", ABLATED)), []).append(line)
+    if "in_place_of" not in changes:
+        return by_student
+    here = {}
+    for student, papers_student in changes["in_place_of"].items():
+        more = [{"method": method} for method in changes["more_rows"].get(table, {}).get(student, [])]
+        lines = [*by_student.get(student, []), *by_student.get(papers_student, []), *more]
+        if not ARCHITECTURES[student].detector_teacher:
+            lines = [line for line in lines if not imitation_in(line.get("method", ""))]
+        if lines:
+            here[student] = lines
+    return here
 
 
 def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPlan:
@@ -332,11 +347,13 @@ def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPla
 
 
 def _papers_baseline(student: str) -> dict:
-    """A student's baseline in Table 1, for tables that have none."""
-    (line,) = [
-        line for line in _paper_lines("table1") if (line["student"], line["method"]) == (student, "baseline")
-    ]
-    return {metric: line[metric] for metric in ("mAP", "AP50", "AP75")}
+    """A student's baseline in Table 1, for tables that have none; {} for a student that it does not have."""
+    return {
+        metric: line[metric]
+        for line in _paper_lines("table1")
+        if (line["student"], line["method"]) == (student, "baseline")
+        for metric in ("mAP", "AP50", "AP75")
+    }
 
 
 def _paper_lines(table: str) -> list[dict]:

@@ -192,6 +192,7 @@ def test_every_scale_builds_every_student(path):
         "families",
         "students",
         "own_data",
+        "tables",
     }  # any other key would go unread
     assert set(text.get("own_data", {})) <= {"common", "families", "students"}
     assert set(text["badges"]) == {"train", "val", "test"}

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from c2dlib.reporting.notes import notes
 from c2dlib.reporting.tables import markdown, table
 from c2dlib.reporting.work_list import TABLES, Row, experiments, plan_rows, work_list
 from c2dlib.teacher.classifier import Teacher, build_classifier
+from c2dlib.workspace import Workspace
 from tests.reporting.helpers import SSD, cells, record
 
 
@@ -269,3 +271,49 @@ def test_names_of_tables_are_read_without_torch_and_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [*TABLES, "set()"]
+
+
+def test_at_photos_other_students_take_the_places_of_the_papers():
+    rows = plan_rows("table1", "photos", data="groceries")
+    assert list(dict.fromkeys(row.student for row in rows)) == [
+        "FasterRCNN-MV1x025",
+        "SSD300-MV1x025",
+        "RetinaNet-MV1x025",
+    ]
+    numbers = {(row.student, row.method): row.paper.get("mAP") for row in rows}
+    assert numbers["FasterRCNN-MV1x025", "KDcls"] == 25.9  # of QR50
+    assert numbers["SSD300-MV1x025", "baseline"] == 25.6  # of SSD300-VGG16
+    assert numbers["RetinaNet-MV1x025", "loc"] is None  # Table 1 has no RetinaNet
+    table2 = plan_rows("table2", "photos", students=["FasterRCNN-MV1x025"], data="groceries")
+    assert [row.method for row in table2] == [
+        *("baseline", "FKD", "ours", "ours+FKD", "FGFI", "CWD", "ours+FGFI", "ours+CWD", "KDcls-labels")
+    ]
+
+
+def test_at_photos_no_student_without_a_detector_teacher_imitates_one():
+    rows = plan_rows("table2", "photos", data="groceries")
+    assert {row.method for row in rows if row.student == "FasterRCNN-MV1"} == {
+        "baseline",
+        "ours",
+        "KDcls-labels",
+    }
+
+
+def test_the_seed_that_chose_a_setting_is_in_no_other_table(tmp_path):
+    workspace = Workspace(
+        "photos", tmp_path, tmp_path / "results" / "groceries-photos", tmp_path / "runs", "cpu"
+    )
+    folder = SimpleNamespace(annotation_hash="0" * 64, eval_split="test")
+    seeds = {
+        table: {e.seed for row in work_list(table, workspace, folder, 5) for e in row.experiments}
+        for table in ("choices", "table1", "controls")
+    }
+    assert seeds == {"choices": {100, 101, 102, 103, 104}, "table1": set(range(5)), "controls": set(range(5))}
+
+
+def test_choices_at_photos_change_both_weights_of_loc_and_kd_loc():
+    rows = plan_rows("choices", "photos", methods=["loc+KDloc"], data="groceries")
+    assert [row.changes for row in rows] == [
+        {"eval_split": "val", "lambda_l": value, "lambda_kl": value} for value in (0.0026, 0.01, 0.05)
+    ]
+    assert rows[0].settings == {"changed": "lambda_l = lambda_kl 0.0026"}
