@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import time
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,13 @@ def first() -> bool:
 
 
 def agreed(value: Any) -> Any:
-    """The first process's value, in all of them. Like the next two to be called by all processes, or by none."""
+    """The first process's value, in all of them. Like the next three to be called by all processes, or by none."""
     return broadcast_object_list([value])[0] if world() > 1 else value
+
+
+def first_process_first() -> AbstractContextManager[None]:
+    """Inside, the other processes wait until the first one has left; to be entered by all processes, or by none."""
+    return PartialState().main_process_first() if world() > 1 else contextlib.nullcontext()
 
 
 def gathered(value: Any) -> list:
