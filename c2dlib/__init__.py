@@ -1,7 +1,8 @@
 """Classifier-to-detector distillation (Guo, Alvarez, Salzmann, NeurIPS 2021), reproduced.
 
 The names below are for a training loop of your own. Each is imported when it is first used, so that
-``import c2dlib`` alone needs no torch. Read ``detectors/train_output.py`` first, then ``distillation/losses.py``.
+``import c2dlib`` alone needs no torch. Read ``detectors/train_output.py`` first, then
+``distillation/losses.py`` and ``training/step.py``.
 """
 
 from __future__ import annotations

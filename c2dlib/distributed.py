@@ -1,4 +1,4 @@
-"""Several processes at one run, as ``accelerate launch`` or ``torchrun`` start them. In a process alone all of it does nothing."""
+"""Several processes at one run, started by ``accelerate launch`` or ``torchrun``. Without them, no effect."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def join(device: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        local, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if device == "cuda" and local >= found:
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if device == "cuda" and local_rank >= gpus:
             raise ValueError(
-                f"process {local + 1} of this machine finds {found} GPU(s): one process per GPU; start fewer "
-                "(--num_processes, --nproc-per-node) or ask for more GPUs"
+                f"process {local_rank + 1} of this machine finds {gpus} GPU(s): one process per GPU; "
+                "start fewer (--num_processes, --nproc-per-node) or ask for more GPUs"
             )
         PartialState(cpu=device == "cpu", timeout=PATIENCE)
     return device
@@ -89,12 +89,12 @@ def first() -> bool:
 
 
 def agreed(value: Any) -> Any:
-    """The first process's value, in all of them. Like the next three to be called by all processes, or by none."""
+    """The first process's value, in all of them. All processes call this and the next three, or none."""
     return broadcast_object_list([value])[0] if world() > 1 else value
 
 
 def first_process_first() -> AbstractContextManager[None]:
-    """Inside, the other processes wait until the first one has left; to be entered by all processes, or by none."""
+    """A context that the first process leaves before the others enter it."""
     return PartialState().main_process_first() if world() > 1 else contextlib.nullcontext()
 
 
@@ -106,10 +106,11 @@ def gathered(value: Any) -> list:
 def as_one_batch(
     terms: dict[str, Tensor], divisors: dict[str, Tensor | int], images: int
 ) -> dict[str, Tensor]:
-    """Scale a process's loss terms so that their mean over the processes is the loss of all their images as one batch.
+    """Scale loss terms so that their mean over the processes is that of all images as one batch.
 
-    A term is a sum over its n samples (objects, proposals, images) divided by max(1, n). With n_i of them in process i of W,
-    it becomes W max(1, n_i) / max(1, sum of n) times what it was. The mean is what data parallel training takes.
+    A term is a sum over its n samples (objects, proposals, images) divided by max(1, n). With n_i of them in
+    process i of W, it becomes W max(1, n_i) / max(1, sum of n) times what it was. The mean is what data
+    parallel training takes.
 
     Args:
         divisors: term -> n; those not named are divided by the number of images.

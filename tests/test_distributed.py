@@ -1,4 +1,4 @@
-"""Several processes at one run: the loss, the gradient, the boxes and the checkpoint are those of one process."""
+"""Several processes at one run: loss, gradient, boxes and checkpoint are those of one process."""
 
 import dataclasses
 import os
@@ -134,7 +134,7 @@ def all_cases(student, folder):
 
 @pytest.mark.parametrize("student", STUDENTS)
 def test_two_processes_with_half_the_batch_each_step_as_one(student, tmp_path):
-    """Objects everywhere; none in the first process's images; none at all; and a detector's method beside it."""
+    """Objects everywhere; none in the first process's images; none at all; and a detector's method."""
     alone, shared = all_cases(student, tmp_path / "alone"), on_two(all_cases, student, tmp_path / "shared")
     for case, (changes, terms) in enumerate(alone):
         largest = max(float(d.abs().max()) for d in changes.values())
@@ -219,7 +219,7 @@ def the_rest(folder):
 
 
 def test_evaluation_and_failures_of_two_processes(tmp_path):
-    """Every image is looked at once, in order; both stop at what is not a number in one, and at checkpoints that differ."""
+    """Every image is evaluated once, in order; both stop at a NaN in one, and at different checkpoints."""
     alone, done = boxes_found()
     assert len({row["image_id"] for row in alone}) == 5 and done == [(i, 5) for i in range(1, 6)]
     for rank, ((found, done), broken, apart, agreed_rank) in enumerate(on_two(the_rest, tmp_path)):
@@ -238,7 +238,7 @@ def test_evaluation_and_failures_of_two_processes(tmp_path):
 
 
 def test_terms_as_of_one_batch_by_hand(monkeypatch):
-    """Three of eight positives here, none of the images' terms moved: 2 x 3 / 8, and 2 x 2 / 4 for the images."""
+    """Three of eight positives here: 2 x 3 / 8; two of four images: 2 x 2 / 4."""
     totals = torch.tensor([8.0, 4.0, 1.0], dtype=torch.float64)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda counts: counts.copy_(totals))
@@ -439,7 +439,7 @@ def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
 
 
 def test_the_papers_scale_on_real_images_in_two_processes(shared, tmp_path):
-    """160 photographs of COCO at published width and resolution, bf16, a teacher of ResNet50: one step, every image evaluated."""
+    """160 photographs of COCO at published width and resolution, bf16: one step, every image evaluated."""
     settings = [
         "--scale",
         "coco",

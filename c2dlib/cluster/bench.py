@@ -1,4 +1,4 @@
-"""``make bench``: what our step and the paper's losses cost, measured side by side; and what the paper's scale needs."""
+"""``make bench``: the cost of the training step and of the paper's losses; and the paper's scale."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def bench(device: str = "cpu", repeats: int = 3) -> int:
     torch.set_num_threads(1)
     seconds = _turns(steps(device), device, repeats)
     print(
-        f"SSD300 at {SIZE} px, batch {BATCH}, {OBJECTS} objects and {POSITIVES} positives an image, ResNet50 teacher "
-        f"at 112, {device}, 1 thread, torch {torch.__version__}, median of {repeats} alternating runs"
+        f"SSD300 at {SIZE} px, batch {BATCH}, {OBJECTS} objects and {POSITIVES} positives an image, "
+        f"ResNet50 teacher at 112, {device}, 1 thread, torch {torch.__version__}, "
+        f"median of {repeats} alternating runs"
     )
     for name, values in seconds.items():
-        print(
-            f"  {name:<12} {statistics.median(values):7.3f} s / step   ({min(values):.3f} to {max(values):.3f})"
-        )
+        median, lowest, highest = statistics.median(values), min(values), max(values)
+        print(f"  {name:<12} {median:7.3f} s / step   ({lowest:.3f} to {highest:.3f})")
     plain = seconds["plain"]
     ratios = {
         "our plain step / torchvision's": _ratio(plain, seconds["torchvision"]),
@@ -173,9 +173,9 @@ def counts(device: str, students: list[str], repeats: int) -> int:
 def throughput(device: str, students: list[str], repeats: int) -> int:
     """Images per second of a training step at the paper's scale on one device, and where the time goes.
 
-    On a GPU with the batch that one of eight has, in fp32 and bf16; on a CPU one image on one thread, in fp32. Timed
-    turn by turn: the plain step, the whole step, the objects' crops, the teacher's reading of them; and a core's
-    decoding and augmenting.
+    On a GPU with the batch that one of eight has, in fp32 and bf16; on a CPU one image on one thread, in
+    fp32. Timed turn by turn: the plain step, the whole step, the objects' crops, the teacher's reading of
+    them; and a core's decoding and augmenting.
     """
     if device == "cuda":
         name = torch.cuda.get_device_name()
@@ -254,7 +254,7 @@ def _rates(e: Experiment, device: str, batch: int, repeats: int) -> dict:
 
 
 def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, turn by turn, so that a machine whose speed drifts slows all; the first turn warms up."""
+    """Seconds of each call, turn by turn, so that a change of the machine's speed affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
@@ -270,7 +270,7 @@ def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> d
 
 
 def loader_rate(e: Experiment, repeats: int = 30) -> float:
-    """Images of COCO's usual size that one core decodes and augments in a second, by the median of ``repeats``."""
+    """Images of COCO's usual size that one core decodes and augments per second: a median."""
     from torchvision import tv_tensors
 
     height, width = SHAPE
@@ -302,7 +302,7 @@ def loader_rate(e: Experiment, repeats: int = 30) -> float:
 
 
 def agreement(device: str, steps: int = 20) -> int:
-    """Train the smallest student with all losses on the device and on the CPU, from one seed; compare the losses."""
+    """Train the smallest student on the device and on the CPU, from one seed; compare the losses."""
     e = experiment(
         "smoke",
         "SSD300-VGG16",
@@ -339,7 +339,8 @@ def _trained_on(device: str, e: Experiment) -> list[dict]:
 
 def _write(name: str, rows: list[dict], how: str) -> None:
     about = {
-        "how": f"{how}; {SHAPE[1]} x {SHAPE[0]} px, {COCO_OBJECTS} objects of {COCO_CLASSES} classes an image",
+        "how": f"{how}; {SHAPE[1]} x {SHAPE[0]} px, "
+        f"{COCO_OBJECTS} objects of {COCO_CLASSES} classes an image",
         "command": f"make bench ARGS='--what {name}'",
     }
     write_whole(BENCH / f"{name}.json", json.dumps({**about, "rows": rows}, indent=1) + "\n")

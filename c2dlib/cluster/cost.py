@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -37,7 +38,7 @@ PAPER, BENCH = ROOT / "results" / "paper", ROOT / "results" / "bench"
 
 @dataclass(frozen=True)
 class Gpu:
-    """What the data sheet of a GPU says."""
+    """The data sheet of a GPU."""
 
     name: str
     tflops: float  # dense bf16 arithmetic, TFLOP/s
@@ -55,7 +56,8 @@ GPUS = {
         Gpu("RTX 4090", 165, 24, 450, 10),
     )
 }
-# Assumed share of that arithmetic which training a detector reaches; it may be half or twice it. `make bench` measures it.
+# The assumed share of that arithmetic which training a detector reaches. It may be half or twice that;
+# `make bench` measures it.
 UTILISATION = 0.1
 
 
@@ -79,7 +81,7 @@ def scene(count: int, device: str = "cpu", seed: int = 0) -> tuple[list[Tensor],
 
 
 def random_step(e: Experiment, device: str = "cpu") -> tuple[TrainingStep, Teacher | None]:
-    """The training step of an experiment with random weights, and its classification teacher, if the method needs one."""
+    """An experiment's training step with random weights, and its classification teacher, if it has one."""
     torch.manual_seed(0)
     student = build_student(e, CLASSES, "none")
     teacher, imitation = None, None
@@ -139,7 +141,8 @@ def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
 
 
 def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
-    """The committed count of an experiment's step: of its own method, or of the most expensive one that is known.
+    """The committed count of an experiment's step: of its own method, or of the most expensive one that is
+    known.
 
     For a detector that is imitated it is the count of its student.
     """
@@ -163,11 +166,13 @@ def estimate(
 ) -> dict:
     """Hours, energy and memory of a run, from images/s measured on this kind of GPU, or else from the count.
 
-    Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was counted),
-    weights, gradients, momentum. The workspace of convolutions and unused memory of the allocator can double it.
+    Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was
+    counted), weights, gradients, momentum. The workspace of convolutions and unused memory of the allocator
+    can double it.
 
     Returns:
-        hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is known.
+        hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is
+        known.
     """
     row, parts = counted(e, folder), gpus * e.accumulate
     measured = [
@@ -215,8 +220,10 @@ def limits(
         cores: per GPU.
 
     Returns:
-        loader: images/s that the cores of a GPU deliver, over images/s of the GPU; below 1 the loader is the limit.
-        exchange: the number of GPUs at which exchanging gradients takes as long as the step, at this batch size.
+        loader: images/s that the cores of a GPU deliver, over images/s of the GPU; below 1 the loader is the
+            limit.
+        exchange: the number of GPUs at which exchanging gradients takes as long as the step, at this batch
+            size.
         teacher: share of the step's arithmetic that is the distillation's.
     """
     rate = estimate(e, 1, gpu, utilisation=utilisation, folder=folder)["images_per_second"]
@@ -239,10 +246,12 @@ def recipe() -> pd.DataFrame:
         paper = (
             "no" if line["value"] == "no" else yaml.safe_load(line["value"])
         )  # YAML 1.1 reads `no` as False
-        ours = {getattr(experiment("coco", s), line["setting"]) for s in students}
-        same = all(_close(value, paper) for value in ours)
+        values = {getattr(experiment("coco", s), line["setting"]) for s in students}
+        same = all(_close(value, paper) for value in values)
         shown = " / ".join(
-            sorted(str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in ours)
+            sorted(
+                str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in values
+            )
         )
         rows.append(
             {
@@ -257,14 +266,14 @@ def recipe() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _close(ours, paper) -> bool:
+def _close(value: Any, paper: Any) -> bool:
     if isinstance(paper, list):
-        return len(ours) == len(paper) and all(map(_close, ours, paper))
-    return abs(ours - paper) < 1e-4 if isinstance(paper, float) else ours == paper
+        return len(value) == len(paper) and all(map(_close, value, paper))
+    return abs(value - paper) < 1e-4 if isinstance(paper, float) else value == paper
 
 
 def paper_runs() -> list[Experiment]:
-    """Every run of Tables 1 to 5 at ``coco`` scale, once, with one seed, and the detectors that are imitated."""
+    """Every run of Tables 1 to 5 at ``coco`` scale, with one seed, and the detectors that are imitated."""
     from c2dlib.reporting.work_list import plan_rows
 
     runs: dict[str, Experiment] = {}
@@ -284,7 +293,7 @@ def costs(
     utilisation: float = UTILISATION,
     folder: Path = BENCH,
 ) -> pd.DataFrame:
-    """``estimate`` of each run on each number of GPUs: student, method, gpus, hours, kWh, memory_gb, source."""
+    """``estimate`` of each run on each number of GPUs, with student, method and gpus."""
     return pd.DataFrame(
         [
             {

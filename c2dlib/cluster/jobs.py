@@ -119,7 +119,7 @@ def place_options(scale: str, data: str) -> str:
 
 
 def setting_options(e: Experiment, workspace: Workspace, folder: CocoFolder) -> str:
-    """The settings in which an experiment differs from its scale, as options: ``--seed 1 --set temperature=3.0``."""
+    """The settings that differ from the scale's, as options: ``--seed 1 --set temperature=3.0``."""
     at_scale = experiment_for(workspace, folder, e.student, e.method, e.seed)
     changed = {
         f.name: getattr(e, f.name)
@@ -171,8 +171,8 @@ def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
     ]
     if any(job.source == "counted" for job in estimated):
         lines.append(
-            "hours are counted arithmetic over an assumed share of the data sheet's speed (c2dlib/cluster/cost.py), "
-            "not measured: make bench ARGS='--what throughput' DEVICE=cuda"
+            "hours are counted arithmetic over an assumed share of the data sheet's speed "
+            "(c2dlib/cluster/cost.py), not measured: make bench ARGS='--what throughput' DEVICE=cuda"
         )
     lines += ["", *(f"[{i}] {job.command}" for i, job in enumerate(planned))]
     return "\n".join(lines)
@@ -193,7 +193,7 @@ def write_plan(
 
 
 def makefile(planned: list[PlannedJob]) -> str:
-    """The plan as a makefile for ``make -k -j N -f FILE``, also after an interruption: finished runs return at once."""
+    """The plan as a makefile for ``make -k -j N -f FILE``; finished runs return at once."""
     targets = [f"job{i}" for i in range(len(planned))]
     most_processes = max((job.processes for job in planned), default=1)
     lines = [
@@ -224,10 +224,11 @@ SBATCH = """#!/bin/sh
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #SBATCH --output={folder}/%x-%a.log
-# Slurm queues a pre-empted job again, the trap one whose time ends; either continues from its last checkpoint.
+# Slurm queues a pre-empted job again, the trap one whose time ends; both continue from a checkpoint.
 trap 'kill -TERM $task; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; wait' USR1
 export PATH="$PWD/.venv/bin:$PATH" # where it was submitted
-export C2D_MASTER="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))"
+host="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export C2D_MASTER="$host:$((20000 + SLURM_JOB_ID % 20000))"
 srun sh -c "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {commands})" & task=$!
 wait $task
 """

@@ -44,7 +44,7 @@ def build_distillers(
     imitation: FromDetector | None = None,
     class_logits: dict[str, Tensor] | None = None,
 ) -> list[Distiller]:
-    """The distillers of an Experiment's method, in the order in which their terms are added to the task losses.
+    """The distillers of an Experiment's method, in the order of their terms.
 
     Args:
         teacher: the classifier, where the method needs one.

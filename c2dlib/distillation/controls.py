@@ -82,8 +82,8 @@ class L1Control(Distiller):
 def class_logits(means: Tensor, temperature: float, softmax: bool) -> dict[str, Tensor]:
     """The logits that stand in the teacher's place in KDcls-smooth and KDcls-mean.
 
-    KDcls-mean has the teacher's mean probabilities. KDcls-smooth has labels that are smoothed evenly, so that the true class
-    (and, with sigmoids, a wrong one) has the probability that the teacher gives it on average.
+    KDcls-mean has the teacher's mean probabilities. KDcls-smooth has labels that are smoothed evenly, so that
+    the true class (and, with sigmoids, a wrong one) has the probability that the teacher gives it on average.
 
     Args:
         means: [C, C] the teacher's mean probabilities at ``temperature``, a row per true class.

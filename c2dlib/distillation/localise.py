@@ -1,4 +1,4 @@
-"""loc and KD_loc: the image, or the teacher's early maps, inside the predicted and the true box (section 3.2)."""
+"""loc and KD_loc: the image, or the teacher's early maps, in predicted and true box (section 3.2)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ComparedBoxes:
 class LocalisationDistiller(Distiller):
     """``{"loc": weighted term, "KDloc": weighted term}`` (eq. 10-12).
 
-    Each ground-truth box is cropped once per step, and the teacher's early maps of it are computed once. The predicted
-    crops pass only the teacher's first layers, ``chunk`` at a time (0: 8 on CPU, where they then stay in its caches,
-    256 on a GPU), so that the memory of one chunk is enough for any number of positives.
+    Each ground-truth box is cropped once per step, and the teacher's early maps of it are computed once. The
+    predicted crops pass only the teacher's first layers, ``chunk`` at a time (0: 8 on CPU, where they then
+    stay in its caches, 256 on a GPU), so that the memory of one chunk is enough for any number of positives.
 
     Args:
         teacher: may be None for loc alone, which compares the images themselves.
@@ -103,7 +103,7 @@ class LocalisationDistiller(Distiller):
         return ComparedBoxes(dict(zip(self.terms, terms, strict=True)), boxes, true_boxes)
 
     def _true_views(self, pixels: Tensor, truth: GroundTruth) -> dict[str, list[Tensor]]:
-        """Term -> views of the ground-truth boxes, each computed and pooled once however many positives it has."""
+        """Term -> pooled views of the ground-truth boxes, computed once however many positives a box has."""
         with torch.no_grad():
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
             return {

@@ -100,8 +100,8 @@ def gradients_of(losses: list[Tensor], boxes: Tensor) -> Tensor:
 def with_gradient(values: Tensor, gradients: Tensor, boxes: Tensor) -> Tensor:
     """``values`` with given gradients with respect to ``boxes``.
 
-    The graph of a loss over many boxes can so be freed part by part, as soon as its gradient is known. Several thousand
-    crops then pass a teacher's first layers in the memory of one part.
+    The graph of a loss over many boxes can so be freed part by part, as soon as its gradient is known.
+    Several thousand crops then pass a teacher's first layers in the memory of one part.
 
     Args:
         values: [K] losses. gradients: [K, P, 4]. boxes: [P, 4].

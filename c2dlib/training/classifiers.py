@@ -1,4 +1,4 @@
-"""Classifiers trained on crops: the teachers, and the pre-trained backbones of slim students. Each is trained once."""
+"""Classifiers that are trained on crops, once: the teachers, and the backbones of slim students."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class ClassifierTraining:
 def trained_classifier(
     training: ClassifierTraining, folder: Path, workspace: Workspace, progress: Progress
 ) -> tuple[nn.Module, dict]:
-    """The classifier of a training: read from ``folder`` if it is there and complete, else trained and written there.
+    """The classifier of a training: read from ``folder`` if it is there and complete, else trained and
+    written there.
 
     Returns:
         The classifier in eval mode and its report: top1 and ECE in percent, crops, seconds, hash.
@@ -119,7 +120,7 @@ def trained_classifier(
 
 
 def _scaled(transform: v2.Transform, image_size: int) -> v2.Transform:
-    """A transform of images at the students' resolution; without antialiasing, like a detector's own resizing."""
+    """``transform`` after a resizing without antialiasing, like a detector's own; 0: without one."""
     return v2.Compose([v2.Resize(image_size, antialias=False), transform]) if image_size else transform
 
 
@@ -170,8 +171,8 @@ def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softm
         logits, labels: of ``read_split``.
 
     Returns:
-        [C, C], row c the mean over class c's crops of softmax(logits / T), or of sigmoid(logits / T); a class without
-        crops has 1 / C everywhere.
+        [C, C], row c the mean over class c's crops of softmax(logits / T), or of sigmoid(logits / T); a class
+        without crops has 1 / C everywhere.
     """
     classes = logits.shape[1]
     probabilities = (logits / temperature).softmax(1) if softmax else (logits / temperature).sigmoid()
@@ -181,7 +182,7 @@ def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softm
 
 
 def _load(training: ClassifierTraining, folder: Path, module: nn.Module) -> dict | None:
-    """The report of a finished classifier whose weights match their hash, with the weights put into ``module``."""
+    """Load a finished classifier into ``module``; return its report, or None if a hash differs."""
     try:
         report = json.loads((folder / "report.json").read_text())
         content = (folder / "weights.safetensors").read_bytes()
@@ -207,7 +208,7 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
 def classifier_teacher(
     e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None
 ) -> tuple[Teacher, dict]:
-    """The teacher of an Experiment: one for the SSDs, one for all Faster R-CNNs and RetinaNets (section 4)."""
+    """The teacher of an Experiment: one for the SSDs, one for Faster R-CNNs and RetinaNets (section 4)."""
     folder = opened(workspace.data)
     family, classes = e.architecture.family, len(folder.categories)
     identity = teacher_identity(e, folder.annotation_hash)
@@ -254,11 +255,13 @@ class BodyClassifier(nn.Sequential):
 
 
 def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None) -> str | dict:
-    """The initial weights for ``load_initial_weights``; for ``badges`` and ``crops`` a backbone trained on crops.
+    """The initial weights for ``load_initial_weights``; for ``badges`` and ``crops`` a backbone trained on
+    crops.
 
-    ``badges``: crops of *other* badges, as the paper's students were trained on other images than COCO's before.
-    ``crops``: crops of the training split itself, for photographs and backbones without public weights. A backbone
-    in ``results/<data>-<scale>/backbones/`` is not trained again: another CPU would give other weights.
+    ``badges``: crops of *other* badges, as the paper's students were trained on other images than COCO's
+    before. ``crops``: crops of the training split itself, for photographs and backbones without public
+    weights. A backbone in ``results/<data>-<scale>/backbones/`` is not trained again: another CPU would give
+    other weights.
     """
     if e.backbone_weights not in PRETRAINING:
         return e.backbone_weights

@@ -27,7 +27,7 @@ LOG_EVERY = 10
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What ``fit`` reads of an Experiment; the defaults are AdamW with a cosine, which classifiers are trained with."""
+    """What ``fit`` reads of an Experiment; the defaults are those of classifiers: AdamW with a cosine."""
 
     lr: float
     seed: int = 0
@@ -76,16 +76,19 @@ def fit(
 ) -> list[dict]:
     """Minimise the sum of named losses; resume from the checkpoint in ``folder``, and leave one there.
 
-    Step i depends on the seed, i and the weights alone (batches and random numbers are made anew from them), so on CPU an
-    interrupted run ends in the same weights, bit for bit, as one that was not interrupted.
+    Step i depends on the seed, i and the weights alone (batches and random numbers are made anew from them),
+    so on CPU an interrupted run ends in the same weights, bit for bit, as one that was not interrupted.
 
     Args:
-        trained: name in the checkpoint -> module whose parameters are optimised and kept; teachers are not among them.
+        trained: name in the checkpoint -> module whose parameters are optimised and kept; teachers are not
+            among them.
         batches: start step -> batches (images, targets); with ``e.accumulate`` k, k of them make a step.
         losses: images, targets -> named, weighted terms.
-        shared: all processes train, each with its share of the batches, on the mean of their terms. ``losses`` is then a
-            ``nn.Module`` with the parameters of ``trained``. The first process saves; any number of processes can resume.
-        after_step: called with the number of steps done; it may evaluate, and leaves the modules in training mode.
+        shared: all processes train, each with its share of the batches, on the mean of their terms.
+            ``losses`` is then a ``nn.Module`` with the parameters of ``trained``. The first process saves;
+            any number of processes can resume.
+        after_step: called with the number of steps done; it may evaluate, and leaves the modules in training
+            mode.
 
     Returns:
         The log: a row per ``LOG_EVERY`` steps with step, seconds per step and every term.
@@ -159,7 +162,7 @@ def fit(
 def _resume(
     folder: Path, trained: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[dict]]:
-    """Load the checkpoint in ``folder``, if there is one; return the number of steps done and the log of them."""
+    """Load the checkpoint in ``folder``, if there is one; return the number of steps done and their log."""
     state = load_checkpoint(folder)
     if state is None:
         return 0, []
@@ -176,7 +179,8 @@ def _data_parallel(losses: Callable, start: int, folder: Path) -> DistributedDat
     starts = distributed.gathered(start)
     if len(set(starts)) > 1:
         raise OSError(
-            f"{folder}: the processes find checkpoints of steps {starts}; it must be one folder for all of them"
+            f"{folder}: the processes find checkpoints of steps {starts}; "
+            "it must be one folder for all of them"
         )
     return DistributedDataParallel(losses, gradient_as_bucket_view=True)
 

@@ -1,4 +1,4 @@
-"""run(experiment) -> RunRecord: returns a finished record at once, else trains, from the last checkpoint on."""
+"""From an Experiment to its RunRecord; a run that is not finished continues from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def experiment_for(
 
 
 def detector_teacher(e: Experiment) -> Experiment:
-    """The run whose detector ``e`` imitates, whatever the method: a stronger one of the same family, trained once."""
+    """The run whose detector ``e`` imitates: a stronger one of the same family, the same for all methods."""
     weights = e.detector_teacher_weights or (
         "imagenet" if is_file(e.backbone_weights) else e.backbone_weights
     )
@@ -88,7 +88,7 @@ def run_folder(e: Experiment, workspace: Workspace) -> Path:
 
 
 def find_record(e: Experiment, workspace: Workspace) -> RunRecord | None:
-    """The verified record of an experiment, finished or not; a damaged one is named on stderr and not used."""
+    """The verified record of an experiment, finished or not; damaged ones are named on stderr, not used."""
     path = workspace.results / "records" / f"{e.name}.{e.hash()}.json"
     if not path.exists():
         return None
@@ -146,7 +146,8 @@ def run(
 
     A finished, verified record is returned at once. Otherwise training goes on from the last checkpoint. Two
     processes never write the same run: the second waits and then returns the first one's record. A run that
-    stops on a non-finite loss or for lack of memory leaves a record that says so, and is tried again next time.
+    stops on a non-finite loss or for lack of memory leaves a record that gives the reason, and is tried again
+    next time.
 
     Args:
         with_weights: train again if there is a record but no checkpoint, as in a fresh clone.
@@ -214,7 +215,8 @@ class _Prepared:
 def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progress: Progress) -> RunRecord:
     if distributed.world() > 1 and e.norm == "batch":
         raise ValueError(
-            f"norm=batch: its statistics would be of a process's share of a batch; train {e.name} in one process"
+            "norm=batch: its statistics would be of a process's share of a batch; "
+            f"train {e.name} in one process"
         )
     context = _Context(e, workspace, folder, opened(workspace.data), progress)
     if distributed.first():
@@ -379,7 +381,8 @@ def _validation(folder: Path) -> dict[str, dict]:
 
 
 def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
-    """Write into a run's folder what it is started with; where there is a checkpoint, check that this did not change.
+    """Write into a run's folder what it is started with; where there is a checkpoint, check that this did not
+    change.
 
     Raises:
         DataError: if annotations or image files changed since; the checkpoint is left as it is.
@@ -399,8 +402,9 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
         if has_checkpoint and settings(earlier) == settings(present) and earlier != present:
             what = "annotations" if earlier["data_hash"] != present["data_hash"] else "image files"
             raise DataError(
-                f"{data.root}: its {what} changed since {e.name} was interrupted (hash {earlier['data_hash'][:12]}/"
-                f"{earlier['files_hash'][:12]} then, {present['data_hash'][:12]}/{present['files_hash'][:12]} now). "
+                f"{data.root}: its {what} changed since {e.name} was interrupted "
+                f"(hash {earlier['data_hash'][:12]}/{earlier['files_hash'][:12]} then, "
+                f"{present['data_hash'][:12]}/{present['files_hash'][:12]} now). "
                 f"Put the data back as they were to go on, or delete {path.parent} to start anew."
             )
     write_whole(folder / "started.json", json.dumps(present, indent=1))

@@ -1,4 +1,4 @@
-"""Many runs at once: each in its own process, after those it needs, with one progress line and an estimate."""
+"""Many runs at once, each in its own process and after those it needs; with one progress line."""
 
 from __future__ import annotations
 

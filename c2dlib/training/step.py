@@ -1,4 +1,4 @@
-"""One training step: a student and its distillers as one module. This is the only place where a step is put together."""
+"""The training step: a student and its distillers. This is the only place where a step is put together."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from c2dlib.distillation.distiller import Distiller
 class TrainingStep(nn.Module):
     """Images and targets -> named, weighted loss terms, whose sum is minimised.
 
-    Its parameters are those that are trained: the student's and the distillers' adapters. Teachers belong to the distillers,
-    which are no modules, so no teacher is in ``parameters()`` or ``state_dict()``.
+    Its parameters are those that are trained: the student's and the distillers' adapters. Teachers belong to
+    the distillers, which are no modules, so no teacher is in ``parameters()`` or ``state_dict()``.
     """
 
     def __init__(self, student: Step, distillers: Sequence[Distiller] = ()):
@@ -27,7 +27,7 @@ class TrainingStep(nn.Module):
 
     @property
     def trained(self) -> dict[str, nn.Module]:
-        """What the optimizer and a checkpoint get, by the names in a checkpoint; the student is the plain detector."""
+        """Name in a checkpoint -> module whose parameters are trained; the student is the plain detector."""
         return {"student": self.student.model, **self.adapters}
 
     def forward(
@@ -37,8 +37,8 @@ class TrainingStep(nn.Module):
 
         Args:
             distilled: False: the plain step, without any distiller.
-            shared: where several processes train, scale the terms so that their mean over the processes is the loss of all
-                images as one batch. All processes must then call this together.
+            shared: where several processes train, scale the terms so that their mean over the processes is
+                the loss of all images as one batch. All processes must then call this together.
         """
         out = self.student(images, targets)
         terms, divisors = dict(out.task_losses), dict(out.divisors)

@@ -33,7 +33,7 @@ def seeded():
 
 
 class Eye:
-    """A teacher whose maps are crops / 255 and twice that, whose logits are the mean colours; it logs its readings."""
+    """Its maps are crops / 255 and twice that, its logits the mean colours; it logs its readings."""
 
     size = 4
 
@@ -169,7 +169,7 @@ def test_localisation_weights_layers_and_zero():
 
 
 def test_only_boxes_near_their_object_enter_loc_and_kd_loc():
-    """Of three positives the one whose box overlaps by more than half counts alone, as if the others were not there."""
+    """Of three positives only the one whose box overlaps by more than half counts."""
     truth = [
         torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]),
         torch.zeros(0, 4),
@@ -258,7 +258,7 @@ def test_controls_of_an_experiment():
 
 
 def test_what_stands_in_the_teachers_place_for_a_class():
-    """Two classes at T = 2: the class means themselves, and labels smoothed to the mean belief in the true class."""
+    """Two classes at T = 2: the class means, and labels smoothed to the mean of the true classes."""
     means = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # the true class gets 0.8 on average
     soft = class_logits(means, 2.0, softmax=True)
     torch.testing.assert_close((soft["KDcls-mean"] / 2).softmax(1), means)

@@ -1,4 +1,4 @@
-"""Detector-to-detector methods: values by hand or from an independent formula, and what all of them must keep."""
+"""Detector-to-detector methods: values by hand or from another formula, and what all must keep."""
 
 import math
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_fitnets_by_hand():
 
 
 def test_attention_transfer_by_hand():
-    """Two cells, one channel: student (3, 1), teacher (0, 2). Squares (9, 1) and (0, 4), normalised (9, 1) / sqrt 82, (0, 1)."""
+    """Student (3, 1), teacher (0, 2): squares (9, 1), (0, 4), normalised (9, 1) / sqrt 82, (0, 1)."""
     out = replace(output([[]]), features={"0": torch.zeros(1, 1, 1, 2)})
     pair = TeacherStudentBatch(out, {"0": (torch.tensor([[[[3.0, -1]]]]), torch.tensor([[[[0.0, 2]]]]))}, {})
     expected = 250 * ((9 / math.sqrt(82)) ** 2 + (1 / math.sqrt(82) - 1) ** 2) / 2
@@ -199,8 +199,8 @@ def head_of(boxes, images=2, **fields):
 
 def iou(a, b):
     w, h = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
-    area = lambda r: (r[2] - r[0]) * (r[3] - r[1])
-    return w * h / (area(a) + area(b) - w * h)
+    areas = [(r[2] - r[0]) * (r[3] - r[1]) for r in (a, b)]
+    return w * h / (sum(areas) - w * h)
 
 
 def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
@@ -229,7 +229,7 @@ def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
 
 
 def test_soft_labels_by_hand():
-    """softmax: p_t = (3/4, 1/4), p_s = (1/2, 1/2): 1.5 * 3/4 ln 2 + 1/4 ln 2. sigmoid: p_t = 3/4, p_s = 1/2, background 1.5."""
+    """softmax: p_t = (3/4, 1/4), p_s = 1/2: 1.5 * 3/4 ln 2 + 1/4 ln 2. sigmoid: p_t = 3/4, p_s = 1/2."""
     ln2, ln3 = math.log(2), math.log(3)
     rows = torch.tensor([[0.0, 0]]), torch.tensor([[ln3, 0]])
     assert chen_kd.softmax_soft(*rows).item() == pytest.approx((1.5 * 0.75 + 0.25) * ln2, rel=1e-6)
@@ -325,7 +325,7 @@ def test_relation_against_scipy():
 
 
 def test_gid_features_and_responses_by_hand():
-    """One image, two instances far apart, constant maps: s = 1, t = 3 in two channels give 5e-4 * (2 * 2^2 * 100) / 100."""
+    """Two instances on constant maps: s = 1, t = 3 in two channels give 5e-4 * (2 * 2^2 * 100) / 100."""
     boxes = torch.tensor([[0, 0, 12, 12], [16, 16, 30, 30.0]])
     head = head_of(boxes, 1, logits=torch.zeros(2, 1), deltas=torch.zeros(2, 4))
     out = output([[]], heads=lambda: {"rpn": head})
@@ -408,7 +408,7 @@ def detectors():
 
 @pytest.mark.parametrize("student, name", DEFINED)
 def test_every_method_on_every_student_it_is_defined_for(student, name, detectors):
-    """Finite terms, also without objects; adapters and student get a gradient; the teacher none, stays frozen and in eval."""
+    """Finite terms, also without objects; a gradient for adapters and student, none for the teacher."""
     e, step, teacher = detectors(student)
     distill = FromDetector(teacher, IMITATION_CLASSES[name](necks_of(step, teacher, e.anchor_scale)))
     before = {k: v.clone() for k, v in teacher.state_dict().items()}

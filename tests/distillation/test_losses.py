@@ -19,10 +19,12 @@ def seeded():
 
 @pytest.fixture(scope="module", params=["part", "whole"])
 def vectors(request):
-    """Inputs and outputs of the official loss code (github.com/NVlabs/DICOD) on random data: arrays of numbers, no code.
+    """Inputs and outputs of the official loss code (github.com/NVlabs/DICOD) on random data: arrays of
+    numbers, no code.
 
-    The part beside this file is shortened: images are zero where no box lies and whole multiples of ``image_step`` grey levels
-    elsewhere, large arrays have half precision. The whole, with every number as the official code saw it, is in ../shared.
+    The part beside this file is shortened: images are zero where no box lies and whole multiples of
+    ``image_step`` grey levels elsewhere, large arrays have half precision. The whole, with every number as
+    the official code saw it, is in ../shared.
     """
     if request.param == "part":
         path = Path(__file__).with_name("official_loss_vectors.npz")

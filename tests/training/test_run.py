@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_row(place):
 
 
 def test_a_compiled_backbone_leaves_the_same_checkpoint(place, monkeypatch):
-    """compile is of the machine, not of the experiment; torch.compile itself is torch's, and only asked for."""
+    """``compile`` is a setting of the machine, not of the experiment."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     plain, e = tiny(place, seed=7), tiny(place, seed=7, compile=True)
@@ -296,7 +296,7 @@ def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch, capsys
 
 
 def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch):
-    """Its images are scaled first, boxes with them; at 0 its identity is that of before the setting existed."""
+    """Its images are scaled first, boxes with them; at 0 the setting is not in its identity."""
     (workspace, _), seen = place, []
     cut = classifiers.crop_batch
     monkeypatch.setattr(

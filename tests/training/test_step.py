@@ -26,9 +26,9 @@ def small(method, student="FasterRCNN-R50"):
     return step, teacher, images, targets
 
 
-def calls_from(function, code) -> int:
-    """How many functions of c2dlib are called one inside the other, from the code of one down to ``function``."""
-    frame, calls = function, 1
+def calls_until(frame, code) -> int:
+    """The number of calls of c2dlib's functions from one with ``code`` to a loss that ``frame`` calls."""
+    calls = 1
     while frame.f_code is not code:
         calls += Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
         frame = frame.f_back
@@ -36,12 +36,12 @@ def calls_from(function, code) -> int:
 
 
 def test_the_losses_are_as_few_calls_from_the_loop_as_the_readme_says(monkeypatch, tmp_path):
-    """The loop calls the step (1), the step a distiller (2), and that one the loss, loc through one more function."""
+    """The loop calls the step (1), that a distiller (2), that the loss; loc is one function deeper."""
     calls = {}
 
     def counting(name, loss):
         def counted(*arguments):
-            calls.setdefault(name, set()).add(calls_from(sys._getframe(1), loop.fit.__code__))
+            calls.setdefault(name, set()).add(calls_until(sys._getframe(1), loop.fit.__code__))
             return loss(*arguments)
 
         return counted
@@ -111,7 +111,7 @@ def test_only_student_and_adapters_are_trained_and_kept():
 
 
 def test_several_processes_scale_terms_by_their_divisors(monkeypatch):
-    """The other process has as many samples of each term again: every factor is 2 x n / (2 n) = 1, but for KD_cls."""
+    """The other process has as many images, so factor 1, but three times the positives: 2 n / 4 n."""
     step, _, images, targets = small("KDcls", "SSD300-VGG16")
     alone = step(images, targets)
     (distiller,) = step.distillers

@@ -12,7 +12,7 @@ WEIGHT = 250.0  # none is published for a neck; this is of the authors' order fo
 
 
 class AttentionTransfer(Imitation):
-    """Mean squared difference of the normalised attention maps, mean over levels. Any channel count, no adapter."""
+    """Mean squared difference of the normalised attention maps, mean over levels; no adapter."""
 
     def __init__(self, necks: Necks, factor: float = 1.0):
         super().__init__()

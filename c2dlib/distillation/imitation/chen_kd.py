@@ -1,4 +1,4 @@
-"""KD for Faster R-CNN: soft labels, regression bounded by the teacher's, and a hint (Chen et al., NeurIPS 2017)."""
+"""KD: soft labels, regression bounded by the teacher's, and a hint (Chen et al., NeurIPS 2017)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GAMMA = 0.5  # of the hint
 class ChenKD(Imitation):
     """Three kinds of terms beside the detector's own losses, for each of its heads.
 
-    The detector's classification loss keeps its weight 1, so the soft one has (1 - MU) / MU. One-stage heads are treated
-    as the RPN is: every class has its own yes and no.
+    The detector's classification loss keeps its weight 1, so the soft one has (1 - MU) / MU. One-stage heads
+    are treated as the RPN is: every class has its own yes and no.
     """
 
     needs_heads = True
@@ -53,7 +53,7 @@ class ChenKD(Imitation):
 
 
 def softmax_soft(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy to the teacher's softmax, columns weighted, background the first: two [R, K] -> mean over R."""
+    """Weighted cross-entropy to the teacher's softmax, background first: two [R, K] -> mean over R."""
     weight = torch.full_like(student[0], OBJECT)
     weight[0] = BACKGROUND
     return -(weight * teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
@@ -66,7 +66,8 @@ def sigmoid_soft(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def bounded(student: Tensor, teacher: Tensor, truth: Tensor) -> Tensor:
-    """Squared error of the student's deltas [P, 4] where it is above the teacher's, else 0; mean over P, 0 if none.
+    """Squared error of the student's deltas [P, 4] where it is above the teacher's, else 0; mean over P, 0 if
+    none.
 
     The teacher's error decides where the student is good enough; its deltas are never the target.
     """

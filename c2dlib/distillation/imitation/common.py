@@ -1,7 +1,8 @@
-"""What the detector-to-detector methods share: the frozen teacher, adapters, masks, and the distance most of them take.
+"""What the detector-to-detector methods share: the frozen teacher, adapters, masks, and the distance most of
+them take.
 
-Most are one formula, a sum over the neck's levels of a weight times reduce(mask * distance(norm(adapter(S)), norm(T)));
-each file here names the adapter, norm, distance, mask and weight of its method.
+Most are one formula, a sum over the neck's levels of a weight times reduce(mask * distance(norm(adapter(S)),
+norm(T))); each file here names the adapter, norm, distance, mask and weight of its method.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Imitation(nn.Module):
 class FromDetector(Distiller):
     """A distiller whose teacher is a frozen detector: ``TrainOutput -> {name: weighted term}``.
 
-    The teacher reads the student's own normalised batch, so it must take its image mean and std. Where the method has
-    ``needs_heads``, it also reads the student's anchors and proposals. The method's adapters train with the student.
+    The teacher reads the student's own normalised batch, so it must take its image mean and std. Where the
+    method has ``needs_heads``, it also reads the student's anchors and proposals. The method's adapters train
+    with the student.
     """
 
     def __init__(self, teacher: nn.Module, method: Imitation):
@@ -150,7 +152,7 @@ def adapted(layers: nn.ModuleList, maps: list[tuple[Tensor, Tensor]]) -> list[tu
 
 
 def half_square(s: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Half the mean of (s - t)^2 over the cells of ``mask`` [B, 1, H, W], or all: a scalar, 0 for an empty mask."""
+    """Half the mean of (s - t)^2 over the cells of ``mask`` [B, 1, H, W], or all; 0 for an empty mask."""
     squares = (s - t).square() / 2
     if mask is None:
         return squares.mean()
@@ -158,6 +160,6 @@ def half_square(s: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def level_of(boxes: Tensor, side: float, levels: int) -> Tensor:
-    """Which level an object belongs to by its size: floor(log2(sqrt(w h) / side)), [N, 4] -> [N] in 0..levels - 1."""
+    """The level of an object's size, floor(log2(sqrt(w h) / side)): [N, 4] -> [N] in 0..levels - 1."""
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6).prod(1)
     return (area.sqrt() / side).log2().floor().clamp(0, levels - 1).long()

@@ -11,7 +11,8 @@ WEIGHT, TAU = 10.0, 1.0  # published for a neck, per level
 
 
 class CWD(Imitation):
-    """KL between the channels' softmax over the cells, mean over batch and channels, times tau^2; summed over levels.
+    """KL between the channels' softmax over the cells, mean over batch and channels, times tau^2; summed over
+    levels.
 
     A 1x1 convolution comes before it where the channels differ in number.
     """
@@ -26,6 +27,6 @@ class CWD(Imitation):
 
 
 def channel_kl(s: Tensor, t: Tensor, tau: float) -> Tensor:
-    """tau^2 / (B C) times the sum of KL(softmax_HW(t / tau) || softmax_HW(s / tau)): two [B, C, H, W] -> scalar."""
+    """tau^2 / (B C) times the sum of KL(softmax_HW(t / tau) || softmax_HW(s / tau)): a scalar."""
     log_p, log_q = ((x / tau).flatten(2).log_softmax(2) for x in (s, t))
     return tau**2 * (log_q.exp() * (log_q - log_p)).sum(2).mean()

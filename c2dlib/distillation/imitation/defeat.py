@@ -1,4 +1,4 @@
-"""DeFeat: imitate a neck's maps on objects and on background, each with a weight of its own (Guo et al., CVPR 2021)."""
+"""DeFeat: imitate a neck's maps on objects and, with another weight, elsewhere (Guo et al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ STD = 1e-4
 
 
 class DeFeat(Imitation):
-    """Half the mean squared difference inside the objects' boxes, and outside; 3x3 convolution, mean over levels.
+    """Half the mean squared difference inside the objects' boxes, and outside; 3x3 convolution, mean over
+    levels.
 
     The neck's part of the method. Its released configuration leaves the heads' part out, and so do we.
     """
@@ -47,7 +48,7 @@ class DeFeat(Imitation):
 
 @torch.no_grad()
 def inside_objects(batch: TeacherStudentBatch, side: float) -> list[Tensor]:
-    """Per level [B, 1, H, W], 1 in the cells of that level's boxes; a box thinner than a cell has its top-left one."""
+    """Per level [B, 1, H, W], 1 in the cells of that level's boxes; thin boxes have their top-left cell."""
     height, width = batch.out.images.shape[2:]
     masks = []
     for level, (s, _) in enumerate(batch.maps()):

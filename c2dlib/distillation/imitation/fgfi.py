@@ -23,7 +23,7 @@ STD = 1e-4
 
 
 class FGFI(Imitation):
-    """Half the mean squared difference over the cells near objects, the student's through a 3x3 convolution; mean over levels."""
+    """Half the mean squared difference near objects, after a 3x3 convolution; mean over levels."""
 
     def __init__(self, necks: Necks, factor: float = 1.0):
         super().__init__()
@@ -44,7 +44,8 @@ class FGFI(Imitation):
 
 @torch.no_grad()
 def near_objects(batch: TeacherStudentBatch, side: float) -> list[Tensor]:
-    """Per level [B, 1, H, W], 1 where an anchor's IoU with an object of that level is above PSI times the best one's.
+    """Per level [B, 1, H, W], 1 where an anchor's IoU with an object of that level is above PSI times the
+    best one's.
 
     So every object has at least one cell.
     """
@@ -52,7 +53,7 @@ def near_objects(batch: TeacherStudentBatch, side: float) -> list[Tensor]:
     cells = [m.shape[2] * m.shape[3] for m in batch.out.features.values()]  # "pool" has anchors too
     per_cell = len(head.boxes[0]) // sum(cells)
     masks = []
-    for level, (name, (s, _)) in enumerate(batch.levels.items()):
+    for level, (s, _) in enumerate(batch.maps()):
         first = per_cell * sum(cells[:level])
         anchors = head.boxes[0][first : first + per_cell * cells[level]]  # level-major, then y, x, anchor
         rows = []

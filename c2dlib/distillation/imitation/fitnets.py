@@ -18,7 +18,7 @@ WEIGHT = 1.0  # none is published for a neck
 
 
 class FitNets(Imitation):
-    """Half the mean squared difference of the maps, the student's through a 1x1 convolution; mean over levels."""
+    """Half the mean squared difference of the maps, after a 1x1 convolution; mean over levels."""
 
     def __init__(self, necks: Necks, factor: float = 1.0):
         super().__init__()

@@ -103,11 +103,11 @@ class Level(nn.Module):
 class FKD(Imitation):
     """Attention-guided and non-local imitation: four terms per level, summed over levels.
 
-    The feature mask is spatial (two-stage) or spatial x channel (one-stage). Both non-local blocks are trained, only the
-    teacher's features are constant.
+    The feature mask is spatial (two-stage) or spatial x channel (one-stage). Both non-local blocks are
+    trained, only the teacher's features are constant.
 
-    ``factor`` multiplies the published weights, which suit COCO's full-width necks: the norms are sums, so maps of
-    another size, width or scale need another factor.
+    ``factor`` multiplies the published weights, which suit COCO's full-width necks: the norms are sums, so
+    maps of another size, width or scale need another factor.
     """
 
     def __init__(self, necks: Necks, factor: float = 1.0):

@@ -1,4 +1,4 @@
-"""GID: imitate the boxes on which teacher and student disagree most, ground truth or not (Dai et al., CVPR 2021)."""
+"""GID: imitate the boxes on which teacher and student disagree most (Dai et al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from c2dlib.detectors.matching import match_anchors
 from c2dlib.detectors.train_output import Head
 from c2dlib.distillation.imitation.common import Imitation, Necks, TeacherStudentBatch
 
-# Per image: boxes that are considered, their smallest side in pixels, their largest IoU, instances that are kept.
+# Per image: number of candidate boxes, their smallest side in pixels, their largest IoU, number of instances.
 CANDIDATES, SMALLEST, OVERLAP, KEPT = 3000, 10.0, 0.3, 10
 CELLS = 10
 FEATURE, RELATION, CLASS, BOX = 5e-4, 40.0, 0.1, 1.0  # the released weights for RetinaNet
@@ -22,7 +22,8 @@ FEATURE, RELATION, CLASS, BOX = 5e-4, 40.0, 0.1, 1.0  # the released weights for
 class GID(Imitation):
     """Features, pairwise distances and responses of the general instances; two-stage detectors': of the RPN.
 
-    One 3x3 convolution, shared over the levels, adapts the student's maps (the released code configures and skips it).
+    One 3x3 convolution, shared over the levels, adapts the student's maps (the released code configures and
+    skips it).
     """
 
     needs_heads = True
@@ -69,7 +70,8 @@ class GID(Imitation):
 def general_instances(
     head: Head, student: Tensor, teacher: Tensor, deltas: Tensor, images: Tensor
 ) -> list[Tensor]:
-    """Per image the boxes [<= 10, 4] where the surest class of the two differs most, none overlapping another much.
+    """Per image the boxes [<= 10, 4] where the surest class of the two differs most, none overlapping another
+    much.
 
     Args:
         student, teacher: [M, K] logits of the head's boxes. deltas: [M, 4] the teacher's.
@@ -92,7 +94,7 @@ def general_instances(
 
 
 def relation(s: Tensor, t: Tensor) -> Tensor:
-    """Smooth L1 between the instances' pairwise distances, each in units of its mean: [G, D] -> scalar, 0 for G < 3."""
+    """Smooth L1 between the instances' pairwise distances over their mean: [G, D] -> scalar, 0 for G < 3."""
     if len(s) < 3:
         return s.sum() * 0.0
     student, teacher = (d / d.mean().clamp(min=1e-12) for d in (torch.pdist(s), torch.pdist(t)))

@@ -22,8 +22,8 @@ TWO_STAGE, ONE_STAGE = 6.0, 10.0  # published weights
 class PKD(Imitation):
     """Half the mean squared difference of the standardised maps, summed over the four finest levels.
 
-    That is about 1 - r per channel, r their correlation over batch and cells: no scale, no offset. Where the channels
-    differ in number a 1x1 convolution comes before it; where they agree there is none, as published.
+    That is about 1 - r per channel, r their correlation over batch and cells: no scale, no offset. Where the
+    channels differ in number a 1x1 convolution comes before it; where they agree there is none, as published.
     """
 
     def __init__(self, necks: Necks, factor: float = 1.0):
