@@ -171,6 +171,9 @@ class Teacher(nn.Module):
     Crops come in 0..255 units, whatever the student's normalisation; the teacher applies its own.
     """
 
+    mean: Tensor  # [3, 1, 1] in 0..255
+    std: Tensor  # [3, 1, 1] in 0..255
+
     def __init__(self, classifier: nn.Module, num_classes: int, size: int):
         super().__init__()
         self.num_classes, self.size = num_classes, size

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,17 @@ def _scaled(transform: v2.Transform, image_size: int) -> v2.Transform:
     return v2.Compose([v2.Resize(image_size, antialias=False), transform]) if image_size else transform
 
 
+def _crops(
+    split: CocoSplit, image_size: int, size: int, device: str | torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per image with boxes: its crops [G, 3, size, size] in 0..255 on ``device``, their labels [G] on the CPU."""
+    transform = _scaled(plain_transform(), image_size)
+    for image, target in (transform(*split[i]) for i in split.with_boxes()):
+        on_device = {key: target[key].to(device) for key in ("boxes", "labels")}
+        crops, labels = crop_batch([image.to(device)], [on_device], size)
+        yield crops, labels.cpu()
+
+
 @torch.inference_mode()
 def _accuracy(
     classifier: nn.Module,
@@ -135,9 +146,7 @@ def _accuracy(
 ) -> dict:
     """Top-1 and calibration error on the crops of a split, in percent."""
     all_logits, all_labels = [], []
-    transform = _scaled(plain_transform(), training.image_size)
-    for image, target in (transform(*split[i]) for i in split.with_boxes()):
-        crops, labels = crop_batch([image.to(device)], [target], training.size)
+    for crops, labels in _crops(split, training.image_size, training.size, device):
         all_logits.append(classifier((crops - mean) / std).cpu())
         all_labels.append(labels)
     logits, labels = torch.cat(all_logits), torch.cat(all_labels)
@@ -155,12 +164,10 @@ def read_split(teacher: Teacher, split: CocoSplit, image_size: int = 0) -> tuple
     Args:
         image_size: the ``teacher_image_size`` that the teacher was trained with.
     """
-    transform, device = _scaled(plain_transform(), image_size), teacher.mean.device
     logits, labels = [], []
-    for image, target in (transform(*split[i]) for i in split.with_boxes()):
-        crops, label = crop_batch([image.to(device)], [target], teacher.size)
+    for crops, crop_labels in _crops(split, image_size, teacher.size, teacher.mean.device):
         logits.append(teacher.read(crops).logits.cpu())
-        labels.append(label)
+        labels.append(crop_labels)
     return torch.cat(logits), torch.cat(labels)
 
 
