@@ -127,7 +127,7 @@ def _scaled(transform: v2.Transform, image_size: int) -> v2.Transform:
 def _crops(
     split: CocoSplit, image_size: int, size: int, device: str | torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per image with boxes: its crops [G, 3, size, size] in 0..255 on ``device``, their labels [G] on the CPU."""
+    """Per image with boxes: crops [G, 3, size, size] in 0..255 on ``device``, their labels [G] on the CPU."""
     transform = _scaled(plain_transform(), image_size)
     for image, target in (transform(*split[i]) for i in split.with_boxes()):
         on_device = {key: target[key].to(device) for key in ("boxes", "labels")}
