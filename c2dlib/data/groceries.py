@@ -1,8 +1,8 @@
-"""``make data NAME=groceries``: the groceries photographs, from their public repository, as a COCO-format folder.
+"""``make data NAME=groceries``: photographs of a public repository as a COCO-format folder.
 
-The repository holds pictures of 224 px as PNG and their boxes as PASCAL VOC's XML. The split of the photographs is
-ours and stands in ``groceries.txt``. The annotation files come out byte for byte as those that the published results
-were computed with.
+The repository holds pictures of 224 px as PNG and their boxes as PASCAL VOC's XML. The split of the
+photographs is ours and stands in ``groceries.txt``. The annotation files come out byte for byte as those that
+the published results were computed with.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Photographs(NamedTuple):
     category: str
     digest: str  # ``boxes_digest`` of these photographs
     names: list[str]  # without ending, sorted
+    left_out: list[
+        str
+    ]  # photographs that are in no split; the split's ids count them and their boxes all the same
 
 
 @dataclass(frozen=True)
@@ -81,19 +84,28 @@ def published() -> Published:
 
 
 def read_split(text: str) -> list[Photographs]:
-    """Lines ``split class digest number number ...``; the photographs are CLASS and four digits."""
+    """The lines ``split class digest number -number ...``.
+
+    A photograph is named by CLASS and four digits; a minus stands before those that are left out.
+    """
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+
+    def names(category: str, numbers: list[str], left_out: bool) -> list[str]:
+        chosen = [abs(int(n)) for n in numbers if n.startswith("-") == left_out]
+        return [f"{category.upper()}{n:04}" for n in chosen]
+
     return [
-        Photographs(split, category, digest, [f"{category.upper()}{int(n):04}" for n in numbers])
+        Photographs(split, category, digest, names(category, numbers, False), names(category, numbers, True))
         for split, category, digest, *numbers in lines
     ]
 
 
 def make_groceries(target: str | Path, source: str = URL, wanted: Published | None = None) -> str:
-    """Clone the repository at the named commit, convert it to a COCO-format folder and compare that with the published one.
+    """Fetch the repository's named commit, write the COCO-format folder and compare it with the published.
 
-    The folder appears under its name when it is complete and validated, not before. A folder that this function made
-    before is only compared. Nothing outside the target is changed, and no name from the repository becomes a path.
+    The folder appears under its name when it is complete and validated, not before. A folder that this
+    function made earlier is only compared. No file name of the repository becomes a path, so nothing can be
+    written outside the target.
 
     Args:
         target: the folder to make; it must not exist, be empty, or be such a folder.
@@ -104,8 +116,8 @@ def make_groceries(target: str | Path, source: str = URL, wanted: Published | No
         What was written, and how it compares with the published data set.
 
     Raises:
-        DataError: if the target holds anything else, git is missing or fails, or a photograph or its boxes are missing
-            or cannot be read.
+        DataError: if the target holds anything else, git is missing or fails, or a photograph or its boxes
+            are missing or cannot be read.
         OSError: if the folder cannot be written.
     """
     wanted = wanted or published()
@@ -129,7 +141,8 @@ def make_groceries(target: str | Path, source: str = URL, wanted: Published | No
         os.replace(made, target)
     if resized:
         lines.append(
-            f"note: {len(resized)} picture(s) of another size were resized to {SIDE} x {SIDE}: {_some(resized)}"
+            f"note: {len(resized)} picture(s) of another size were resized to {SIDE} x {SIDE}: "
+            + _some(resized)
         )
     return "\n".join(
         [
@@ -183,7 +196,7 @@ class Repository:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without the variables by which git would work on another repository, and without questions."""
+    """The environment for git: it asks no questions, and no variable names another repository."""
     kept = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
     return kept | {"GIT_TERMINAL_PROMPT": "0"}
 
@@ -221,7 +234,9 @@ def _fetch(folder: Path, source: str, commit: str) -> Repository:
             "run again; nothing has been written."
         ) from error
     files = {}
-    for entry in _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit).decode(errors="replace").split("\0"):
+    for entry in (
+        _git(folder, "ls-tree", "-r", "-z", "--full-tree", commit).decode(errors="replace").split("\0")
+    ):
         if not entry:
             continue
         about, path = entry.split("\t", 1)
@@ -236,7 +251,9 @@ def _fetch(folder: Path, source: str, commit: str) -> Repository:
     return Repository(folder, files)
 
 
-def _paths(repository: Repository, folder: str, ending: str, wanted: Published) -> tuple[dict[str, str], list]:
+def _paths(
+    repository: Repository, folder: str, ending: str, wanted: Published
+) -> tuple[dict[str, str], list]:
     """Photograph -> its path ``.../folder/class/NAME.ending``, and what is wrong with the others."""
     pattern = re.compile(rf"(?:.*/)?{folder}/([^/]+)/([^/]+)\.{ending}")
     found: dict[tuple[str, str], list[str]] = {}
@@ -245,7 +262,7 @@ def _paths(repository: Repository, folder: str, ending: str, wanted: Published) 
             found.setdefault(match.groups(), []).append(path)
     paths, problems = {}, []
     for line in wanted.photographs:
-        for name in line.names:
+        for name in line.names + (line.left_out if folder == "annotations" else []):
             places = found.get((line.category, name), [])
             if not places:
                 problems.append(f"{folder}/{line.category}/{name}.{ending} is missing")
@@ -265,8 +282,8 @@ def _convert(repository: Repository, folder: Path, wanted: Published) -> list[st
     annotations, more = _paths(repository, "annotations", "xml", wanted)
     if problems := problems + more:
         raise DataError(
-            f"commit {wanted.commit}: {len(problems)} of {2 * sum(len(p.names) for p in wanted.photographs)} files "
-            f"are missing or there twice; nothing has been written:\n  {_some(problems, ends=chr(10) + '  ')}"
+            f"commit {wanted.commit}: {len(problems)} files are missing or there twice, so this is not the "
+            "published repository; nothing has been written:\n  " + _some(problems, ends="\n  ")
         )
     (folder / "annotations").mkdir(parents=True)
     resized = []
@@ -275,14 +292,16 @@ def _convert(repository: Repository, folder: Path, wanted: Published) -> list[st
             images = folder / f"{split}2017"
             images.mkdir()
             lines = [line for line in wanted.photographs if line.split == split]
-            boxes = {}
-            names = sorted((name, line.category) for line in lines for name in line.names)
+            boxes, left_out = {}, {name for line in lines for name in line.left_out}
+            names = sorted((name, line.category) for line in lines for name in line.names + line.left_out)
             for name, category in tqdm(names, desc=f"groceries {split}", unit="picture"):
                 boxes[name] = (category, parse_boxes(read(annotations[name]), annotations[name]))
+                if name in left_out:
+                    continue
                 content, fits = encode(read(pictures[name]), pictures[name])
                 (images / f"{name}.jpg").write_bytes(content)
                 resized += [] if fits else [name]
-            text = annotation_text(boxes, wanted.categories, separators)
+            text = annotation_text(boxes, wanted.categories, separators, left_out)
             (folder / f"annotations/instances_{split}2017.json").write_text(text)
     return resized
 
@@ -290,8 +309,8 @@ def _convert(repository: Repository, folder: Path, wanted: Published) -> list[st
 def parse_boxes(content: bytes, path: str) -> list[list[float]]:
     """The boxes [x, y, w, h] of one XML file, in pixels and in its order.
 
-    x and y are its xmin and ymin, w and h the differences to xmax and ymax: unlike ``published.convert_voc``, no pixel
-    is added or subtracted. All objects of a photograph are of the photograph's class.
+    x and y are its xmin and ymin, w and h the differences to xmax and ymax: unlike ``published.convert_voc``,
+    no pixel is added or subtracted. All objects of a photograph are of the photograph's class.
 
     Raises:
         DataError: if it is not such a file, says another picture size, or a box is not within the picture.
@@ -318,7 +337,10 @@ def parse_boxes(content: bytes, path: str) -> list[list[float]]:
 
 
 def encode(content: bytes, path: str) -> tuple[bytes, bool]:
-    """A picture as JPEG of 224 x 224, and whether it had that size; another one is resized as the repository does."""
+    """A picture as JPEG of 224 x 224, and whether it had that size.
+
+    One of another size is resized with the filter of the repository's ``resize.py``.
+    """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             picture = image.convert("RGB")
@@ -333,27 +355,41 @@ def encode(content: bytes, path: str) -> tuple[bytes, bool]:
 
 
 def annotation_text(
-    boxes: dict[str, tuple[str, list[list[float]]]], categories: list[str], separators: tuple[str, str]
+    boxes: dict[str, tuple[str, list[list[float]]]],
+    categories: list[str],
+    separators: tuple[str, str],
+    left_out: set[str],
 ) -> str:
     """One split's annotation file.
 
     Args:
         boxes: photograph -> its class and its boxes [x, y, w, h]; ids count from 1 in this order.
         separators: of ``json.dumps``.
+        left_out: photographs that are counted and not written.
     """
     ids = {name: i for i, name in enumerate(categories, start=1)}
-    rows = [(i, *entry) for i, entry in enumerate(boxes.values(), start=1)]
-    objects = [(i, ids[category], box) for i, category, image_boxes in rows for box in image_boxes]
+    images, annotations, counted = [], [], 0
+    for i, (name, (category, image_boxes)) in enumerate(boxes.items(), start=1):
+        image = {"id": i, "file_name": f"{name}.jpg", "width": SIDE, "height": SIDE}
+        rows = [
+            {
+                "id": k,
+                "image_id": i,
+                "category_id": ids[category],
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            for k, box in enumerate(image_boxes, start=counted + 1)
+        ]
+        counted += len(rows)
+        if name not in left_out:
+            images.append(image)
+            annotations += rows
     content = {
         "info": {"description": DESCRIPTION},
-        "images": [
-            {"id": i, "file_name": f"{name}.jpg", "width": SIDE, "height": SIDE}
-            for i, name in enumerate(boxes, start=1)
-        ],
-        "annotations": [
-            {"id": k, "image_id": i, "category_id": c, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-            for k, (i, c, box) in enumerate(objects, start=1)
-        ],
+        "images": images,
+        "annotations": annotations,
         "categories": [{"id": i, "name": name} for name, i in ids.items()],
     }
     return json.dumps(content, separators=separators)
@@ -393,14 +429,15 @@ def _compare(folder: Path, wanted: Published) -> list[str]:
             lines.append(f"{file}: the same boxes, classes and sizes as published, written in another form")
             continue
         lines.append(
-            f"note: {file}: not as published: the photographs or boxes of {_some(different)} differ. Results from it "
-            "are not those of the published tables."
+            f"note: {file}: not as published: the photographs or boxes of {_some(different)} differ. "
+            "Results from it are not those of the published tables."
         )
     others = [s for s, digest in wanted.images.items() if images_digest(folder / f"{s}2017") != digest]
     if others:
         lines.append(
-            f"note: the pictures of {', '.join(others)} are not the published ones byte for byte: another version of "
-            "Pillow or libjpeg wrote them, so pixels can differ by a few grey levels and results slightly."
+            f"note: the pictures of {', '.join(others)} are not the published ones byte for byte. "
+            "Where another version of Pillow or libjpeg wrote them, pixels differ by a few grey levels, and "
+            "results slightly."
         )
     else:
         lines.append("pictures: as published, byte for byte")
@@ -417,15 +454,22 @@ def _different_classes(file: Path, split: str, wanted: Published) -> list[str]:
     by_class: dict[str, dict[str, list]] = {name: {} for name in wanted.categories}
     for row in content["annotations"]:
         image = images[row["image_id"]]
-        size = "" if (image["width"], image["height"]) == (SIDE, SIDE) else f" {image['width']}x{image['height']}"
+        size = (
+            ""
+            if (image["width"], image["height"]) == (SIDE, SIDE)
+            else f" {image['width']}x{image['height']}"
+        )
         name = Path(image["file_name"]).stem + size
         by_class[names[row["category_id"]]].setdefault(name, []).append(row["bbox"])
     expected = {line.category: line.digest for line in wanted.photographs if line.split == split}
-    return [name for name, boxes in by_class.items() if boxes_digest(boxes) != expected.get(name, boxes_digest({}))]
+    return [
+        name
+        for name, boxes in by_class.items()
+        if boxes_digest(boxes) != expected.get(name, boxes_digest({}))
+    ]
 
 
 def _some(names: list[str], ends: str = ", ") -> str:
     """The first few of many names."""
     more = f"{ends}... and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ends.join(names[:SHOWN]) + more
-
