@@ -7,6 +7,8 @@ PYTHON ?= python3
 SCALE ?= mini
 ## a COCO-format folder; empty: the embedded Badges data set
 DATA ?=
+## a public data set that `make data` fetches into the folder DATA: groceries
+NAME ?=
 ## number of seeds per row
 SEEDS ?= 1
 ## rows trained at the same time
@@ -26,7 +28,7 @@ UV_HTTP_TIMEOUT ?= 180
 export UV_HTTP_TIMEOUT
 
 # A misspelt variable would otherwise be ignored and the wrong experiment run.
-KNOWN := PYTHON SCALE DATA SEEDS JOBS DEVICE STUDENTS METHODS SET ARGS UV_HTTP_TIMEOUT
+KNOWN := PYTHON SCALE DATA NAME SEEDS JOBS DEVICE STUDENTS METHODS SET ARGS UV_HTTP_TIMEOUT
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 UNKNOWN := $(filter-out $(KNOWN) SHELL MAKE% -%,$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN): choose from $(KNOWN)))
@@ -110,9 +112,11 @@ bench: setup
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
 
-## check a COCO copy or convert PASCAL VOC: make data DATA=FOLDER; without DATA, where to download them
+# Some systems set NAME in the environment, to the machine's name: only the command line counts.
+## check a COCO copy, convert PASCAL VOC (make data DATA=FOLDER) or fetch a data set (NAME=groceries)
 data: setup
-	.venv/bin/python -m c2dlib data$(call option,--data,$(DATA)) $(ARGS)
+	.venv/bin/python -m c2dlib data$(call option,--data,$(DATA))$(if $(filter command,$(origin NAME)),$(call \
+	    option,--name,$(NAME))) $(ARGS)
 
 ## every table, figure and notebook, one after the other, then the claims and the pages
 reproduce: $(OVER_SEEDS:%=reproduce-%)

@@ -201,11 +201,25 @@ def run(
 
 
 def data(
-    folder: Annotated[str, arg(name="data", help="A COCO or PASCAL VOC folder.", metavar="FOLDER")] = "",
+    folder: Annotated[
+        str,
+        arg(name="data", help="A COCO or PASCAL VOC folder; with --name, the one to make.", metavar="FOLDER"),
+    ] = "",
+    name: Annotated[str, arg(help="A data set to fetch: groceries.", metavar="NAME")] = "",
 ) -> int:
-    """Check a copy of COCO or convert PASCAL VOC; without a folder, say what to download from where."""
+    """Check a copy of COCO, convert PASCAL VOC, or fetch a public data set.
+
+    Without options, say what to download from where.
+    """
+    from c2dlib.data.groceries import make_groceries
     from c2dlib.data.published import check_data, downloads
 
+    if name:
+        known(name, ["groceries"], "data set")
+        if not folder:
+            raise ValueError(f"into which folder? make data NAME={name} DATA={name}")
+        print(make_groceries(folder))
+        return 0
     if not folder:
         raise ValueError(f"which folder? make data DATA=/path/to/coco\n{downloads()}")
     print(check_data(folder))

@@ -121,6 +121,21 @@ def test_variables_reach_the_command_line(given, expected):
 
 
 @needs_make
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ([], ""),
+        (["DATA=a b"], "--data 'a b'"),
+        (["NAME=groceries", "DATA=groceries"], "--data groceries --name groceries"),
+    ],
+)
+def test_a_data_set_is_fetched_only_if_the_command_line_names_it(given, expected):
+    """The environment's NAME is some systems' name of the machine."""
+    printed = make("-n", "data", *given, NAME="machine").stdout.splitlines()[-1]
+    assert shlex.split(printed) == shlex.split(f".venv/bin/python -m c2dlib data {expected}")
+
+
+@needs_make
 def test_misspelt_variable_is_an_error():
     result = make("-n", "reproduce-table2", "SEED=3")
     assert result.returncode != 0 and "unknown variable SEED" in result.stderr and "SEEDS" in result.stderr

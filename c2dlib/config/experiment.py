@@ -13,6 +13,7 @@ import yaml
 from c2dlib.config.identity import USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES, Architecture
+from c2dlib.config.weights import SOURCES, check_reference
 
 SCALES = Path(__file__).parent / "scales"
 
@@ -324,6 +325,9 @@ class Experiment:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        check_reference("backbone_weights", self.backbone_weights, SOURCES)
+        check_reference("teacher_weights", self.teacher_weights, ("",))
+        check_reference("detector_teacher_weights", self.detector_teacher_weights, ("", *SOURCES))
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
         for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):

@@ -8,6 +8,15 @@ from pathlib import Path
 from c2dlib.files import sha256
 
 FOLDER = Path("runs/weights")  # where a file is searched that is named without a folder
+SOURCES = ("imagenet", "none", "badges", "crops")  # of a backbone's initial weights, beside files
+# files that the scale photos names: what they hold
+ORIGIN = {
+    f"mobilenet_v1_{alpha * 100:03.0f}.safetensors": (
+        f"It holds the ImageNet weights of MobileNet (alpha={alpha}) from Keras Applications; README, "
+        "'On real photographs', has the lines that convert them."
+    )
+    for alpha in (0.25, 1.0)
+}
 
 
 class WeightsError(Exception):
@@ -17,6 +26,21 @@ class WeightsError(Exception):
 def is_file(reference: str) -> bool:
     """Whether a setting names a file, not a source such as ``imagenet``."""
     return reference.partition("@")[0].endswith(".safetensors")
+
+
+def check_reference(setting: str, reference: str, sources: tuple[str, ...]) -> None:
+    """Check that a setting names one of some sources or a .safetensors file; the file need not exist.
+
+    Raises:
+        WeightsError: otherwise, naming the setting and what it may be.
+    """
+    if reference in sources or is_file(reference):
+        return
+    valid = ", ".join(source or "empty" for source in sources)
+    raise WeightsError(
+        f"{setting}={reference}: must be {valid}, or a file that ends in .safetensors. Save the weights of "
+        "another format with safetensors.torch.save_file(state_dict, 'NAME.safetensors')."
+    )
 
 
 def weights_path(reference: str) -> Path:
@@ -33,7 +57,8 @@ def weights_path(reference: str) -> Path:
     if path is None:
         raise WeightsError(
             f"{reference}: no such file. Put it into {FOLDER}/, or name its place "
-            f"(backbone_weights=FOLDER/{places[0].name}, likewise teacher_weights)."
+            f"(backbone_weights=FOLDER/{places[0].name}, likewise teacher_weights). "
+            f"{ORIGIN.get(places[0].name, '')}".rstrip()
         )
     if wanted and (actual := _content_hash(path, path.stat().st_mtime_ns)) != wanted:
         raise WeightsError(

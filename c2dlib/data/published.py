@@ -14,14 +14,14 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder, load_folder
-from c2dlib.data.validation import DataError
+from c2dlib.data.validation import COCO_2017, DataError
 from c2dlib.files import sha256, write_whole
 
 # Of the published files: sha256 of each annotation file, number of images, number of annotations (crowds
 # among them); archives with bytes and md5.
 PUBLISHED = {
-    "train": ("610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d", 118_287, 860_001),
-    "val": ("e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f", 5_000, 36_781),
+    "train": (COCO_2017["train"], 118_287, 860_001),
+    "val": (COCO_2017["val"], 5_000, 36_781),
 }
 ARCHIVES = {
     "zips/train2017.zip": (19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),

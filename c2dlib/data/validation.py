@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from c2dlib.data.images import ImageSizeError, check_header, read_image
+from c2dlib.files import sha256
 
 SPLITS = ("train", "val", "test")
 FULL_DECODE_LIMIT = 5000  # images of a folder up to which each is decoded; above, only headers are read
 SHOWN_PER_KIND = 20  # problems of one kind that are printed
 MIN_SIDE = 1e-3  # pixels; a thinner box has no area left in float32
 DEFAULT_AREA_CUTS = (32.0, 96.0)  # COCO's, in pixels
+COCO_2017 = {  # sha256 of the published annotation files
+    "train": "610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d",
+    "val": "e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f",
+}
 LAYOUT = (
     "Expected layout: annotations/instances_train2017.json with train2017/, "
     "annotations/instances_val2017.json with val2017/ and, "
@@ -91,13 +96,14 @@ def validate(root: Path, check_images: bool) -> Validated:
         raise DataError(f"{root}: the folder is empty.\n{advice}")
     problems, report, digest, area_cuts = Problems(), Report(), hashlib.sha256(), DEFAULT_AREA_CUTS
     annotations: dict[str, dict] = {}
+    is_coco = True  # COCO 2017 as published
     for split in SPLITS:
         file = f"annotations/instances_{split}2017.json"
         if split == "test" and not (root / file).exists():
-            if (root / "test2017").is_dir():
-                report.warnings.append(f"test2017/ is not used: there is no {file}")
+            _check_unused_test(root, file, is_coco, report, problems)
             continue
-        data = _read_json(root, file, digest, problems)
+        content, data = _read_json(root, file, digest, problems)
+        is_coco &= split == "test" or sha256(content) == COCO_2017[split]
         if data is not None:
             annotations[split] = _validate_split(split, file, data, report, problems)
             if split == "train":
@@ -105,24 +111,41 @@ def validate(root: Path, check_images: bool) -> Validated:
     _compare_categories(annotations, problems)
     if check_images:
         _check_images(root, annotations, problems)
+        _check_overlaps(root, annotations, is_coco, report, problems)
     if problems.by_kind:
         raise problems.error(root)
     return Validated(annotations, area_cuts, digest.hexdigest(), report)
 
 
-def _read_json(root: Path, file: str, digest, problems: Problems) -> dict | None:
+def _check_unused_test(root: Path, file: str, is_coco: bool, report: Report, problems: Problems) -> None:
+    """A folder of test images without their annotation file; COCO publishes its own without one."""
+    folder = root / "test2017"
+    if not folder.is_dir():
+        return
+    if is_coco or not any(folder.iterdir()):
+        report.warnings.append(f"test2017/ is not used: there is no {file}")
+    else:
+        problems.add("missing annotation file", f"{file}: add it for test2017/, or move that folder away")
+
+
+def _read_json(root: Path, file: str, digest, problems: Problems) -> tuple[bytes, dict | None]:
+    """An annotation file's bytes and content; without content a problem is noted."""
+    content = b""
     try:
         content = (root / file).read_bytes()
         digest.update(f"{file} {len(content)}\n".encode() + content)
         data = json.loads(content)
     except FileNotFoundError:
-        return problems.add("missing annotation file", file)
+        problems.add("missing annotation file", file)
+        return content, None
     except (OSError, ValueError, RecursionError) as error:
         what = "cannot be read" if isinstance(error, OSError) else "is not valid JSON"
-        return problems.add("unreadable annotation file", f"{file} {what}: {error}")
-    if isinstance(data, dict):
-        return data
-    return problems.add("wrong or missing field", f"{file}: must hold an object, is {_show(data)}")
+        problems.add("unreadable annotation file", f"{file} {what}: {error}")
+        return content, None
+    if not isinstance(data, dict):
+        problems.add("wrong or missing field", f"{file}: must hold an object, is {_show(data)}")
+        return content, None
+    return content, data
 
 
 def _show(value: object) -> str:
@@ -333,3 +356,54 @@ def _image_problem(folder: Path, resolved_folder: Path, decode: bool, entry: dic
         return "image size differs from the annotation file", str(error)
     except Exception as error:  # Pillow's decoders raise many types
         return "unreadable image file", str(error) or type(error).__name__
+
+
+def _check_overlaps(
+    root: Path, annotations: dict[str, dict], is_coco: bool, report: Report, problems: Problems
+) -> None:
+    """Image files with the same content in two splits: the second would be tested on what was trained on.
+
+    Only files whose size occurs in two splits are read. In COCO 2017 as published they would be warnings: its
+    numbers elsewhere are computed with them.
+    """
+    by_size: dict[int, list[tuple[str, str]]] = {}  # bytes -> split and path in the folder
+    for split, content in annotations.items():
+        for entry in content["images"]:
+            path = f"{split}2017/{entry['file_name']}"
+            try:
+                by_size.setdefault((root / path).stat().st_size, []).append((split, path))
+            except (OSError, ValueError):  # named by ``_check_images``
+                continue
+    alike = [file for files in by_size.values() if len({split for split, _ in files}) > 1 for file in files]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        hashes = list(pool.map(_content_hash, [root / path for _, path in alike]))
+    by_content: dict[str, list[tuple[str, str]]] = {}
+    for file, hashed in zip(alike, hashes, strict=True):
+        if hashed:
+            by_content.setdefault(hashed, []).append(file)
+    texts = []
+    for files in by_content.values():
+        first = dict(reversed(files))  # the first of each split
+        if len(first) > 1:
+            names = " and ".join(first[split] for split in SPLITS if split in first)
+            texts.append(
+                f"{names} have the same content: remove the image and its annotations from one split"
+            )
+    if is_coco and texts:
+        more = f" ... and {len(texts) - SHOWN_PER_KIND} more" if len(texts) > SHOWN_PER_KIND else ""
+        report.warnings.append(
+            f"{len(texts)} image(s) are in two splits of COCO as published: "
+            + "; ".join(text.partition(" have")[0] for text in texts[:SHOWN_PER_KIND])
+            + more
+        )
+        return
+    for text in texts:
+        problems.add("the same image in two splits", text)
+
+
+def _content_hash(path: Path) -> str:
+    """sha256 of a file; empty if it cannot be read."""
+    try:
+        return sha256(path.read_bytes())
+    except OSError:
+        return ""

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -166,6 +167,22 @@ def build_body(kind: str, width: float, depth: float, norm: str) -> nn.Module:
     return body
 
 
+def read_weights(reference: str) -> dict[str, Tensor]:
+    """The tensors of the file ``weights_path(reference)`` by key.
+
+    Raises:
+        WeightsError: if there is no such file, it has another hash, or it is not in the safetensors format.
+    """
+    path = weights_path(reference)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path}: is not in the safetensors format, or not whole ({error}). Copy the file again, or save "
+            "its weights with safetensors.torch.save_file(state_dict, 'NAME.safetensors')."
+        ) from error
+
+
 def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[str, Tensor]) -> None:
     """Put initial weights into a backbone, strictly.
 
@@ -174,8 +191,8 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
             ``none``, a ``.safetensors`` file, or a state dict.
 
     Raises:
-        WeightsError: naming the missing, unexpected and ill-shaped keys, or what to do without public
-            weights.
+        WeightsError: naming the missing, unexpected and ill-shaped keys, a file that is not safetensors, or
+            what to do without public weights.
     """
     if source == "none":
         return
@@ -198,7 +215,7 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
     elif isinstance(source, dict):
         state = source
     else:
-        state = load_file(weights_path(str(source)))
+        state = read_weights(str(source))
         if kind.startswith("mv1"):  # a whole classifier's file: what comes after the body is not used
             state = {
                 k: v for k, v in state.items() if (i := k.partition(".")[0]).isdigit() and int(i) < len(body)

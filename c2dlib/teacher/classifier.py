@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from c2dlib.config.weights import WeightsError, weights_path
-from c2dlib.detectors.backbones import ConvNorm, load_initial_weights, mobilenet_v1
+from c2dlib.detectors.backbones import ConvNorm, load_initial_weights, mobilenet_v1, read_weights
 from c2dlib.detectors.train_output import TeacherReading
 
 MOBILENET = "mobilenet_v1"  # built here: timm's has another padding, and no weights at most widths
@@ -86,7 +85,8 @@ def _load_but_last(classifier: nn.Module, weights: str) -> None:
     """Weights of a timm classifier's file; those of its last layer only where they fit the classes."""
     path, needed = weights_path(weights), classifier.state_dict()
     last = tuple(classifier.pretrained_cfg["classifier"] + end for end in (".weight", ".bias"))
-    state = {k: v for k, v in load_file(path).items() if k not in last or v.shape == needed[k].shape}
+    stored = read_weights(weights)
+    state = {k: v for k, v in stored.items() if k not in last or v.shape == needed[k].shape}
     problems = [
         f"missing {k}"
         for k in needed.keys() - state.keys()

@@ -33,14 +33,15 @@ def good() -> dict:
 
 
 def write(root: Path, **splits: dict | str) -> Path:
-    """A good folder with train and val, except for the splits given."""
+    """A good folder with train and val, except for the splits given. Val's pixels are (11, 20, 30)."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     for name, data in ({"train": good(), "val": good()} | splits).items():
         text = data if isinstance(data, str) else json.dumps(data)
         (root / f"annotations/instances_{name}2017.json").write_text(text)
         (root / f"{name}2017").mkdir(exist_ok=True)
+        red = 10 + ["train", "val", "test"].index(name)  # the same image in two splits would be refused
         for file in ("a.png", "b.png", "c.png"):
-            Image.new("RGB", (WIDTH, HEIGHT), (10, 20, 30)).save(root / f"{name}2017" / file)
+            Image.new("RGB", (WIDTH, HEIGHT), (red, 20, 30)).save(root / f"{name}2017" / file)
     return root
 
 

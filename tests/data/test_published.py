@@ -29,7 +29,8 @@ def voc(root, year, sets):
     for part, images in sets.items():
         (folder / "ImageSets/Main" / f"{part}.txt").write_text("\n".join(images) + "\n")
         for name, rows in images.items():
-            Image.new("RGB", (40, 30), "grey").save(folder / "JPEGImages" / f"{name}.jpg")
+            colour = f"#{hashlib.sha256(name.encode()).hexdigest()[:6]}"  # of each image another one
+            Image.new("RGB", (40, 30), colour).save(folder / "JPEGImages" / f"{name}.jpg")
             objects = "".join(OBJECT.format(name=n, box=b, difficult=d) for n, b, d in rows)
             (folder / "Annotations" / f"{name}.xml").write_text(XML.format(w=40, h=30, objects=objects))
     return folder

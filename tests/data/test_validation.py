@@ -9,6 +9,7 @@ from PIL import Image
 from c2dlib.data import validation
 from c2dlib.data.coco import load_folder
 from c2dlib.data.validation import DataError
+from c2dlib.files import sha256
 from tests.data.test_coco import HEIGHT, WIDTH, good, write
 
 
@@ -250,3 +251,67 @@ def test_images_are_not_looked_at_twice(tmp_path):
     root = write(tmp_path)
     (root / "train2017/a.png").unlink()
     assert load_folder(root, check_images=False).image_counts == {"train": 3, "val": 3}
+
+
+# ---- the same image in two splits, and a test split that is not whole
+
+
+def test_the_same_image_in_two_splits_is_refused(tmp_path):
+    root = write(tmp_path, test=good())
+    noise = np.random.default_rng(1).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    for file in (
+        "train2017/c.png",
+        "train2017/b.png",
+        "test2017/a.png",
+    ):  # twice in train: that alone is fine
+        Image.fromarray(noise).save(root / file)
+    text = broken(root)
+    assert "1 problem(s)" in text and "the same image in two splits (1):" in text
+    assert "train2017/c.png and test2017/a.png have the same content: remove the image" in text
+    assert load_folder(root, check_images=False).image_counts["test"] == 3  # not part of the fast path
+    Image.fromarray(255 - noise).save(root / "test2017/a.png")
+    assert load_folder(root).report.warnings == []
+
+
+def test_only_files_of_equal_size_are_compared(tmp_path, monkeypatch):
+    root = write(tmp_path)
+    for i, path in enumerate(sorted(root.glob("*2017/*.png"))):  # a PNG may be followed by any bytes
+        path.write_bytes(path.read_bytes() + bytes(i))
+    same_size = root / "val2017/a.png"
+    same_size.write_bytes((root / "train2017/a.png").read_bytes()[:-1] + bytes(1))
+    read = []
+    monkeypatch.setattr(validation, "_content_hash", lambda path: read.append(path.name) or str(path))
+    load_folder(root)
+    assert read == ["a.png", "a.png"]
+
+
+def test_overlaps_of_coco_as_published_are_a_warning(tmp_path, monkeypatch):
+    root = write(tmp_path)
+    for file in ("a.png", "b.png"):
+        (root / "val2017" / file).write_bytes((root / "train2017/a.png").read_bytes())
+    (root / "test2017").mkdir()
+    (root / "test2017/1.png").write_bytes(b"x")
+    assert "the same image in two splits (1)" in broken(root)
+    hashes = {
+        split: sha256((root / f"annotations/instances_{split}2017.json").read_bytes())
+        for split in ("train", "val")
+    }
+    monkeypatch.setattr(validation, "COCO_2017", hashes)
+    warnings = load_folder(root).report.warnings
+    assert [w for w in warnings if "1 image(s) are in two splits of COCO as published: train2017/" in w]
+    assert [w for w in warnings if "test2017/ is not used" in w]
+
+
+def test_a_test_split_without_its_folder_or_its_annotations(tmp_path):
+    root = write(tmp_path, test=good())
+    (root / "test2017").rename(root / "away")
+    assert "missing image folder (1):\n  test2017/" in broken(root)
+    (root / "away").rename(root / "test2017")
+    (root / "annotations/instances_test2017.json").unlink()
+    text = broken(root)
+    assert "missing annotation file (1):\n  annotations/instances_test2017.json: add it for test2017/" in text
+
+
+def test_the_shared_data_sets_have_no_overlap(shared):
+    for name in ("coco-tiny", "groceries"):
+        assert not [w for w in load_folder(shared / "data" / name).report.warnings if "two splits" in w]

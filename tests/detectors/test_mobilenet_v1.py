@@ -1,7 +1,12 @@
 """MobileNetV1: a reference with explicit padding, the published layout, and weights that do not fit."""
 
 import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from c2dlib.config import weights
+from c2dlib.config.experiment import experiment
 from c2dlib.config.weights import WeightsError, identity
 from c2dlib.detectors.backbones import SamePadConv2d, build_body, load_initial_weights, mobilenet_v1
 from c2dlib.teacher.classifier import Teacher, build_classifier
@@ -215,6 +221,138 @@ def test_weights_are_identified_by_content(published, tmp_path, monkeypatch):
     assert identity("mv1.safetensors") == identity(str(copy))  # a bare name is looked for in runs/weights
     with pytest.raises(WeightsError, match="no such file"):
         identity("nowhere.safetensors")
+
+
+# ---- files that are no weights, and what a run is identified by
+
+
+def test_a_wider_net_into_a_narrow_one_names_a_key_with_both_shapes(tmp_path):
+    state = {k: v for k, v in mobilenet_v1(1.0).state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "wide.safetensors")
+    with pytest.raises(WeightsError, match=r"mv1x025: 0.0.weight is \(32, 3, 3, 3\), needs \(8, 3, 3, 3\)"):
+        load_initial_weights(
+            build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", tmp_path / "wide.safetensors"
+        )
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"", b"PK\x03\x04" + bytes(60)])
+def test_a_file_that_is_not_safetensors_is_named_in_one_sentence(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    message = rf"^{path}: is not in the safetensors format, or not whole \(.*\)\. Copy the file again.*\.$"
+    with pytest.raises(WeightsError, match=message):
+        load_initial_weights(build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", path)
+    with pytest.raises(WeightsError, match=message):
+        build_classifier("mobilenet_v1", 5, 64, weights=str(path))
+    with pytest.raises(WeightsError, match=message):
+        build_classifier("resnet10t", 5, 64, weights=str(path))
+
+
+def test_a_truncated_file_is_named(published):
+    whole = published.read_bytes()
+    published.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        WeightsError, match=r"mv1.safetensors: is not in the safetensors format, or not whole"
+    ):
+        load_initial_weights(build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", published)
+
+
+@pytest.mark.parametrize("setting", ["backbone_weights", "teacher_weights", "detector_teacher_weights"])
+@pytest.mark.parametrize("value", ["x.pt", "imagenett", "weights/x.safetensors.gz"])
+def test_a_setting_of_weights_is_a_source_or_a_safetensors_file(setting, value):
+    with pytest.raises(WeightsError, match=rf"^{setting}={value}: must be .*or a file that ends in .safe"):
+        experiment("smoke", "FasterRCNN-MV1x025", **{setting: value})
+
+
+def test_replacing_a_file_changes_the_hash_of_the_experiment(tmp_path):
+    path = tmp_path / "mine.safetensors"
+
+    def hashes() -> list[str]:
+        return [
+            experiment("photos", "FasterRCNN-MV1x025", "ours", **{name: str(path)}).hash()
+            for name in ("backbone_weights", "teacher_weights")
+        ]
+
+    save_file({"a": torch.zeros(3)}, path)
+    os.utime(path, ns=(1, 1))
+    first = hashes()
+    save_file({"a": torch.ones(3)}, path)
+    os.utime(path, ns=(2, 2))
+    second = hashes()
+    save_file({"a": torch.zeros(3)}, path)
+    os.utime(path, ns=(3, 3))
+    assert not set(first) & set(second) and hashes() == first
+
+
+def test_a_missing_file_of_the_scale_photos_says_where_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    e = experiment("photos", "FasterRCNN-MV1x025")
+    with pytest.raises(WeightsError) as caught:
+        load_initial_weights(build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", e.backbone_weights)
+    for words in (
+        "mobilenet_v1_025.safetensors@",
+        "runs/weights/",
+        "MobileNet (alpha=0.25) from Keras",
+        "README",
+    ):
+        assert words in str(caught.value), words
+    with pytest.raises(WeightsError, match=r"mobilenet_v1_100.*alpha=1.0.*'On real photographs'"):
+        build_classifier("mobilenet_v1", 5, 64, weights=e.teacher_weights)
+    with pytest.raises(WeightsError, match=r"likewise teacher_weights\)\.$"):
+        load_initial_weights(build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", "mine.safetensors")
+
+
+def test_the_readmes_lines_convert_keras_weights(tmp_path, monkeypatch):
+    """Run with a stand-in for Keras; the first layer must compute what Keras' does, away from the border."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "import keras" in block]
+    made = {}
+
+    class MobileNet:
+        def __init__(self, alpha: float, weights: str):
+            assert weights == "imagenet"
+            self.layers, generator = {}, np.random.default_rng(int(100 * alpha))
+            inputs = 3
+            shapes = [("conv1", (3, 3, 3, round(32 * alpha)))]
+            outputs = [64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
+            inputs = round(32 * alpha)
+            for block, channels in enumerate(outputs, start=1):
+                shapes += [
+                    (f"conv_dw_{block}", (3, 3, inputs, 1)),
+                    (f"conv_pw_{block}", (1, 1, inputs, inputs := round(channels * alpha))),
+                ]
+            for name, shape in shapes:
+                channels = shape[2] if "dw" in name else shape[3]
+                self.layers[name] = [generator.normal(size=shape).astype(np.float32)]
+                self.layers[f"{name}_bn"] = [
+                    generator.uniform(0.5, 1.5, channels).astype(np.float32) for _ in range(4)
+                ]
+            made[alpha] = self
+
+        def get_layer(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(get_weights=lambda: self.layers[name])
+
+    keras = SimpleNamespace(applications=SimpleNamespace(MobileNet=MobileNet))
+    monkeypatch.setitem(sys.modules, "keras", keras)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    for kind, alpha, file in (("mv1x025", 0.25, "025"), ("mv1", 1.0, "100")):
+        body = build_body(kind, 1.0, 1.0, "frozen").eval()
+        load_initial_weights(body, kind, f"mobilenet_v1_{file}.safetensors")
+        levels = 255 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+        with torch.no_grad():
+            ours = body[0]((levels / 255 - mean) / std)
+        (kernel,), (gamma, beta, centre, spread) = (
+            made[alpha].layers[name] for name in ("conv1", "conv1_bn")
+        )
+        patch = (levels / 127.5 - 1)[0, :, 4:7, 6:9].permute(1, 2, 0).numpy()  # under output (2, 3), stride 2
+        value = (kernel * patch[..., None]).sum((0, 1, 2))
+        expected = np.clip(gamma * (value - centre) / np.sqrt(spread + 1e-3) + beta, 0, 6)
+        np.testing.assert_allclose(ours[0, :, 2, 3].numpy(), expected, rtol=1e-4, atol=1e-4)
+        depthwise, pointwise = (made[alpha].layers[f"conv_{k}_2"][0] for k in ("dw", "pw"))
+        assert torch.equal(body[3][0].weight[5, 0], torch.from_numpy(depthwise[:, :, 5, 0]))
+        assert torch.equal(body[4][0].weight[7, 5, 0, 0], torch.tensor(pointwise[0, 0, 5, 7]))
 
 
 def test_the_published_net_classifies_photographs(shared):
