@@ -1,0 +1,179 @@
+"""The primary claims as Markdown: verdicts, what each interval contains, and what would have been detected."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from c2dlib.reporting.evidence import (
+    CONTRADICTED,
+    EQUIVALENT,
+    EXPLORED,
+    FEWEST_SEEDS,
+    LEVEL,
+    REPRODUCED,
+    UNDECIDED,
+    Evidence,
+)
+from c2dlib.reporting.markdown import MISSING, markdown_table, number
+from c2dlib.reporting.statistics import difference_text
+
+FIGURE = "claims.png"
+CLAIMS_FILE = "[primary_claims.yaml](../primary_claims.yaml)"
+NO_REGIME = (
+    f"The primary claims ({CLAIMS_FILE}) are not tested on these data: they name no regime for this folder. "
+    "What follows is descriptive."
+)
+ALT = (
+    "Forest plot of the primary claims: for each part the paper's difference, the reproduced one by student, "
+    "and the pooled one with its interval"
+)
+
+
+def ledger_text(found: Evidence) -> str:
+    """The section on the primary claims."""
+    parts = found.parts
+    paragraphs = [
+        "## The fifteen primary claims",
+        _status(found),
+        _counts(parts.drop_duplicates("id").verdict, found.regime.exploratory),
+        _table(parts, found.regime.exploratory),
+        f"![{ALT}]({FIGURE})",
+        _statistics(parts),
+        *(f"- {sentence}" for sentence in found.left_out),
+        "### By student",
+        "The same sums on each student, with its own pooled 95 % interval.",
+        _students_table(found),
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _status(found: Evidence) -> str:
+    what = f"Data and students: {found.regime.what}." if not found.regime.exploratory else ""
+    if found.regime.exploratory:
+        return (
+            f"**Exploratory.** {CLAIMS_FILE} was written after these runs and with knowledge of them, so they "
+            "cannot test its claims. The same statistics on the same rows show what they suggest; no claim is called "
+            "reproduced or contradicted here. Seed 0 also chose settings, on val."
+        )
+    return (
+        f"Claims, rows, margins and families were committed before the runs ({CLAIMS_FILE}). {what} Each claim has one "
+        "verdict, here and wherever it is mentioned."
+    )
+
+
+def _counts(verdicts: pd.Series, exploratory: bool) -> str:
+    words = [REPRODUCED, CONTRADICTED, EQUIVALENT, UNDECIDED]
+    counted = [(verdicts == (EXPLORED[word] if exploratory else word)).sum() for word in words]
+    names = [EXPLORED[word] for word in words] if exploratory else words
+    none = verdicts.str.startswith("no verdict").sum()
+    texts = [f"**{count}** {name}" for count, name in zip(counted, names, strict=True)]
+    texts += [f"**{(verdicts == 'not run').sum()}** not run"] + ([f"**{none}** without verdict"] if none else [])
+    return f"Of {len(verdicts)} claims: {', '.join(texts)}."
+
+
+def _table(parts: pd.DataFrame, exploratory: bool) -> str:
+    rows = []
+    for line in parts.itertuples():
+        first = line.part == 1
+        rows.append(
+            [
+                f"{line.id}. {line.claim}" if first else "",
+                line.sum + _bound(line),
+                _paper(line),
+                _estimate(line),
+                _detectable(line),
+                line.seeds if line.draws == 1 else f"{line.seeds} in {line.draws} draws",
+                _p(line) if first else "",
+                _verdict(line, exploratory) if first else "",
+            ]
+        )
+    return markdown_table(
+        [
+            "claim",
+            "sum of means over seeds",
+            "paper",
+            "reproduced [95 % CI]",
+            "detectable",
+            "seeds",
+            "p, p after Holm",
+            "exploratory result" if exploratory else "verdict",
+        ],
+        rows,
+        text_columns=(0, 1, 7),
+    )
+
+
+def _bound(line) -> str:
+    if pd.notna(line.within):
+        return f", within ±{line.within:g}"
+    return f", above {line.above:g}" if line.above else ""
+
+
+def _paper(line) -> str:
+    if pd.isna(line.paper):
+        return MISSING
+    return f"{line.paper:+.1f}" + (f" ({line.paper_students} only)" if line.paper_students else "")
+
+
+def _estimate(line) -> str:
+    text = difference_text(line.value, line.low, line.high) or MISSING
+    return f"{text} (90 %)" if line.level == 0.9 and pd.notna(line.low) else text
+
+
+def _detectable(line) -> str:
+    return ("±" if pd.notna(line.within) and pd.notna(line.mde) else "") + number(line.mde)
+
+
+def _p(line) -> str:
+    return MISSING if pd.isna(line.p) else f"{_p_text(line.p)}, {_p_text(line.p_holm)}"
+
+
+def _p_text(p: float) -> str:
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def _verdict(line, exploratory: bool) -> str:
+    if line.verdict == "not run":
+        return line.why
+    if exploratory or line.verdict == UNDECIDED or line.verdict.startswith("no verdict"):
+        return line.verdict
+    return f"**{line.verdict}**"
+
+
+def _statistics(parts: pd.DataFrame) -> str:
+    several = (parts.draws > 1).any()
+    noise = (
+        "The intervals contain two kinds of noise: the draw of training set, backbone and teacher, and the seed. They do "
+        "not contain the choice of test images."
+        if several
+        else "The intervals contain the noise of the seed alone: there is one training set, one teacher and one "
+        "pre-trained backbone per student, and one set of test images, whose noise they do not contain."
+    )
+    residual = (
+        "The standard error is that of a mixed model: students and methods fixed; draw, its interactions with student "
+        "and method, and seed random."
+        if several
+        else "Each student and method has its own mean; the residual variance is a student's own, pooled over all methods "
+        "that the claims name, and Welch's degrees of freedom allow for different variances of the students."
+    )
+    return (
+        f"How to read it. A claim holds if all of its sums do, so its p is the largest of theirs (one-sided, in the "
+        f"claimed direction; for *within* two one-sided tests, whose interval has 90 %). Holm's correction is made within "
+        f"each family of claims (classes 1 to 3, boxes 4 to 8, together 9 to 13, controls 14 and 15) at "
+        f"{100 * LEVEL:.0f} %, with p = 1 for a claim that is not run. *reproduced* and *contradicted* also ask that the "
+        f"two-sided 95 % interval lies on that side. *detectable*: the effect that these runs would have shown with 80 % "
+        f"power at the strictest step of the correction; for *within*, the margin that they would have shown if the "
+        f"difference were 0. The smallest effect that matters is {parts.smallest_effect.min():g} points: where less is "
+        f"not detectable, *undecided* does not mean that there is none. A sum over rows of fewer than {FEWEST_SEEDS} "
+        f"seeds gets no interval and no verdict. {residual} {noise} *paper*: the same sum of the paper's numbers."
+    )
+
+
+def _students_table(found: Evidence) -> str:
+    students = list(dict.fromkeys(found.students.student))
+    texts = found.parts.set_index(["id", "part"])["sum"]
+    rows = []
+    for (claim, part), lines in found.students.groupby(["id", "part"], sort=False):
+        cells = {line.student: difference_text(line.value, line.low, line.high) for line in lines.itertuples()}
+        rows.append([f"{claim}. {texts[claim, part]}", *(cells.get(s) or MISSING for s in students)])
+    return markdown_table(["sum of means over seeds", *students], rows, text_columns=(0,))
