@@ -1,7 +1,38 @@
-"""c2dlib: classifier-to-detector distillation (Guo, Alvarez, Salzmann, NeurIPS 2021), reproduced.
+"""Classifier-to-detector distillation (Guo, Alvarez, Salzmann, NeurIPS 2021), reproduced.
 
-Read in this order: ``types`` (the words), ``crops`` and ``losses`` (the equations), ``models/ssd`` (one
-training step), ``methods`` (what each row of a table trains with), ``engine`` (the loop).
+The names below are for a training loop of your own. Each is imported when it is first used, so that
+``import c2dlib`` alone needs no torch. Read ``detectors/train_output.py`` first, then
+``distillation/losses.py`` and ``training/step.py``.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+_MODULES = {
+    "crop_regions": "teacher.crops",
+    "kd_cls": "distillation.losses",
+    "pooled_l1": "distillation.losses",
+    "Teacher": "teacher.classifier",
+    "ClassificationDistiller": "distillation.classify",
+    "LocalisationDistiller": "distillation.localise",
+    "SSDStep": "detectors.ssd",
+    "FasterRCNNStep": "detectors.faster_rcnn",
+    "RetinaNetStep": "detectors.retinanet",
+    "FCOSStep": "detectors.fcos",
+    "TrainOutput": "detectors.train_output",
+    "MatchedPositives": "detectors.train_output",
+}  # public name -> the module that defines it
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'c2dlib' has no attribute {name!r}")
+    return getattr(import_module(f"c2dlib.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import time
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,14 @@ def first() -> bool:
 def agreed(value: Any) -> Any:
     """The first process's value, in all processes.
 
-    All processes call this function and the next two, or none does.
+    All processes call this function and the next three, or none does.
     """
     return broadcast_object_list([value])[0] if world() > 1 else value
+
+
+def first_process_first() -> AbstractContextManager[None]:
+    """A context that the first process leaves before the others enter it."""
+    return PartialState().main_process_first() if world() > 1 else contextlib.nullcontext()
 
 
 def gathered(value: Any) -> list:

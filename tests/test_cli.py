@@ -196,7 +196,7 @@ def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
         record = json.loads((results / "records" / f"{row['records']}.json").read_text())
         assert float(row["mAP"]) == pytest.approx(record["metrics"]["mAP"], abs=1e-4)
         assert record["experiment"]["steps"] == 2 and record["command"]
-    assert "| SSD512-VGG16 | ours | 32.1 |" in (results / "table2.md").read_text()
+    assert "| SSD512-VGG16 | C2D | 32.1 |" in (results / "table2.md").read_text()
     ((name, parameters),) = notebook
     assert (
         name == "table2" and parameters["scale"] == "smoke" and parameters["methods"] == ["baseline", "ours"]

@@ -1,5 +1,6 @@
-"""Several processes at one run: the loss, the gradient, the boxes and the checkpoint are those of one process."""
+"""Several processes at one run: loss, gradient, boxes and checkpoint are those of one process."""
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.multiprocessing as mp
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from c2dlib import distributed
@@ -20,26 +22,17 @@ from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import load_folder
 from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
-from c2dlib.distillation.classify import IMITATION_CLASSES, ClassifierToDetector
-from c2dlib.distillation.imitation.common import FromDetector, Necks
+from c2dlib.distillation.build import build_distillers, build_imitation
 from c2dlib.evaluation.metrics import detect
 from c2dlib.records import ROOT, read_record
 from c2dlib.teacher.classifier import Teacher, build_classifier
-from c2dlib.training.loop import NonFiniteLoss, fit
+from c2dlib.training.loop import NonFiniteLoss, OptimizerSettings, fit
 from c2dlib.training.run import experiment_for, require_same_data, run, run_folder
+from c2dlib.training.step import TrainingStep
 from c2dlib.workspace import open_workspace
 
-SGD = SimpleNamespace(
-    lr=1.0,
-    seed=0,
-    optimizer="sgd",
-    weight_decay=0.0,
-    momentum=0.0,
-    schedule="step",
-    milestones=(),
-    warmup=0,
-    clip=0.0,
-    precision="no",
+SGD = OptimizerSettings(
+    lr=1.0, optimizer="sgd", weight_decay=0.0, schedule="step", milestones=(), warmup=0, clip=0.0
 )
 STUDENTS = ["SSD300-VGG16", "RetinaNet-R50", "FCOS-R50", "FasterRCNN-QR50", "MaskRCNN-R50"]
 CLASSES, SIDE = 5, 64
@@ -51,12 +44,12 @@ def on_two(work, *args):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with mp.Manager() as manager:
-        found = manager.dict()
-        mp.spawn(_one_of_two, (port, found, work, args), nprocs=2)
-        return [found[rank] for rank in range(2)]
+        returned = manager.dict()
+        mp.spawn(_one_of_two, (port, returned, work, args), nprocs=2)
+        return [returned[rank] for rank in range(2)]
 
 
-def _one_of_two(rank, port, found, work, args):
+def _one_of_two(rank, port, returned, work, args):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -66,8 +59,8 @@ def _one_of_two(rank, port, found, work, args):
     }
     torch.set_num_threads(1)
     distributed.join("cpu")
-    found[rank] = work(*args)
-    distributed.gathered(None)  # nobody leaves before the others are done
+    returned[rank] = work(*args)
+    PartialState().wait_for_everyone()
     torch.distributed.destroy_process_group()
 
 
@@ -104,64 +97,35 @@ def settings(student):
 
 
 def one_step(student, which, method, folder):
-    """Train a step of plain SGD on this process's share of four images; every weight's change, and the loss terms."""
+    """Train one step of plain SGD on this process's share of four images.
+
+    Returns:
+        The change of every weight of the student, and the loss terms.
+    """
     torch.manual_seed(0)
-    step = build_student(settings(student), CLASSES, "none")
-    if hasattr(step.model, "roi_heads"):  # all anchors and proposals instead of a random choice
-        for sampler in (step.model.rpn.fg_bg_sampler, step.model.roi_heads.fg_bg_sampler):
+    e = settings(student).replace(method=method, sampling_size=48)
+    detector = build_student(e, CLASSES, "none")
+    if hasattr(detector.model, "roi_heads"):  # all anchors and proposals instead of a random choice
+        for sampler in (detector.model.rpn.fg_bg_sampler, detector.model.roi_heads.fg_bg_sampler):
             sampler.batch_size_per_image, sampler.positive_fraction = 100_000, 1.0
-    trained, terms = {"student": step}, []
-    if method == "ours":
+    teacher, imitation = None, None
+    if method == "C2D":
         teacher = Teacher(build_classifier("resnet10t", CLASSES, 48), CLASSES, 48)
-        terms = [
-            ClassifierToDetector(
-                teacher,
-                ["KDcls", "loc", "KDloc"],
-                lambda_kc=0.4,
-                temperature=2.0,
-                lambda_l=0.15,
-                lambda_kl=0.15,
-                sampling_size=48,
-                pool_obj=4,
-                pool_maps=8,
-                layers=1,
-            )
-        ]
-    elif method:
-        detector = build_student(settings(ARCHITECTURES[student].detector_teacher), CLASSES, "none").model
-        channels = [getattr(m.backbone, "out_channels", 16) for m in (step.model, detector)]
-        necks = Necks(
-            *(c if isinstance(c, list) else [c] * (5 if step.one_stage else 4) for c in channels),
-            step.one_stage,
-        )
-        trained["imitation"] = IMITATION_CLASSES[method](necks)
-        terms = [FromDetector(detector, trained["imitation"])]
-    own = (
-        slice(None) if distributed.world() == 1 else slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
-    )
+    if method == "CWD":
+        stronger = settings(ARCHITECTURES[student].detector_teacher)
+        imitation = build_imitation(e, detector, build_student(stronger, CLASSES, "none").model)
+    step = TrainingStep(detector, build_distillers(e, teacher, imitation))
+    rank = distributed.rank()
+    own = slice(None) if distributed.world() == 1 else slice(2 * rank, 2 * rank + 2)
     images, targets = scenes(which)
-
-    def losses(images, targets):
-        out = step(images, targets)
-        named, divisors = dict(out.task_losses), dict(out.divisors)
-        for term in terms:
-            named |= term(out)
-            divisors |= term.divisors(out)
-        return distributed.as_one_batch(named, divisors, len(images))
-
-    before = {n: p.detach().clone() for n, p in step.named_parameters()}
-    log = fit(
-        SGD, 1, trained, lambda start: [(images[own], targets[own])], losses, folder, "cpu", shared=True
-    )
-    return {n: p.detach() - before[n] for n, p in step.named_parameters()}, log[0]
+    before = {n: p.detach().clone() for n, p in detector.named_parameters()}
+    batch = (images[own], targets[own])
+    log = fit(SGD, 1, step.trained, lambda start: [batch], step, folder, "cpu", shared=True)
+    return {n: p.detach() - before[n] for n, p in detector.named_parameters()}, log[0]
 
 
-CASES = [
-    ((0, 1, 2, 3), "ours"),
-    ((2, 3), "ours"),
-    ((), "ours"),
-    ((2, 3), "CWD"),
-]  # the last two images are the second process's
+# images with objects, method; the last two images are the second process's
+CASES = [((0, 1, 2, 3), "C2D"), ((2, 3), "C2D"), ((), "C2D"), ((2, 3), "CWD")]
 
 
 def all_cases(student, folder):
@@ -170,18 +134,18 @@ def all_cases(student, folder):
 
 @pytest.mark.parametrize("student", STUDENTS)
 def test_two_processes_with_half_the_batch_each_step_as_one(student, tmp_path):
-    """Objects everywhere; none in the first process's images; none at all; and a detector's method beside it."""
+    """Objects everywhere; none in the first process's images; none at all; and a detector's method."""
     alone, shared = all_cases(student, tmp_path / "alone"), on_two(all_cases, student, tmp_path / "shared")
     for case, (changes, terms) in enumerate(alone):
         largest = max(float(d.abs().max()) for d in changes.values())
         assert largest > 1e-5 or (
             student.startswith("SSD") and CASES[case][0] == ()
         )  # SSD learns nothing without an object
-        for theirs, named in (shared[0][case], shared[1][case]):
-            assert theirs.keys() == changes.keys() and named.keys() == terms.keys()
+        for process_changes, named in (shared[0][case], shared[1][case]):
+            assert process_changes.keys() == changes.keys() and named.keys() == terms.keys()
             for name in terms.keys() - {"seconds"}:
                 assert named[name] == pytest.approx(terms[name], rel=1e-5, abs=1e-6), (name, CASES[case])
-            for name, change in theirs.items():
+            for name, change in process_changes.items():
                 assert (change - changes[name]).abs().max() <= 1e-5 * max(1.0, largest), (name, CASES[case])
         assert all(torch.equal(shared[0][case][0][n], shared[1][case][0][n]) for n in changes)
 
@@ -208,28 +172,39 @@ def boxes_found():
     return found, done
 
 
+class Line(torch.nn.Module):
+    """Not a student: one linear layer whose second process may compute a term that is not a number."""
+
+    def __init__(self, broken):
+        super().__init__()
+        self.net, self.broken = torch.nn.Linear(2, 1), broken
+
+    def forward(self, images, targets):
+        out = self.net(torch.stack(images)).square().mean()
+        spoilt = self.broken and distributed.rank() == 1
+        return {"fine": out, "broken": out * (float("nan") if spoilt else 1)}
+
+
+def fit_line(steps, folder, broken=False, shared=True):
+    line = Line(broken)
+    batch = ([torch.ones(2)], [])
+    fit(SGD, steps, {"net": line.net}, lambda start: [batch], line, folder, "cpu", shared=shared)
+
+
 def not_a_number_in_the_second(folder):
-    net = torch.nn.Linear(2, 1)
-
-    def losses(images, targets):
-        out = net(torch.stack(images)).square().mean()
-        return {"fine": out, "broken": out * (float("nan") if distributed.rank() == 1 else 1)}
-
     try:
-        fit(SGD, 1, {"net": net}, lambda start: [([torch.ones(2)], [])], losses, folder, "cpu", shared=True)
+        fit_line(1, folder, broken=True)
     except NonFiniteLoss as error:
         return str(error)
 
 
 def other_checkpoints(folder):
-    """Each process looks into a folder of its own, and only the first one's has a checkpoint."""
-    net = torch.nn.Linear(2, 1)
-    losses = lambda images, targets: {"a": net(torch.stack(images)).square().mean()}
-    mine = folder / str(distributed.rank())
+    """Each process reads a folder of its own, and only the first one's has a checkpoint."""
+    own = folder / str(distributed.rank())
     if distributed.first():
-        fit(SGD, 1, {"net": net}, lambda start: [([torch.ones(2)], [])], losses, mine, "cpu")
+        fit_line(1, own, shared=False)
     try:
-        fit(SGD, 2, {"net": net}, lambda start: [([torch.ones(2)], [])], losses, mine, "cpu", shared=True)
+        fit_line(2, own)
     except OSError as error:
         return str(error)
 
@@ -244,10 +219,10 @@ def the_rest(folder):
 
 
 def test_evaluation_and_failures_of_two_processes(tmp_path):
-    """Every image is looked at once, in order; both stop at what is not a number in one, and at checkpoints that differ."""
+    """Every image is evaluated once, in order; both stop at a NaN in one, and at different checkpoints."""
     alone, done = boxes_found()
     assert len({row["image_id"] for row in alone}) == 5 and done == [(i, 5) for i in range(1, 6)]
-    for rank, ((found, done), broken, apart, said) in enumerate(on_two(the_rest, tmp_path)):
+    for rank, ((found, done), broken, apart, agreed_rank) in enumerate(on_two(the_rest, tmp_path)):
         assert [(row["image_id"], row["category_id"]) for row in found] == [
             (row["image_id"], row["category_id"]) for row in alone
         ]
@@ -259,11 +234,11 @@ def test_evaluation_and_failures_of_two_processes(tmp_path):
         assert done[-1] == ((3, 3), (2, 2))[rank]
         assert broken.startswith("step 0: loss term broken is nan")
         assert "the processes find checkpoints of steps [1, 0]; it must be one folder for all" in apart
-        assert said == 0
+        assert agreed_rank == 0
 
 
 def test_terms_as_of_one_batch_by_hand(monkeypatch):
-    """Three of eight positives here, none of the images' terms moved: 2 x 3 / 8, and 2 x 2 / 4 for the images."""
+    """Three of eight positives here: 2 x 3 / 8; two of four images: 2 x 2 / 4."""
     totals = torch.tensor([8.0, 4.0, 1.0], dtype=torch.float64)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setattr(distributed.dist, "all_reduce", lambda counts: counts.copy_(totals))
@@ -301,16 +276,16 @@ def test_more_processes_than_gpus_is_said(monkeypatch):
 DIES = """
 import os, signal, sys
 from c2dlib import cli
-from c2dlib.training import loop as engine
+from c2dlib.training import loop
 
-engine.CHECKPOINT_SECONDS, save = 0, engine.save_checkpoint
+loop.CHECKPOINT_SECONDS, save = 0, loop.save_checkpoint
 
 def save_and_die(folder, step, state):
     save(folder, step, state)
     if os.environ.get("DIES") and "KDcls" in folder.name and step < 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-engine.save_checkpoint = save_and_die
+loop.save_checkpoint = save_and_die
 sys.exit(cli.main(sys.argv[1:]))
 """
 RUN = [
@@ -416,13 +391,13 @@ def test_accumulated_parts_make_the_step_of_the_whole(tmp_path):
         step = build_student(settings("SSD300-VGG16"), CLASSES, "none")
         before = [p.detach().clone() for p in step.parameters()]
         pieces = [(images, targets)] if parts == 1 else [(images[:2], targets[:2]), (images[2:], targets[2:])]
-        e = SimpleNamespace(**vars(SGD) | {"accumulate": parts})
+        e = dataclasses.replace(SGD, accumulate=parts)
         log = fit(
             e,
             1,
-            {"student": step},
+            TrainingStep(step).trained,
             lambda start, pieces=pieces: pieces,
-            lambda i, t, step=step: step(i, t).task_losses,
+            TrainingStep(step),
             tmp_path / str(parts),
             "cpu",
         )
@@ -464,7 +439,7 @@ def test_data_that_changed_since_an_interruption_are_refused(tmp_path):
 
 
 def test_the_papers_scale_on_real_images_in_two_processes(shared, tmp_path):
-    """160 photographs of COCO at published width and resolution, bf16, a teacher of ResNet50: one step, every image evaluated."""
+    """160 photographs of COCO at published width and resolution, bf16: one step, every image evaluated."""
     settings = [
         "--scale",
         "coco",

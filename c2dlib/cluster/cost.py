@@ -1,10 +1,15 @@
-"""What a run at the paper's scale costs: arithmetic and memory counted on any machine, time from measurements or an assumed GPU."""
+"""What a run at the paper's scale costs.
+
+Arithmetic and memory are counted, which any machine can do; time is measured, or follows from an assumed GPU.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,11 +21,11 @@ from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
-from c2dlib.distillation.classify import IMITATION_CLASSES, distillers
-from c2dlib.distillation.imitation.common import FromDetector, Necks
+from c2dlib.distillation.build import build_distillers, build_imitation
 from c2dlib.records import ROOT
 from c2dlib.teacher.classifier import Teacher, build_classifier
-from c2dlib.training.run import channels, detector_teacher
+from c2dlib.training.run import detector_teacher
+from c2dlib.training.step import TrainingStep
 
 COCO_IMAGES = 117_266  # of train2017, with a box to train on
 SHAPE, OBJECTS, CLASSES = (
@@ -33,13 +38,13 @@ PAPER, BENCH = ROOT / "results" / "paper", ROOT / "results" / "bench"
 
 @dataclass(frozen=True)
 class Gpu:
-    """A data sheet: dense bf16 arithmetic in TFLOP/s, memory in GB, power in W, and all-reduce bandwidth in GB/s per GPU."""
+    """The data sheet of a GPU."""
 
     name: str
-    tflops: float
-    memory: float
+    tflops: float  # dense bf16 arithmetic, TFLOP/s
+    memory: float  # GB
     watts: float
-    bandwidth: float
+    bandwidth: float  # of all-reduce, GB/s
 
 
 GPUS = {
@@ -51,7 +56,9 @@ GPUS = {
         Gpu("RTX 4090", 165, 24, 450, 10),
     )
 }
-UTILISATION = 0.1  # assumed share of that arithmetic which training a detector reaches, perhaps half or twice it; `make bench` measures
+# The assumed share of that arithmetic which training a detector reaches. It may be half or twice that;
+# `make bench` measures it.
+UTILISATION = 0.1
 
 
 def scene(count: int, device: str = "cpu", seed: int = 0) -> tuple[list[Tensor], list[dict]]:
@@ -73,47 +80,35 @@ def scene(count: int, device: str = "cpu", seed: int = 0) -> tuple[list[Tensor],
     return images, targets
 
 
-def training_step(e: Experiment, device: str = "cpu"):
-    """A student with random weights and everything its method needs, also random.
-
-    Returns:
-        The student's wrapper, ``losses(images, targets, distilled=True) -> named terms``, and the classifier, if there is one.
-    """
+def random_step(e: Experiment, device: str = "cpu") -> tuple[TrainingStep, Teacher | None]:
+    """An experiment's training step with random weights, and its classification teacher, if it has one."""
     torch.manual_seed(0)
-    student = build_student(e, CLASSES, "none").to(device, memory_format=torch.channels_last).train()
+    student = build_student(e, CLASSES, "none")
     teacher, imitation = None, None
     if needs_classifier(e.method):
-        teacher = Teacher(
-            build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width), CLASSES, e.teacher_size
-        ).to(device)
-    if name := imitation_in(e.method):
+        classifier = build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width)
+        teacher = Teacher(classifier, CLASSES, e.teacher_size).to(device)
+    if imitation_in(e.method):
         detector = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
-        imitation = FromDetector(
-            detector,
-            IMITATION_CLASSES[name](
-                Necks(*channels(student, detector), student.one_stage, e.anchor_scale)
-            ).to(device),
-        )
-    terms = distillers(e, teacher, imitation)
-
-    def losses(images: list, targets: list, distilled: bool = True) -> dict[str, Tensor]:
-        out = student(images, targets)
-        named = dict(out.task_losses)
-        for distiller in terms if distilled else []:
-            named |= distiller(out)
-        return named
-
-    return student, losses, teacher
+        imitation = build_imitation(e, student, detector)
+    even = torch.zeros(
+        CLASSES, CLASSES
+    )  # for the controls with the same probabilities for all objects of a class
+    class_logits = {"KDcls-smooth": even, "KDcls-mean": even}
+    step = TrainingStep(student, build_distillers(e, teacher, imitation, class_logits))
+    return step.to(device=device).to(memory_format=torch.channels_last).train(), teacher
 
 
 def count(e: Experiment) -> dict:
     """One image's training step on the CPU, counted.
 
     Returns:
-        gflops: 10^9 floating point operations, forward and backward, of convolutions and matrix products (a multiply-add is two);
-        activations_mb: what the forward pass keeps for the backward pass, in fp32; parameters, trained.
+        gflops: 10^9 floating point operations, forward and backward, of convolutions and matrix products (a
+            multiply-add is two);
+        activations_mb: what the forward pass keeps for the backward pass, in fp32;
+        parameters, trained: numbers in the student, and those of them that are trained.
     """
-    student, losses, _ = training_step(e)
+    step, _ = random_step(e)
     images, targets = scene(1)
     kept: dict[int, int] = {}
 
@@ -124,10 +119,10 @@ def count(e: Experiment) -> dict:
 
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            total = sum(losses(images, targets).values())
+            total = reduce(torch.add, step(images, targets).values())
         total.backward()
-    weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
-    parameters = list(student.parameters())
+    parameters = list(step.student.parameters())
+    weights = {p.untyped_storage().data_ptr() for p in parameters}
     return {
         "student": e.student,
         "method": e.method,
@@ -146,14 +141,15 @@ def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
 
 
 def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
-    """The committed count of an experiment's step: of its own method, or the dearest of its detector's that is known.
+    """The committed count of an experiment's step: of its own method, or of the most expensive one that is
+    known.
 
-    A detector that is imitated is taken for its student.
+    For a detector that is imitated it is the count of its student.
     """
     student = next(s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].detector_teacher))
-    mine = [row for row in read_bench("counts", folder) if row["student"] == student]
-    same = [row for row in mine if row["method"] == e.method]
-    return max(same or mine, key=lambda row: row["gflops"], default=None)
+    rows = [row for row in read_bench("counts", folder) if row["student"] == student]
+    same_method = [row for row in rows if row["method"] == e.method]
+    return max(same_method or rows, key=lambda row: row["gflops"], default=None)
 
 
 def images_seen(e: Experiment, images: int = COCO_IMAGES) -> float:
@@ -168,13 +164,15 @@ def estimate(
     utilisation: float = UTILISATION,
     folder: Path = BENCH,
 ) -> dict:
-    """Hours, energy and memory of a run; from images/s measured on this kind of GPU if there are, else from the count.
+    """Hours, energy and memory of a run, from images/s measured on this kind of GPU, or else from the count.
 
-    Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was counted), weights,
-    gradients, momentum. What convolutions need while they run, and what an allocator leaves unused, can double it.
+    Memory is per GPU and a lower bound: activations of its share of the batch (bf16: half of what was
+    counted), weights, gradients, momentum. The workspace of convolutions and unused memory of the allocator
+    can double it.
 
     Returns:
-        hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is known.
+        hours, kWh (GPUs alone), memory_gb and ``source``: measured, counted or unknown; NaN where nothing is
+        known.
     """
     row, parts = counted(e, folder), gpus * e.accumulate
     measured = [
@@ -192,7 +190,7 @@ def estimate(
     else:
         per_second, source = float("nan"), "unknown"
     hours = images_seen(e, images) / (per_second * gpus) / 3600
-    each = (
+    megabytes = (
         -(-e.batch_size // parts) * row["activations_mb"] * (0.5 if e.precision != "no" else 1)
         + row["trained"] * 12e-6
         if row
@@ -201,7 +199,7 @@ def estimate(
     return {
         "hours": hours,
         "kWh": hours * gpus * gpu.watts / 1000,
-        "memory_gb": each / 1000,
+        "memory_gb": megabytes / 1000,
         "source": source,
         "images_per_second": per_second,
     }
@@ -215,20 +213,21 @@ def limits(
     utilisation: float = UTILISATION,
     folder: Path = BENCH,
 ) -> dict:
-    """From how many GPUs on something other than the student's arithmetic limits a run.
+    """The number of GPUs from which on something other than the student's arithmetic limits a run.
 
     Args:
         decoded_per_second: images one core reads and augments.
         cores: per GPU.
 
     Returns:
-        loader: images/s the cores of a GPU deliver over what the GPU takes (below 1 the loader is the limit, at any number).
-        exchange: the number of GPUs at which exchanging gradients takes as long as the step, at this batch size.
+        loader: images/s that the cores of a GPU deliver, over images/s of the GPU; below 1 the loader is the
+            limit.
+        exchange: the number of GPUs at which exchanging gradients takes as long as the step, at this batch
+            size.
         teacher: share of the step's arithmetic that is the distillation's.
     """
-    found, row = estimate(e, 1, gpu, utilisation=utilisation, folder=folder), counted(e, folder)
-    plain = counted(e.replace(method="baseline"), folder)
-    rate = found["images_per_second"]
+    rate = estimate(e, 1, gpu, utilisation=utilisation, folder=folder)["images_per_second"]
+    row, plain = counted(e, folder), counted(e.replace(method="baseline"), folder)
     return {
         "loader": cores * decoded_per_second / rate,
         "exchange": 1 + e.batch_size * gpu.bandwidth * 1e9 / (2 * row["trained"] * 4 * rate),
@@ -237,17 +236,22 @@ def limits(
 
 
 def recipe() -> pd.DataFrame:
-    """The paper's recipe beside ours at ``coco`` scale: students, setting, paper, source, ours, same; a row per setting and value."""
+    """The paper's recipe beside that of the ``coco`` scale, a row per setting and value.
+
+    Columns: students, setting, paper, source, ours, same.
+    """
     rows = []
     for line in pd.read_csv(PAPER / "recipe.csv", dtype=str).to_dict("records"):
         students = STUDENTS[:6] if line["students"] == "all" else line["students"].split()
         paper = (
-            yaml.safe_load(line["value"]) if line["value"] != "no" else "no"
-        )  # YAML 1.1 takes `no` for False
-        ours = {getattr(experiment("coco", s), line["setting"]) for s in students}
-        same = all(_close(value, paper) for value in ours)
+            "no" if line["value"] == "no" else yaml.safe_load(line["value"])
+        )  # YAML 1.1 reads `no` as False
+        values = {getattr(experiment("coco", s), line["setting"]) for s in students}
+        same = all(_close(value, paper) for value in values)
         shown = " / ".join(
-            sorted(str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in ours)
+            sorted(
+                str([round(v, 4) for v in value] if isinstance(value, tuple) else value) for value in values
+            )
         )
         rows.append(
             {
@@ -262,24 +266,24 @@ def recipe() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _close(ours, paper) -> bool:
+def _close(value: Any, paper: Any) -> bool:
     if isinstance(paper, list):
-        return len(ours) == len(paper) and all(map(_close, ours, paper))
-    return abs(ours - paper) < 1e-4 if isinstance(paper, float) else ours == paper
+        return len(value) == len(paper) and all(map(_close, value, paper))
+    return abs(value - paper) < 1e-4 if isinstance(paper, float) else value == paper
 
 
 def paper_runs() -> list[Experiment]:
-    """Every run of Tables 1 to 5 at ``coco`` scale, once, one seed, and the detectors that are imitated; no classifiers."""
+    """Every run of Tables 1 to 5 at ``coco`` scale, with one seed, and the detectors that are imitated."""
     from c2dlib.reporting.work_list import plan_rows
 
-    found = {}
+    runs: dict[str, Experiment] = {}
     for table in ("table1", "table2", "table3a", "table3b", "table4", "table5"):
         for line in plan_rows(table, "coco"):
             e = experiment("coco", line.student, line.method, **line.changes)
             for needed in [detector_teacher(e)] if imitation_in(e.method) else []:
-                found.setdefault(needed.hash(), needed)
-            found.setdefault(e.hash(), e)
-    return list(found.values())
+                runs.setdefault(needed.hash(), needed)
+            runs.setdefault(e.hash(), e)
+    return list(runs.values())
 
 
 def costs(
@@ -289,7 +293,7 @@ def costs(
     utilisation: float = UTILISATION,
     folder: Path = BENCH,
 ) -> pd.DataFrame:
-    """``estimate`` of each run on each number of GPUs: student, method, gpus, hours, kWh, memory_gb, source."""
+    """``estimate`` of each run on each number of GPUs, with student, method and gpus."""
     return pd.DataFrame(
         [
             {

@@ -1,4 +1,4 @@
-"""A table as independent jobs: their commands, what each waits for, estimated hours and memory; for Slurm, or for ``make -j``."""
+"""A table as independent jobs for Slurm or ``make -j``: commands, order, estimated hours and memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.training.schedule import Job, plan
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 
-PARTS = {
-    "teacher": "teacher",
-    "pretrain": "pretrain",
-    "run": "detector",
-}  # kind of a prerequisite -> value of --part
+# kind of a job that another one needs -> value of --part
+PARTS = {"teacher": "teacher", "pretrain": "pretrain", "run": "detector"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def plan_jobs(
     """The unfinished jobs of a table, each after those it needs.
 
     Args:
-        options: what every command has of ``--scale`` and ``--data``, see ``place_options``.
+        options: ``--scale`` and ``--data`` of every command, see ``place_options``.
         gpu: what hours and memory are estimated for.
         gpus: processes per run. Classifiers, which are small, are trained in one process.
     """
@@ -87,7 +84,8 @@ def _planned_job(
     is_row, is_run = job.kind == "run" and row.hash() == job.e.hash(), job.kind == "run"
     part = "" if is_row else f" --part {PARTS[job.kind]}"
     processes = gpus if is_run else 1
-    arguments = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{setting_options(row, workspace, folder)}{part}"
+    settings = setting_options(row, workspace, folder)
+    arguments = f"run {shlex.quote(row.student)} {shlex.quote(row.method)} {options}{settings}{part}"
     name = job.e.name if is_run else f"{PARTS[job.kind]} for {row.student}"
     cost = (
         estimate(job.e, processes, gpu, images)
@@ -121,7 +119,7 @@ def place_options(scale: str, data: str) -> str:
 
 
 def setting_options(e: Experiment, workspace: Workspace, folder: CocoFolder) -> str:
-    """The settings in which an experiment differs from its scale, as options: ``--seed 1 --set temperature=3.0``."""
+    """The settings that differ from the scale's, as options: ``--seed 1 --set temperature=3.0``."""
     at_scale = experiment_for(workspace, folder, e.student, e.method, e.seed)
     changed = {
         f.name: getattr(e, f.name)
@@ -140,7 +138,10 @@ def _as_yaml(value: object) -> object:
 
 def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
     """The plan as a table, with the sum of its hours and where they come from."""
-    number = lambda value, form: "?" if math.isnan(value) else format(value, form)
+
+    def number(value: float) -> str:
+        return "?" if math.isnan(value) else f"{value:.1f}"
+
     rows = [("", "job", "after", "GPUs", "hours", "GB/GPU >")]
     rows += [
         (
@@ -148,8 +149,8 @@ def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
             job.name,
             ",".join(map(str, job.needs)) or "-",
             str(job.processes),
-            number(job.hours, ".1f"),
-            number(job.memory_gb, ".1f"),
+            number(job.hours),
+            number(job.memory_gb),
         )
         for i, job in enumerate(planned)
     ]
@@ -162,17 +163,16 @@ def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
         for row in rows
     ]
     estimated = [job for job in planned if not math.isnan(job.hours)]
+    gpu_hours = sum(job.hours * job.processes for job in estimated)
     lines += [
         "",
-        (
-            f"{len(planned)} jobs; {sum(job.hours * job.processes for job in estimated):.0f} GPU hours in {len(estimated)} of them "
-            f"whose cost is known, on {gpu.name}s, {gpus} to a run"
-        ),
+        f"{len(planned)} jobs; {gpu_hours:.0f} GPU hours in {len(estimated)} of them whose cost is known, "
+        f"on {gpu.name}s, {gpus} to a run",
     ]
     if any(job.source == "counted" for job in estimated):
         lines.append(
-            "hours are counted arithmetic over an assumed share of the data sheet's speed (c2dlib/cluster/cost.py), not "
-            "measured: make bench ARGS='--what throughput' DEVICE=cuda"
+            "hours are counted arithmetic over an assumed share of the data sheet's speed "
+            "(c2dlib/cluster/cost.py), not measured: make bench ARGS='--what throughput' DEVICE=cuda"
         )
     lines += ["", *(f"[{i}] {job.command}" for i, job in enumerate(planned))]
     return "\n".join(lines)
@@ -193,7 +193,7 @@ def write_plan(
 
 
 def makefile(planned: list[PlannedJob]) -> str:
-    """The plan as a makefile: ``make -k -j N -f FILE``; after an interruption again, where a finished run returns at once."""
+    """The plan as a makefile for ``make -k -j N -f FILE``; finished runs return at once."""
     targets = [f"job{i}" for i in range(len(planned))]
     most_processes = max((job.processes for job in planned), default=1)
     lines = [
@@ -224,10 +224,11 @@ SBATCH = """#!/bin/sh
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #SBATCH --output={folder}/%x-%a.log
-# Slurm queues a pre-empted job again, the trap one whose time ends; either continues from its last checkpoint.
+# Slurm queues a pre-empted job again, the trap one whose time ends; both continue from a checkpoint.
 trap 'kill -TERM $task; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; wait' USR1
 export PATH="$PWD/.venv/bin:$PATH" # where it was submitted
-export C2D_MASTER="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))"
+host="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export C2D_MASTER="$host:$((20000 + SLURM_JOB_ID % 20000))"
 srun sh -c "$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {commands})" & task=$!
 wait $task
 """
@@ -244,7 +245,7 @@ def write_slurm(
     """Write a job array per level of the plan, their commands, and ``submit.sh``, which queues them in order.
 
     Args:
-        gpus: per run. More than ``gpus_per_node`` are several nodes, whose processes find each other by torchrun's rendezvous.
+        gpus: per run. More than ``gpus_per_node`` are several nodes, which torchrun's rendezvous connects.
         hours: time limit after which a job is queued again and continues.
 
     Returns:
@@ -292,7 +293,10 @@ def _on_nodes(job: PlannedJob, nodes: int, gpus_per_node: int) -> str:
     """The command of a job, started on each of its nodes."""
     if nodes == 1:
         return job.command
-    launcher = f"torchrun --nnodes {nodes} --nproc-per-node {gpus_per_node} --rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib"
+    launcher = (
+        f"torchrun --nnodes {nodes} --nproc-per-node {gpus_per_node} "
+        "--rdzv-backend c10d --rdzv-endpoint $C2D_MASTER -m c2dlib"
+    )
     return job.command.replace(_launcher(job.processes), launcher)
 
 
@@ -343,13 +347,9 @@ def run_job(
 
 
 def _open_once_validated(scale: str, data: str, device: str) -> tuple[Workspace, CocoFolder]:
-    """The workspace, in every process; the first validates the data, the others wait for it."""
-    if not distributed.first():
-        distributed.agreed(None)
-    opened = open_workspace(scale, data, device=device, check_images=distributed.first())
-    if distributed.first():
-        distributed.agreed(None)
-    return opened
+    """The workspace, in every process; the first one validates the data, the others wait for it."""
+    with distributed.first_process_first():
+        return open_workspace(scale, data, device=device, check_images=distributed.first())
 
 
 def _print_record(record: RunRecord, workspace: Workspace) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -91,27 +89,25 @@ def matched_l1(like: Tensor, boxes: Tensor, truth: Tensor) -> Tensor:
     return plain * (wanted.norm() / own.norm().clamp(min=1e-12)).detach()
 
 
-def box_gradient(loss: Callable[[Tensor, slice], Tensor], boxes: Tensor, chunk: int) -> Tensor:
-    """The sum of ``loss(boxes[part], part)`` over parts of ``chunk`` boxes, in the memory of one part.
+def gradients_of(losses: list[Tensor], boxes: Tensor) -> Tensor:
+    """The gradient of each of K losses with respect to boxes [P, 4]: [K, P, 4]. Their graph is freed."""
+    last = len(losses) - 1
+    return torch.stack(
+        [torch.autograd.grad(loss, boxes, retain_graph=k < last)[0] for k, loss in enumerate(losses)]
+    )
 
-    Each part's graph is freed as soon as its gradient with respect to the boxes is known; what is returned
-    has that value and that gradient. Several thousand crops can so pass a teacher's first layers.
+
+def with_gradient(values: Tensor, gradients: Tensor, boxes: Tensor) -> Tensor:
+    """``values`` with given gradients with respect to ``boxes``.
+
+    The graph of a loss over many boxes can so be freed part by part, as soon as its gradient is known.
+    Several thousand crops then pass a teacher's first layers in the memory of one part.
 
     Args:
-        loss: takes boxes [p, 4] and the slice they come from; returns a vector of named sums [K].
-        boxes: [P, 4], P >= 1.
+        values: [K] losses. gradients: [K, P, 4]. boxes: [P, 4].
 
     Returns:
         [K], differentiable in ``boxes`` (once).
     """
-    values, gradients = 0.0, []
-    for first in range(0, len(boxes), chunk):
-        part = slice(first, min(first + chunk, len(boxes)))
-        leaf = boxes[part].detach().requires_grad_()
-        with torch.enable_grad():
-            sums = loss(leaf, part)  # [K]
-        each = [torch.autograd.grad(s, leaf, retain_graph=k + 1 < len(sums))[0] for k, s in enumerate(sums)]
-        values = values + sums.detach()
-        gradients.append(torch.stack(each))  # [K, p, 4]
     step = boxes - boxes.detach()  # zero, with gradient one
-    return values + (torch.cat(gradients, dim=1).detach() * step).sum(dim=(1, 2))
+    return values + (gradients.detach() * step).sum(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""What a teacher looks at: captum's occlusion, which works for any architecture and any crop size."""
+"""The attention of a teacher: captum's occlusion, which works for any architecture and any crop size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class _Probabilities(nn.Module):
 def attention(teacher: Teacher, crops: Tensor, classes: Tensor, cells: int = 8) -> Tensor:
     """How much of a class's probability is lost when a patch of the crop is covered (Zeiler and Fergus 2014).
 
-    A square of two cells' side slides over the crop in steps of one cell and is filled with the crop's mean colour.
+    A square of two cells' side slides over the crop in steps of one cell and is filled with the crop's mean
+    colour.
 
     Args:
         crops: [G, 3, s, s] in 0..255.
@@ -30,7 +31,7 @@ def attention(teacher: Teacher, crops: Tensor, classes: Tensor, cells: int = 8) 
         cells: per side.
 
     Returns:
-        [G, s, s]; above 0 where the teacher needs what is there, below 0 where it misleads.
+        [G, s, s]; above 0 where covering lowers the class's probability, below 0 where it raises it.
     """
     step = max(crops.shape[-1] // cells, 1)
     maps = [

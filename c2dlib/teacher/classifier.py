@@ -1,4 +1,4 @@
-"""The teacher: any timm classifier, frozen by construction, that reads crops."""
+"""The classification teacher: any timm classifier, frozen by construction, that reads crops."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOBILENET = "mobilenet_v1"  # built here: timm's has another padding, and no wei
 class MobileNetV1Classifier(nn.Module):
     """MobileNetV1 without its last block, then pooling, dropout and a linear layer.
 
-    The last block is left out so that the nets of all widths are alike: of the one of full width half the block's published
-    weights are missing where the others' are at hand.
+    The last block is left out so that the nets of all widths are alike: of the one of full width half the
+    block's published weights are missing where the others' are at hand.
     """
 
     pretrained_cfg: ClassVar[dict] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -42,7 +42,7 @@ class MobileNetV1Classifier(nn.Module):
         return self.head(self.body(x))
 
     def forward_intermediates(self, x: Tensor, indices: list[int], **_) -> list[Tensor]:
-        """As timm's, and like its ``stop_early`` and ``intermediates_only``: map 0 is the first convolution's, 1 of stride 4."""
+        """The maps of timm's method of that name: 0 is the first convolution's, 1 the first of stride 4."""
         maps = []
         for index in indices:
             first, last = [(0, 1), (1, 7), (7, 11), (11, 23), (23, 25)][index]
@@ -56,9 +56,11 @@ def build_classifier(
     """A timm classifier with ``num_classes`` outputs, or ``mobilenet_v1`` (at any width).
 
     Args:
-        weights: a .safetensors file of initial weights of everything but the last linear layer, see ``weights.weights_path``.
-        size: side of the crops it will read, which the transformers among them must be told.
-        width: factor on the channels of a timm ResNet's four stages (not its stem); 1 for other architectures.
+        weights: a .safetensors file of initial weights of everything but the last linear layer, see
+            ``weights.weights_path``.
+        size: side of the crops that it will read; a transformer is built for one size.
+        width: factor on the channels of a timm ResNet's four stages (not its stem); 1 for other
+            architectures.
 
     Raises:
         ValueError: if timm does not know ``name`` (the nearest names are given), or it cannot be slimmed.
@@ -70,8 +72,8 @@ def build_classifier(
             load_initial_weights(classifier.body, "mv1", weights)
         elif pretrained:
             raise WeightsError(
-                "teacher=mobilenet_v1 has no weights to download: name a file, teacher_weights=FILE.safetensors, or start from "
-                "random weights, teacher_pretrained=false"
+                "teacher=mobilenet_v1 has no weights to download: name a file, "
+                "teacher_weights=FILE.safetensors, or start from random weights, teacher_pretrained=false"
             )
         return classifier
     classifier = _timm_classifier(name, num_classes, size, width, pretrained and not weights)
@@ -82,19 +84,19 @@ def build_classifier(
 
 def _load_but_last(classifier: nn.Module, weights: str) -> None:
     """Weights of a timm classifier's file; those of its last layer only where they fit the classes."""
-    path, ours = weights_path(weights), classifier.state_dict()
+    path, needed = weights_path(weights), classifier.state_dict()
     last = tuple(classifier.pretrained_cfg["classifier"] + end for end in (".weight", ".bias"))
-    state = {k: v for k, v in load_file(path).items() if k not in last or v.shape == ours[k].shape}
+    state = {k: v for k, v in load_file(path).items() if k not in last or v.shape == needed[k].shape}
     problems = [
         f"missing {k}"
-        for k in ours.keys() - state.keys()
+        for k in needed.keys() - state.keys()
         if k not in last and not k.endswith("num_batches_tracked")
     ]
-    problems += [f"unexpected {k}" for k in state.keys() - ours.keys()]
+    problems += [f"unexpected {k}" for k in state.keys() - needed.keys()]
     problems += [
-        f"{k} is {tuple(state[k].shape)}, needs {tuple(ours[k].shape)}"
-        for k in ours.keys() & state.keys()
-        if state[k].shape != ours[k].shape
+        f"{k} is {tuple(state[k].shape)}, needs {tuple(needed[k].shape)}"
+        for k in needed.keys() & state.keys()
+        if state[k].shape != needed[k].shape
     ]
     if problems:
         raise WeightsError(
@@ -122,7 +124,7 @@ def _timm_classifier(name: str, num_classes: int, size: int, width: float, pretr
 
 
 class SpaceToDepthConv(nn.Module):
-    """A 7x7 convolution of stride 2 on 3 channels as a 4x4 one on 2x2 blocks: the same sums, a faster backward."""
+    """A 7x7 convolution of stride 2 as a 4x4 one on 2x2 blocks: the same sums, a faster backward pass."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
@@ -139,7 +141,7 @@ class SpaceToDepthConv(nn.Module):
 def for_reading(classifier: nn.Module) -> nn.Module:
     """A frozen copy in eval mode that computes the same, faster where it is a timm ResNet or a MobileNetV1.
 
-    Its BatchNorms are folded into the convolutions before them, its stem sees 2x2 blocks: KD_loc sends a
+    Its BatchNorms are folded into the convolutions before them, its stem reads 2x2 blocks: KD_loc sends a
     gradient through the stem for every positive, and there these two save about a third of the time.
     """
     classifier = copy.deepcopy(classifier).eval().requires_grad_(False)
@@ -164,10 +166,13 @@ def for_reading(classifier: nn.Module) -> nn.Module:
 
 
 class Teacher(nn.Module):
-    """A trained classifier that only reads: eval mode for good, no parameter takes a gradient.
+    """A trained classifier in eval mode for good, of which no parameter takes a gradient.
 
     Crops come in 0..255 units, whatever the student's normalisation; the teacher applies its own.
     """
+
+    mean: Tensor  # [3, 1, 1] in 0..255
+    std: Tensor  # [3, 1, 1] in 0..255
 
     def __init__(self, classifier: nn.Module, num_classes: int, size: int):
         super().__init__()
@@ -179,13 +184,13 @@ class Teacher(nn.Module):
         super().train(False)
 
     def train(self, mode: bool = True) -> Teacher:
-        return self  # frozen: batch statistics and dropout never wake up
+        return self  # frozen: no batch statistics, no dropout
 
     def early(self, crops: Tensor, layers: int) -> list[Tensor]:
         """The first ``layers`` feature maps of crops [N, 3, s, s] in 0..255; differentiable in the crops.
 
         l0 is the first convolution with norm, activation and max-pool (where the classifier has one), l1 the
-        next stage (section 4.3). No layer behind the last one asked for is run.
+        next stage (section 4.3). No layer after the last of these maps is run.
         """
         maps = self.classifier.forward_intermediates(
             (crops - self.mean) / self.std,
@@ -204,7 +209,7 @@ class Teacher(nn.Module):
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """ECE (Guo et al. 2017) in percent: |confidence - accuracy| over ``bins`` equal bins, weighted by size."""
+    """ECE (Guo et al. 2017) in percent: |confidence - accuracy| of ``bins`` equal bins, weighted by size."""
     confidence, predicted = probabilities.max(dim=1)
     correct = (predicted == labels).float()
     which = (confidence * bins).long().clamp(max=bins - 1)

@@ -1,4 +1,4 @@
-"""The one differentiable crop (eq. 8-9): used to train the teacher, to ask it, and by loc and KD_loc."""
+"""The differentiable crop (eq. 8-9): the teacher reads such crops, loc and KD_loc compare them."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
         )
     order, crops = [], []
     for row in sorted(set(rows)):
-        mine = (image_index == row).nonzero()[:, 0]
-        tall = grid[mine].reshape(1, -1, size, 2)  # the image's boxes stacked: one call, no copies
+        of_image = (image_index == row).nonzero()[:, 0]
+        tall = grid[of_image].reshape(1, -1, size, 2)  # the image's boxes stacked: one call, no copies
         sampled = F.grid_sample(images[row : row + 1], tall.to(images.dtype), align_corners=False)
-        crops.append(sampled[0].unflatten(1, (len(mine), size)).transpose(0, 1))  # [p, 3, s, s]
-        order.append(mine)
+        crops.append(sampled[0].unflatten(1, (len(of_image), size)).transpose(0, 1))  # [p, 3, s, s]
+        order.append(of_image)
     if not crops:
         return images.new_zeros(0, images.shape[1], size, size)
     return torch.cat(crops)[torch.cat(order).argsort()]

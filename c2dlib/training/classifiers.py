@@ -1,4 +1,4 @@
-"""Classifiers trained on crops, once per content: the teachers, and the pre-trained backbones of slim students."""
+"""Classifiers that are trained on crops, once: the teachers, and the backbones of slim students."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
+from torchvision.models import ResNet
 from torchvision.transforms import v2
 
 from c2dlib.config.experiment import Experiment
@@ -28,35 +30,21 @@ from c2dlib.files import sha256, write_whole
 from c2dlib.records import body_hash
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
 from c2dlib.teacher.crops import crop_batch
-from c2dlib.training.loop import fit
+from c2dlib.training.loop import OptimizerSettings, fit
 from c2dlib.workspace import Progress, Workspace, opened, waiting_lock
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The settings ``fit`` reads: AdamW with a cosine, from a fixed seed."""
-
-    lr: float
-    seed: int = 0
-    optimizer: str = "adamw"
-    weight_decay: float = 0.05
-    momentum: float = 0.0
-    schedule: str = "cosine"
-    milestones: tuple = ()
-    warmup: int = 20
-    clip: float = 5.0
-    precision: str = "no"
-
-
-@dataclass(frozen=True)
-class Course:
+class ClassifierTraining:
     """What a classifier is trained on, and how."""
 
     title: str
     identity: dict  # everything its weights depend on
     build: Callable[[], nn.Module]
-    splits: Callable[[], tuple[CocoSplit, CocoSplit]]  # (training split, split its accuracy is reported on)
-    augment: Experiment  # its augmentation settings are used
+    splits: Callable[
+        [], tuple[CocoSplit, CocoSplit]
+    ]  # the training split, the split that its accuracy is reported on
+    augment: Experiment  # whose augmentation settings are used
     lr: float
     steps: int
     images: int  # whose crops make one step
@@ -72,76 +60,96 @@ class Course:
         return digest(self.identity)
 
 
-def trained(course: Course, folder: Path, workspace: Workspace, progress: Progress) -> tuple[nn.Module, dict]:
-    """The classifier of a course, from ``folder`` if it is there and whole, else trained into it.
+def trained_classifier(
+    training: ClassifierTraining, folder: Path, workspace: Workspace, progress: Progress
+) -> tuple[nn.Module, dict]:
+    """The classifier of a training: read from ``folder`` if it is there and complete, else trained and
+    written there.
 
     Returns:
         The classifier in eval mode and its report: top1 and ECE in percent, crops, seconds, hash.
     """
-    classifier = course.build()
-    if report := _load(course, folder, classifier):
+    classifier = training.build()
+    if report := _load(training, folder, classifier):
         return classifier, report
-    with waiting_lock(folder, course.title):
-        if report := _load(course, folder, classifier):
+    with waiting_lock(folder, training.title):
+        if report := _load(training, folder, classifier):
             return classifier, report
         if (folder / "report.json").exists():
             print(f"{folder}: damaged, not used; training it again", file=sys.stderr)
             shutil.rmtree(folder)
-        began = time.monotonic()
-        train, held_out = course.splits()
+        start = time.monotonic()
+        train, held_out = training.splits()
         mean, std = (
-            torch.tensor(v)[:, None, None].to(workspace.device) * 255 for v in (course.mean, course.std)
+            torch.tensor(v)[:, None, None].to(workspace.device) * 255 for v in (training.mean, training.std)
         )
 
         def losses(images: list, targets: list) -> dict:
-            crops, labels = crop_batch(images, targets, course.size, course.jitter)
+            crops, labels = crop_batch(images, targets, training.size, training.jitter)
             logits = classifier((crops - mean) / std)
-            return {"classification": classifier_loss(logits, labels, course.sigmoid_too)}
+            return {"classification": classifier_loss(logits, labels, training.sigmoid_too)}
 
-        def batches(start: int):
-            transform = _scaled(train_transform(course.augment), course.image_size)
+        def batches(start: int) -> Iterable:
+            transform = _scaled(train_transform(training.augment), training.image_size)
             return training_batches(
-                train, transform, 0, course.images, start, course.steps, course.augment.workers
+                train, transform, 0, training.images, start, training.steps, training.augment.workers
             )
 
         fit(
-            Schedule(course.lr),
-            course.steps,
+            OptimizerSettings(training.lr),
+            training.steps,
             {"classifier": classifier},
             batches,
             losses,
             folder,
             workspace.device,
-            lambda done, of: progress(course.title, done, of),
+            lambda done, of: progress(training.title, done, of),
         )
         classifier.eval()
         report = {
-            "title": course.title,
-            "hash": course.key,
-            "identity": course.identity,
+            "title": training.title,
+            "hash": training.key,
+            "identity": training.identity,
             "split": held_out.name,
-            **_accuracy(classifier, held_out, course, mean, std, workspace.device),
+            **_accuracy(classifier, held_out, training, mean, std, workspace.device),
             "parameters": parameter_count(classifier),
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(time.monotonic() - start, 1),
         }
         _save(folder, report, classifier)
         return classifier, report
 
 
 def _scaled(transform: v2.Transform, image_size: int) -> v2.Transform:
-    """A transform of images at the size a student sees them at; like a detector's own resizing without antialiasing."""
+    """``transform`` after a resizing without antialiasing, like a detector's own; 0: without one."""
     return v2.Compose([v2.Resize(image_size, antialias=False), transform]) if image_size else transform
 
 
+def _crops(
+    split: CocoSplit, image_size: int, size: int, device: str | torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per image with boxes: crops [G, 3, size, size] in 0..255 on ``device``, their labels [G] on the CPU."""
+    transform = _scaled(plain_transform(), image_size)
+    for image, target in (transform(*split[i]) for i in split.with_boxes()):
+        on_device = {key: target[key].to(device) for key in ("boxes", "labels")}
+        crops, labels = crop_batch([image.to(device)], [on_device], size)
+        yield crops, labels.cpu()
+
+
 @torch.inference_mode()
-def _accuracy(classifier: nn.Module, split: CocoSplit, course: Course, mean, std, device: str) -> dict:
+def _accuracy(
+    classifier: nn.Module,
+    split: CocoSplit,
+    training: ClassifierTraining,
+    mean: Tensor,
+    std: Tensor,
+    device: str,
+) -> dict:
     """Top-1 and calibration error on the crops of a split, in percent."""
-    logits, labels, plain = [], [], _scaled(plain_transform(), course.image_size)
-    for image, target in (plain(*split[i]) for i in split.with_boxes()):
-        crops, label = crop_batch([image.to(device)], [target], course.size)
-        logits.append(classifier((crops - mean) / std).cpu())
-        labels.append(label)
-    logits, labels = torch.cat(logits), torch.cat(labels)
+    all_logits, all_labels = [], []
+    for crops, labels in _crops(split, training.image_size, training.size, device):
+        all_logits.append(classifier((crops - mean) / std).cpu())
+        all_labels.append(labels)
+    logits, labels = torch.cat(all_logits), torch.cat(all_labels)
     return {
         "top1": 100 * float((logits.argmax(1) == labels).float().mean()),
         "crops": len(labels),
@@ -154,45 +162,41 @@ def read_split(teacher: Teacher, split: CocoSplit, image_size: int = 0) -> tuple
     """A teacher's logits [G, C] of all crops of a split, and their labels [G] 0..C-1.
 
     Args:
-        image_size: the ``teacher_image_size`` it was trained with.
+        image_size: the ``teacher_image_size`` that the teacher was trained with.
     """
-    plain, device = _scaled(plain_transform(), image_size), teacher.mean.device
     logits, labels = [], []
-    for image, target in (plain(*split[i]) for i in split.with_boxes()):
-        crops, label = crop_batch([image.to(device)], [target], teacher.size)
+    for crops, crop_labels in _crops(split, image_size, teacher.size, teacher.mean.device):
         logits.append(teacher.read(crops).logits.cpu())
-        labels.append(label)
+        labels.append(crop_labels)
     return torch.cat(logits), torch.cat(labels)
 
 
 def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softmax: bool) -> Tensor:
-    """What a teacher says on average of the crops of each class.
+    """A teacher's mean probabilities for the crops of each class.
 
     Args:
         logits, labels: of ``read_split``.
 
     Returns:
-        [C, C], row c the mean over class c's crops of softmax(logits / T), or of sigmoid(logits / T); a class without
-        crops has 1 / C everywhere.
+        [C, C], row c the mean over class c's crops of softmax(logits / T), or of sigmoid(logits / T); a class
+        without crops has 1 / C everywhere.
     """
     classes = logits.shape[1]
-    each = (logits / temperature).softmax(1) if softmax else (logits / temperature).sigmoid()
-    sums, counts = (
-        torch.zeros(classes, classes).index_add(0, labels, each),
-        torch.bincount(labels, minlength=classes),
-    )
+    probabilities = (logits / temperature).softmax(1) if softmax else (logits / temperature).sigmoid()
+    sums = torch.zeros(classes, classes).index_add(0, labels, probabilities)
+    counts = torch.bincount(labels, minlength=classes)
     return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 1 / classes)
 
 
-def _load(course: Course, folder: Path, module: nn.Module) -> dict | None:
-    """The report of a finished classifier whose weights match their hash, with the weights put into ``module``."""
+def _load(training: ClassifierTraining, folder: Path, module: nn.Module) -> dict | None:
+    """Load a finished classifier into ``module``; return its report, or None if a hash differs."""
     try:
         report = json.loads((folder / "report.json").read_text())
         content = (folder / "weights.safetensors").read_bytes()
     except (FileNotFoundError, ValueError):
         return None
-    whole = isinstance(report, dict) and report.pop("sha256", "") == body_hash(report)
-    if not whole or report["hash"] != course.key or report["weights_sha256"] != sha256(content):
+    intact = isinstance(report, dict) and report.pop("sha256", "") == body_hash(report)
+    if not intact or report["hash"] != training.key or report["weights_sha256"] != sha256(content):
         return None
     module.load_state_dict(load_safetensors(content))
     module.eval()
@@ -211,7 +215,7 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
 def classifier_teacher(
     e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None
 ) -> tuple[Teacher, dict]:
-    """The teacher of an Experiment: one for the SSDs, one for all Faster R-CNNs and RetinaNets (section 4)."""
+    """The teacher of an Experiment: one for the SSDs, one for Faster R-CNNs and RetinaNets (section 4)."""
     folder = opened(workspace.data)
     family, classes = e.architecture.family, len(folder.categories)
     identity = teacher_identity(e, folder.annotation_hash)
@@ -222,8 +226,8 @@ def classifier_teacher(
             e.teacher, classes, e.teacher_size, e.teacher_width, pretrained, e.teacher_weights
         )
 
-    config = build(pretrained=False).pretrained_cfg
-    course = Course(
+    config: Any = build(pretrained=False).pretrained_cfg
+    training = ClassifierTraining(
         f"teacher {e.teacher}, {e.teacher_size} px ({family.teacher_group})",
         identity,
         build,
@@ -239,8 +243,8 @@ def classifier_teacher(
         config["std"],
         e.teacher_image_size,
     )
-    classifier, report = trained(
-        course, workspace.runs / "cache" / f"teacher-{course.key}", workspace, progress
+    classifier, report = trained_classifier(
+        training, workspace.runs / "cache" / f"teacher-{training.key}", workspace, progress
     )
     return Teacher(classifier, classes, e.teacher_size), report
 
@@ -249,7 +253,7 @@ class BodyClassifier(nn.Sequential):
     """A detector's backbone with pooling and a linear layer, for its pre-training."""
 
     def __init__(self, body: nn.Module, classes: int):
-        if hasattr(body, "inplanes"):  # a ResNet pools by itself
+        if isinstance(body, ResNet):  # it pools by itself
             super().__init__(body, nn.Linear(body.inplanes, classes))
         else:
             with torch.no_grad():
@@ -258,11 +262,13 @@ class BodyClassifier(nn.Sequential):
 
 
 def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None) -> str | dict:
-    """What ``load_initial_weights`` is given: for ``badges`` and ``crops`` a backbone trained to classify crops.
+    """The initial weights for ``load_initial_weights``; for ``badges`` and ``crops`` a backbone trained on
+    crops.
 
-    ``badges``: of *other* badges, as the paper's students come from other pictures than COCO's. ``crops``: of the
-    training split itself, for real pictures and backbones of which no public weights exist. A backbone that stands in
-    ``results/<data>-<scale>/backbones/`` is not trained again: on another CPU it would be another one.
+    ``badges``: crops of *other* badges, as the paper's students were trained on other images than COCO's
+    before. ``crops``: crops of the training split itself, for photographs and backbones without public
+    weights. A backbone in ``results/<data>-<scale>/backbones/`` is not trained again: another CPU would give
+    other weights.
     """
     if e.backbone_weights not in PRETRAINING:
         return e.backbone_weights
@@ -285,7 +291,7 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
     mean, std = (
         (VGG_MEAN, VGG_STD) if kind.startswith("vgg") else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     )
-    course = Course(
+    training = ClassifierTraining(
         f"pre-training {kind}",
         identity,
         build,
@@ -300,13 +306,13 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
         mean,
         std,
     )
-    name, classifier = f"pretrain-{kind}-{course.key}", build()
-    committed = workspace.results / "backbones" / name  # one draw for every machine
-    if not _load(course, committed, classifier):
+    name, classifier = f"pretrain-{kind}-{training.key}", build()
+    committed = workspace.results / "backbones" / name  # the same for every machine
+    if not _load(training, committed, classifier):
         if committed.exists():
             print(
-                f"{committed}: damaged, not used; training it anew gives another one on another CPU",
+                f"{committed}: damaged, not used; trained again, another CPU gives other weights",
                 file=sys.stderr,
             )
-        classifier, _ = trained(course, workspace.runs / "cache" / name, workspace, progress)
-    return {k: v.detach() for k, v in classifier[0].state_dict().items()}
+        classifier, _ = trained_classifier(training, workspace.runs / "cache" / name, workspace, progress)
+    return {k: v.detach() for k, v in classifier.get_submodule("0").state_dict().items()}

@@ -1,4 +1,4 @@
-"""run(experiment) -> RunRecord: returns a finished record at once, else trains, from the last checkpoint on."""
+"""From an Experiment to its RunRecord; a run that is not finished continues from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import nn
+from torch import Tensor, nn
 
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment, experiment
@@ -21,16 +23,19 @@ from c2dlib.config.methods import imitation_in, needs_classifier, parts
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
-from c2dlib.data.coco import CocoFolder
+from c2dlib.data.coco import CocoFolder, CocoSplit
 from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student, parameter_count
-from c2dlib.distillation.classify import IMITATION_CLASSES, class_targets, distillers
-from c2dlib.distillation.imitation.common import FromDetector, Necks
+from c2dlib.distillation.build import build_distillers, build_imitation
+from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.files import sha256, write_whole
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
+from c2dlib.teacher.classifier import Teacher
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
-from c2dlib.training.loop import NonFiniteLoss, PeakMemory, fit, relative_cost
+from c2dlib.training.loop import NonFiniteLoss, fit
+from c2dlib.training.step import TrainingStep
+from c2dlib.training.step_cost import PeakMemory, distillation_cost
 from c2dlib.workspace import Progress, Workspace, opened, waiting_lock
 
 
@@ -58,7 +63,7 @@ def experiment_for(
 
 
 def detector_teacher(e: Experiment) -> Experiment:
-    """The run whose detector ``e`` imitates, whatever the method: a stronger one of the same family, trained once."""
+    """The run whose detector ``e`` imitates: a stronger one of the same family, the same for all methods."""
     weights = e.detector_teacher_weights or (
         "imagenet" if is_file(e.backbone_weights) else e.backbone_weights
     )
@@ -83,7 +88,7 @@ def run_folder(e: Experiment, workspace: Workspace) -> Path:
 
 
 def find_record(e: Experiment, workspace: Workspace) -> RunRecord | None:
-    """The verified record of an experiment, finished or not; a damaged one is named on stderr and not used."""
+    """The verified record of an experiment, finished or not; damaged ones are named on stderr, not used."""
     path = workspace.results / "records" / f"{e.name}.{e.hash()}.json"
     if not path.exists():
         return None
@@ -95,7 +100,7 @@ def find_record(e: Experiment, workspace: Workspace) -> RunRecord | None:
 
 
 def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
-    """The plain torchvision detector a finished run left in ``runs/``.
+    """The plain torchvision detector that a finished run left in ``runs/``.
 
     Raises:
         FileNotFoundError, RecordError: if its checkpoint is missing, or not the one of the record.
@@ -116,7 +121,7 @@ def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
 
 
 def run_detections(e: Experiment, workspace: Workspace) -> list[dict]:
-    """What a finished run's student found on the evaluation split, as COCO results.
+    """The detections of a finished run's student on the evaluation split, as COCO results.
 
     Raises:
         FileNotFoundError: naming the run, if it was not trained on this machine.
@@ -128,10 +133,10 @@ def run_detections(e: Experiment, workspace: Workspace) -> list[dict]:
 
 
 def finished(e: Experiment, workspace: Workspace, with_weights: bool = False) -> RunRecord | None:
-    """The record of a run that needs nothing more; ``with_weights``: only if its student is in ``runs/`` too."""
+    """The record of a finished run; ``with_weights``: only if its student is in ``runs/`` too."""
     record = find_record(e, workspace)
-    there = not with_weights or (run_folder(e, workspace) / "student.safetensors").exists()
-    return record if record and record.status == "done" and there else None
+    complete = not with_weights or (run_folder(e, workspace) / "student.safetensors").exists()
+    return record if record and record.status == "done" and complete else None
 
 
 def run(
@@ -141,7 +146,8 @@ def run(
 
     A finished, verified record is returned at once. Otherwise training goes on from the last checkpoint. Two
     processes never write the same run: the second waits and then returns the first one's record. A run that
-    stops on a non-finite loss or for lack of memory leaves a record that says so, and is tried again next time.
+    stops on a non-finite loss or for lack of memory leaves a record that gives the reason, and is tried again
+    next time.
 
     Args:
         with_weights: train again if there is a record but no checkpoint, as in a fresh clone.
@@ -153,9 +159,8 @@ def run(
         return record
     folder = run_folder(e, workspace)
     with waiting_lock(folder, e.name) if distributed.first() else contextlib.nullcontext():
-        if record := distributed.agreed(
-            finished(e, workspace, with_weights)
-        ):  # by the process that held the lock
+        record = distributed.agreed(finished(e, workspace, with_weights))
+        if record:  # by the process that held the lock before
             return record
         circumstances()  # before hours of training in which a checkout may change
         try:
@@ -176,214 +181,250 @@ def run(
 
 
 def _out_of_memory(e: Experiment) -> str:
-    share = (
-        f", {e.batch_size // (distributed.world() * e.accumulate)} at a time"
-        if distributed.world() * e.accumulate > 1
-        else ""
-    )
+    """The reason in the record of a run that did not fit in memory."""
+    parts = distributed.world() * e.accumulate
+    at_a_time = f", {e.batch_size // parts} at a time" if parts > 1 else ""
     return (
-        f"out of memory with {e.batch_size} images of {e.image_size} px a step{share}; more processes, accumulate=2 or "
-        "precision=bf16 need less each"
+        f"out of memory with {e.batch_size} images of {e.image_size} px a step{at_a_time}; more processes, "
+        "accumulate=2 or precision=bf16 need less each"
     )
+
+
+@dataclass(frozen=True)
+class _Context:
+    """The run that is trained; each function below gets it."""
+
+    e: Experiment
+    workspace: Workspace
+    folder: Path  # of its checkpoints
+    data: CocoFolder
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is trained, and on what."""
+
+    step: TrainingStep
+    train: CocoSplit
+    steps: int
+    initial_weights: str  # their hash, or their name
+    teachers: dict  # the record's entries of the classification teacher and of the detector teacher
 
 
 def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progress: Progress) -> RunRecord:
     if distributed.world() > 1 and e.norm == "batch":
         raise ValueError(
-            f"norm=batch: its statistics would be of a process's share of a batch; train {e.name} in one process"
+            "norm=batch: its statistics would be of a process's share of a batch; "
+            f"train {e.name} in one process"
         )
-    data = opened(workspace.data)
+    context = _Context(e, workspace, folder, opened(workspace.data), progress)
     if distributed.first():
-        require_same_data(e, data, folder)
-    say = lambda done, of: progress(e.name, done, of)
-    teacher, taught_by = None, {}
-    if needs_classifier(e.method):
-        teacher, report = classifier_teacher(e, workspace, progress)
-        teacher.to(workspace.device)
-        taught_by = {k: report[k] for k in ("title", "hash", "top1", "ECE", "split")}
-    train = data.splits["train"].first(e.train_share)
-    if e.architecture.family.masks:
-        train = train.with_masks()
-    initial = initial_weights(e, workspace, progress)
-    torch.manual_seed(e.seed)
-    student = build_student(e, len(data.categories), initial)
-    trained, imitation = {"student": student.model}, None
-    if name := imitation_in(e.method):
-        detector = detector_teacher(e)
-        strength = run(detector, workspace, progress, with_weights=True).metrics.get("mAP")
-        teaching = trained_student(detector, workspace).to(workspace.device)
-        necks = Necks(
-            *channels(student, teaching), student.one_stage, e.anchor_scale * 2 ** (e.first_level - 2)
-        )
-        imitation = FromDetector(teaching, IMITATION_CLASSES[name](necks, e.imitation_weight))
-        trained["imitation"] = imitation.method.to(workspace.device)
-        taught_by |= {
-            "detector": detector.student,
-            "detector_hash": detector.hash(),
-            "detector_mAP": strength,
-        }
-    targets = None
-    if {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
-        softmax = e.architecture.family.softmax
-        means = mean_probabilities(*read_split(teacher, train, e.teacher_image_size), e.temperature, softmax)
-        targets = class_targets(means, e.temperature, softmax)
-    terms = distillers(e, teacher, imitation, targets)
-    steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
-
-    def losses(images: list, targets: list, distillers=terms, shared: bool = True) -> dict:
-        out = student(images, targets)
-        named = dict(out.task_losses)
-        for distiller in distillers:
-            named |= distiller(out)
-        if not shared or distributed.world() == 1:
-            return named
-        divisors = dict(out.divisors)
-        for distiller in distillers:
-            divisors |= distiller.divisors(out)
-        return distributed.as_one_batch(named, divisors, len(images))
-
-    def batches(start: int):
-        return training_batches(
-            train,
-            train_transform(e),
-            e.seed,
-            e.batch_size,
-            start,
-            steps,
-            e.workers,
-            group=e.group_by_aspect,
-            parts=e.accumulate,
-            rank=distributed.rank(),
-            world=distributed.world(),
-        )
-
-    def validate(step: int) -> None:
-        if e.validate_every and step % e.validate_every == 0 and step < steps:
-            split = data.splits["val"]
-            metrics = coco_metrics(
-                split.annotations, detect(student.model, split, workspace.device), data.area_cuts
-            )
-            student.model.train()
-            if distributed.first():
-                write_whole(
-                    folder / "validation.json", json.dumps(_validation(folder) | {str(step): metrics})
-                )
-
-    if e.compile:
-        student.model.backbone.compile()
+        require_same_data(e, context.data, folder)
+    prepared = _prepare(context)
     peak = PeakMemory(workspace.device)
-    log = fit(
-        e, steps, trained, batches, losses, folder, workspace.device, say, shared=True, after_step=validate
-    )
+    log = _train(context, prepared)
     memory = max(distributed.gathered(peak()))
-    starts = [0] + [row["step"] for row in log]
-    seconds = sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
-    began, split = time.monotonic(), data.splits[e.eval_split]
-    found = detect(
-        student.model,
-        split,
-        workspace.device,
-        progress=lambda done, of: progress(f"{e.name} evaluation", done, of),
-    )
-    weights = save_safetensors(
-        {k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()}, describe(e, data)
-    )
-    metrics = None
-    if distributed.first():
-        metrics = coco_metrics(split.annotations, found, data.area_cuts, verify=True)
-        write_whole(folder / "student.safetensors", weights)
-        write_whole(folder / "detections.json.gz", gzip.compress(json.dumps(found).encode(), mtime=0))
-    metrics = distributed.agreed(metrics)
-    relative = (
-        _relative_cost(student, losses, batches(0), steps, e, workspace) if terms else 1.0
-    )  # last: it moves batch statistics
+    evaluation_start = time.monotonic()
+    metrics, checkpoint = _evaluate(context, prepared.step.student.model)
     return _record(
         e,
         workspace,
         metrics=metrics,
-        parameters=parameter_count(student.model),
+        parameters=parameter_count(prepared.step.student.model),
         log=log,
-        teacher=taught_by,
-        checkpoint=sha256(weights),
-        initial=_fingerprint(initial),
-        seconds=seconds + time.monotonic() - began,
-        relative=relative,
+        teacher=prepared.teachers,
+        checkpoint=checkpoint,
+        initial=prepared.initial_weights,
+        relative=_relative_cost(context, prepared),  # after the evaluation: it changes batch statistics
+        seconds=_training_seconds(log) + time.monotonic() - evaluation_start,
         memory=memory,
         validation=_validation(folder),
     )
 
 
+def _prepare(context: _Context) -> _Prepared:
+    """Teachers, initial weights and student. Their order is fixed: each draws random numbers."""
+    e, workspace = context.e, context.workspace
+    teacher, teachers = _classification_teacher(context)
+    train = context.data.splits["train"].first(e.train_share)
+    if e.architecture.family.masks:
+        train = train.with_masks()
+    initial = initial_weights(e, workspace, context.progress)
+    torch.manual_seed(e.seed)
+    student = build_student(e, len(context.data.categories), initial)
+    imitation = None
+    if imitation_in(e.method):
+        detector, about_detector = _detector_teacher(context)
+        imitation = build_imitation(e, student, detector)
+        teachers |= about_detector
+    distillers = build_distillers(e, teacher, imitation, _class_logits(context, teacher, train))
+    if e.compile:
+        student.model.backbone.compile()
+    steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
+    return _Prepared(TrainingStep(student, distillers), train, steps, _fingerprint(initial), teachers)
+
+
+def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
+    """The classifier that the method needs, and its entries in the record."""
+    if not needs_classifier(context.e.method):
+        return None, {}
+    teacher, report = classifier_teacher(context.e, context.workspace, context.progress)
+    about = {key: report[key] for key in ("title", "hash", "top1", "ECE", "split")}
+    return teacher.to(context.workspace.device), about
+
+
+def _detector_teacher(context: _Context) -> tuple[nn.Module, dict]:
+    """The trained detector that the student imitates, and its entries in the record."""
+    e = detector_teacher(context.e)
+    record = run(e, context.workspace, context.progress, with_weights=True)
+    about = {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
+    return trained_student(e, context.workspace).to(context.workspace.device), about
+
+
+def _class_logits(context: _Context, teacher: Teacher | None, train: CocoSplit) -> dict[str, Tensor]:
+    """The teacher's mean probabilities per class, for the controls that need them."""
+    e, softmax = context.e, context.e.architecture.family.softmax
+    if teacher is None or not {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
+        return {}
+    logits, labels = read_split(teacher, train, e.teacher_image_size)
+    return class_logits(mean_probabilities(logits, labels, e.temperature, softmax), e.temperature, softmax)
+
+
+def _batches(context: _Context, prepared: _Prepared, start: int) -> Iterable:
+    """The run's batches from step ``start`` on; in several processes, this one's share of them."""
+    e = context.e
+    return training_batches(
+        prepared.train,
+        train_transform(e),
+        e.seed,
+        e.batch_size,
+        start,
+        prepared.steps,
+        e.workers,
+        group=e.group_by_aspect,
+        parts=e.accumulate,
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
+
+
+def _train(context: _Context, prepared: _Prepared) -> list[dict]:
+    """Train the step, from the last checkpoint on; return the log."""
+    e, step = context.e, prepared.step
+    return fit(
+        e,
+        prepared.steps,
+        step.trained,
+        lambda start: _batches(context, prepared, start),
+        step,
+        context.folder,
+        context.workspace.device,
+        lambda done, of: context.progress(e.name, done, of),
+        shared=True,
+        after_step=lambda done: _validate(context, prepared, done),
+    )
+
+
+def _validate(context: _Context, prepared: _Prepared, done: int) -> None:
+    """After every ``validate_every`` steps but the last: metrics on val, kept until the run is recorded."""
+    if not context.e.validate_every or done % context.e.validate_every or done >= prepared.steps:
+        return
+    model, split = prepared.step.student.model, context.data.splits["val"]
+    detections = detect(model, split, context.workspace.device)
+    metrics = coco_metrics(split.annotations, detections, context.data.area_cuts)
+    model.train()
+    if distributed.first():
+        validation = _validation(context.folder) | {str(done): metrics}
+        write_whole(context.folder / "validation.json", json.dumps(validation))
+
+
+def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str]:
+    """Write the student's weights and its detections; return its metrics and the hash of its weights."""
+    split = context.data.splits[context.e.eval_split]
+    detections = detect(
+        model,
+        split,
+        context.workspace.device,
+        progress=lambda done, of: context.progress(f"{context.e.name} evaluation", done, of),
+    )
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    weights = save_safetensors(state, describe(context.e, context.data))
+    metrics = None
+    if distributed.first():
+        metrics = coco_metrics(split.annotations, detections, context.data.area_cuts, verify=True)
+        write_whole(context.folder / "student.safetensors", weights)
+        detections_json = json.dumps(detections).encode()
+        write_whole(context.folder / "detections.json.gz", gzip.compress(detections_json, mtime=0))
+    return distributed.agreed(metrics), sha256(weights)
+
+
+def _training_seconds(log: list[dict]) -> float:
+    """Time of all steps of a log, also of those before an interruption."""
+    starts = [0] + [row["step"] for row in log]
+    return sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
+
+
+def _relative_cost(context: _Context, prepared: _Prepared) -> float:
+    """Time of a step in time of a plain one, on the run's first batch; 1 without distillation."""
+    if not prepared.step.distillers:
+        return 1.0
+    batch = next(iter(_batches(context, prepared, 0)))
+    turns = max(1, min(7, prepared.steps // 20))
+    return distillation_cost(prepared.step, batch, context.workspace.device, context.e.precision, turns)
+
+
 def _validation(folder: Path) -> dict[str, dict]:
-    """Step -> metrics on val, of the evaluations while a run trained."""
+    """Step -> metrics on val, of the evaluations during training."""
     path = folder / "validation.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
-    """Leave in a run's folder what it was started with, or insist that it is still so where there is a checkpoint to go on from.
+    """Write into a run's folder what it is started with; where there is a checkpoint, check that this did not
+    change.
 
     Raises:
         DataError: if annotations or image files changed since; the checkpoint is left as it is.
     """
-    mine = {
+    present = {
         "identity": json.loads(json.dumps(e.identity())),
         "data_hash": data.annotation_hash,
         "files_hash": data.files_hash(),
     }
-    plain = lambda kept: {k: v for k, v in kept["identity"].items() if k != "data_hash"}
-    for other in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
-        kept = json.loads(other.read_text())
-        if list(other.parent.glob("step-*.pt")) and plain(kept) == plain(mine) and kept != mine:
-            what = "annotations" if kept["data_hash"] != mine["data_hash"] else "image files"
+
+    def settings(started: dict) -> dict:
+        return {k: v for k, v in started["identity"].items() if k != "data_hash"}
+
+    for path in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
+        earlier = json.loads(path.read_text())
+        has_checkpoint = any(path.parent.glob("step-*.pt"))
+        if has_checkpoint and settings(earlier) == settings(present) and earlier != present:
+            what = "annotations" if earlier["data_hash"] != present["data_hash"] else "image files"
             raise DataError(
-                f"{data.root}: its {what} changed since {e.name} was interrupted (hash {kept['data_hash'][:12]}/"
-                f"{kept['files_hash'][:12]} then, {mine['data_hash'][:12]}/{mine['files_hash'][:12]} now). Put the data "
-                f"back as they were to go on, or delete {other.parent} to start anew."
+                f"{data.root}: its {what} changed since {e.name} was interrupted "
+                f"(hash {earlier['data_hash'][:12]}/{earlier['files_hash'][:12]} then, "
+                f"{present['data_hash'][:12]}/{present['files_hash'][:12]} now). "
+                f"Put the data back as they were to go on, or delete {path.parent} to start anew."
             )
-    write_whole(folder / "started.json", json.dumps(mine, indent=1))
+    write_whole(folder / "started.json", json.dumps(present, indent=1))
 
 
 def describe(e: Experiment, data: CocoFolder) -> dict[str, str]:
-    """What a checkpoint says of itself in its header: enough to build the detector and to name its classes."""
-    return {
-        "c2dlib": json.dumps(
-            {  # one key: the order of several would change from process to process
-                "experiment": e.identity(),
-                "categories": [[c.id, c.name] for c in data.categories],
-                "area_cuts": data.area_cuts,
-            }
-        )
+    """The header of a checkpoint: enough to build the detector and to name its classes."""
+    about = {
+        "experiment": e.identity(),
+        "categories": [[c.id, c.name] for c in data.categories],
+        "area_cuts": data.area_cuts,
     }
-
-
-def _relative_cost(student, losses, batches, steps: int, e: Experiment, workspace: Workspace) -> float:
-    images, targets = next(iter(batches))
-    images = [image.to(workspace.device) for image in images]
-    targets = [{k: v.to(workspace.device) for k, v in target.items()} for target in targets]
-    student.train()
-    plain = lambda: sum(losses(images, targets, [], shared=False).values())
-    full = lambda: sum(losses(images, targets, shared=False).values())
-    return relative_cost(plain, full, workspace.device, e.precision, turns=max(1, min(7, steps // 20)))
+    return {"c2dlib": json.dumps(about)}  # one key: the order of several would change from process to process
 
 
 def _fingerprint(initial: str | dict) -> str:
-    """Of initial weights: the first digits of their hash, or what they are called."""
+    """The first digits of the hash of initial weights, or their name."""
     if isinstance(initial, dict):
         return sha256(save_safetensors({k: v.cpu().contiguous() for k, v in initial.items()}))[:12]
     return sha256(weights_path(initial).read_bytes())[:12] if is_file(initial) else initial
-
-
-def channels(student, detector: nn.Module) -> tuple[list[int], list[int]]:
-    """Channels per level of both pyramids, without Faster R-CNN's subsampled last level."""
-
-    def of(model: nn.Module) -> list[int]:
-        width = model.backbone.out_channels
-        if isinstance(width, list):
-            return width
-        levels = len(model.backbone.fpn.inner_blocks)
-        return [width] * (levels + 2 if student.one_stage else levels)
-
-    return of(student.model), of(detector)
 
 
 def _record(
@@ -392,10 +433,10 @@ def _record(
     *,
     status: str = "done",
     reason: str = "",
-    metrics=None,
+    metrics: dict | None = None,
     parameters: int = 0,
-    log=(),
-    teacher=None,
+    log: Sequence[dict] = (),
+    teacher: dict | None = None,
     checkpoint: str = "",
     initial: str = "",
     seconds: float = 0.0,

@@ -1,4 +1,4 @@
-"""Many runs at once: each in its own process, prerequisites first, with one progress line and an estimate."""
+"""Many runs at once, each in its own process and after those it needs; with one progress line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.run import detector_teacher, find_record, finished, run
 from c2dlib.workspace import Workspace
 
-_messages = None  # in a worker: where its progress goes
+_messages: Any = None  # in a worker: the queue that its progress goes to
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Job:
 
 
 def plan(experiments: list[Experiment], workspace: Workspace, with_weights: bool = False) -> list[Job]:
-    """The unfinished experiments in order, each behind what it needs; nothing twice."""
+    """The jobs of the unfinished experiments in order, each after those it needs, and none twice."""
     jobs: dict[str, Job] = {}
 
     def add(e: Experiment, with_weights: bool = False) -> str:
         if finished(e, workspace, with_weights):
-            return job_key("run", e)  # finished: nothing of what it needed is needed again
+            return job_key("run", e)  # a finished run needs no other job
         needs = []
         if e.backbone_weights in PRETRAINING:
             needs.append(Job("pretrain", e.replace(method="baseline")))
@@ -82,8 +83,9 @@ def run_all(
     planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}
     for e in experiments:
-        if job_key("run", e) not in waiting:
-            each(find_record(e, workspace))
+        record = None if job_key("run", e) in waiting else find_record(e, workspace)
+        if record:
+            each(record)
     wanted = {e.hash() for e in experiments}
     if planned:
         jobs = min(
@@ -101,12 +103,13 @@ def _execute(planned: list[Job], workspace: Workspace, jobs: int):
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), workspace, command()))
-    todo, running, over = list(planned), {}, set()
+    todo, ended = list(planned), set[str]()
+    running: dict[Future, Job] = {}
     known = {j.key for j in planned}
     bar = _Bar(planned, messages)
     try:
         while todo or running:
-            for job in [j for j in todo if all(k in over or k not in known for k in j.needs)]:
+            for job in [j for j in todo if all(k in ended or k not in known for k in j.needs)]:
                 if len(running) < jobs:
                     todo.remove(job)
                     running[pool.submit(_do, job, workspace)] = job
@@ -114,7 +117,7 @@ def _execute(planned: list[Job], workspace: Workspace, jobs: int):
             bar.update()
             for future in done:
                 job = running.pop(future)
-                over.add(job.key)
+                ended.add(job.key)
                 bar.finish(job)
                 yield job, _result(future, job)
     except KeyboardInterrupt:
@@ -136,11 +139,11 @@ def _result(future: Future, job: Job) -> RunRecord | None:
     return future.result()
 
 
-def _begin(messages, parent: int, workspace: Workspace, made_by: str) -> None:
-    """A worker's first act: one thread on CPU or a GPU to itself, and no life beyond its parent's."""
+def _begin(messages, parent: int, workspace: Workspace, parent_command: str) -> None:
+    """Prepare a worker: one thread on CPU or a GPU of its own. It ends when its parent does."""
     global _messages
     _messages = messages
-    os.environ["C2D_COMMAND"] = made_by
+    os.environ["C2D_COMMAND"] = parent_command
     if workspace.device == "cpu":
         torch.set_num_threads(1)
     else:
@@ -175,7 +178,8 @@ class _Bar:
     """One line: jobs done, what runs now and how far it is, time left."""
 
     def __init__(self, planned: list[Job], messages):
-        self.messages, self.now, self.done = messages, {}, 0
+        self.messages, self.done = messages, 0
+        self.now: dict[int, tuple[str, int, int]] = {}  # process -> what it does, steps done, steps in all
         self.bar = tqdm(
             total=len(planned),
             unit="run",

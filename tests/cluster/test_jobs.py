@@ -1,4 +1,4 @@
-"""A table as independent jobs, and what they cost: counted by hand, planned in order, written for schedulers."""
+"""A table as independent jobs, and their costs: counted by hand, planned in order, written for schedulers."""
 
 import json
 import shlex
@@ -44,8 +44,9 @@ def known_counts(tmp_path):
 
 
 def test_counts_of_a_step_by_hand():
-    """VGG16's convolutions at 300 px are 30.7 GMAC (the SSD paper's table 7 has 31.4 with the extra layers): times two, times
-    three for forward and backward, less the gradient of the input. The weights are not kept twice."""
+    """VGG16's convolutions at 300 px are 30.7 GMAC (the SSD paper's table 7 has 31.4 with the extra layers):
+    times two, times three for forward and backward, less the gradient of the input. The weights are not kept
+    twice."""
     row = cost.count(experiment("coco", "SSD300-VGG16", backbone_weights="none"))
     assert 0.9 * 6 * 34 < row["gflops"] < 1.1 * 6 * 34
     assert (
@@ -214,7 +215,7 @@ def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
 
 
 def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
-    """With commands that only note that they ran, one of which fails the first time: what needs it waits for the next."""
+    """The commands only note that they ran, and one fails the first time: what needs it waits."""
     lines = [
         jobs.PlannedJob(f"job {i}", command, 1, needs, level, 1.0, 1.0, "counted")
         for i, (command, needs, level) in enumerate(

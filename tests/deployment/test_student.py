@@ -123,7 +123,7 @@ def test_the_commands(trained, tmp_path, capsys, monkeypatch):
     picture = data.splits["test"].image_folder / data.splits["test"].annotations["images"][0]["file_name"]
     assert main(["export", checkpoint, str(tmp_path / "student.onnx"), "--picture", str(picture)]) == 0
     assert (
-        "onnxruntime finds what the detector finds" in capsys.readouterr().out
+        "onnxruntime detects the same boxes as torch" in capsys.readouterr().out
         and (tmp_path / "student.onnx").exists()
     )
     assert main(["detect", checkpoint, str(picture), "--out", str(tmp_path / "out")]) == 0

@@ -1,4 +1,4 @@
-"""Method names, and the assembled distiller: from a TrainOutput to weighted terms."""
+"""Method names, and the distillers: from a TrainOutput to weighted terms."""
 
 import math
 from dataclasses import replace
@@ -11,18 +11,19 @@ import torch.nn.functional as F
 from c2dlib.config.experiment import experiment
 from c2dlib.config.methods import METHODS, canonical, parts
 from c2dlib.detectors.train_output import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
-from c2dlib.distillation.classify import ClassifierToDetector, class_targets, distillers
+from c2dlib.distillation.build import build_distillers
+from c2dlib.distillation.classify import ClassificationDistiller
+from c2dlib.distillation.controls import ClassControl, L1Control, LabelControl, class_logits
+from c2dlib.distillation.localise import LocalisationDistiller
 from c2dlib.distillation.losses import kd_cls, matched_l1, paired_iou
 
-WEIGHTS = {
-    "lambda_kc": 1.0,
-    "temperature": 2.0,
+SETTINGS = {
     "lambda_l": 1.0,
     "lambda_kl": 1.0,
     "sampling_size": 8,
     "pool_obj": 4,
     "pool_maps": 4,
-    "layers": 1,
+    "kd_loc_layers": 1,
 }
 
 
@@ -32,19 +33,19 @@ def seeded():
 
 
 class Eye:
-    """A teacher whose maps are crops / 255 and twice that, whose logits are the mean colours."""
+    """Its maps are crops / 255 and twice that, its logits the mean colours; it logs its readings."""
 
     size = 4
 
     def __init__(self):
-        self.seen, self.weight = [], torch.tensor(1.0, requires_grad=True)
+        self.readings, self.weight = [], torch.tensor(1.0, requires_grad=True)
 
     def early(self, crops, layers):
-        self.seen.append((len(crops), crops.requires_grad))
+        self.readings.append((len(crops), crops.requires_grad))
         return [(k + 1) * self.weight.detach() * crops / 255 for k in range(layers)]
 
     def read(self, crops, layers=0):
-        self.seen.append((len(crops), crops.requires_grad))
+        self.readings.append((len(crops), crops.requires_grad))
         return TeacherReading(self.weight * crops.mean((2, 3)) / 255, [])
 
 
@@ -105,8 +106,8 @@ def test_assembled_path_agrees_with_the_official_code(shared, chunk):
 
     pred = v["pred"].clone().requires_grad_()
     out = output(images=v["images"], boxes=list(v["target"].split(v["counts"].tolist())), pred=pred)
-    settings = WEIGHTS | {"sampling_size": v["out_size"].item(), "pool_maps": 8}
-    terms = ClassifierToDetector(Stem(), ["loc", "KDloc"], **settings, chunk=chunk)(out)
+    settings = SETTINGS | {"sampling_size": v["out_size"].item(), "pool_maps": 8}
+    terms = LocalisationDistiller(Stem(), ["loc", "KDloc"], **settings, chunk=chunk)(out)
     loss = terms["loc"] + terms["KDloc"]
     loss.backward()
     torch.testing.assert_close(loss.detach(), v["loss"], rtol=1e-4, atol=0)
@@ -117,7 +118,7 @@ def test_assembled_path_agrees_with_the_official_code(shared, chunk):
 @pytest.mark.parametrize("softmax", [True, False])
 def test_labels_in_the_teachers_place_are_cross_entropy(softmax):
     out = output(softmax)
-    term = ClassifierToDetector(None, ["KDcls-labels"], **WEIGHTS | {"lambda_kc": 0.4})(out)["KDcls-labels"]
+    term = LabelControl(0.4, 2.0)(out)["KDcls-labels"]
     expected = 0.0
     for p, label in enumerate([2, 1, 0, 2, 1]):
         z = (out.positives.class_logits[p] / 2).tolist()
@@ -133,11 +134,11 @@ def test_labels_in_the_teachers_place_are_cross_entropy(softmax):
 
 def test_every_ground_truth_is_read_once_and_only_the_student_learns():
     out, teacher = output(), Eye()
-    distill = ClassifierToDetector(teacher, ["KDcls", "loc", "KDloc"], **WEIGHTS, chunk=2)
-    terms = distill(out)
+    terms = ClassificationDistiller(teacher, 1.0)(out)
+    terms |= LocalisationDistiller(teacher, ["loc", "KDloc"], **SETTINGS, chunk=2)(out)
     assert list(terms) == ["KDcls", "loc", "KDloc"] and all(t.isfinite() and t > 0 for t in terms.values())
     # logits of 3 boxes, maps of 3 boxes, then predicted crops in chunks; only the last with gradient
-    assert teacher.seen == [(3, False), (3, False), (2, True), (2, True), (1, True)]
+    assert teacher.readings == [(3, False), (3, False), (2, True), (2, True), (1, True)]
     sum(terms.values()).backward()
     assert teacher.weight.grad is None
     for tensor in (out.positives.class_logits, out.positives.background_logits, out.positives.pred_boxes):
@@ -153,22 +154,22 @@ def test_kd_cls_compares_with_the_reading_of_the_own_ground_truth():
     logits = torch.tensor([[1.0, 0, 0], [0, 0, 1]])  # what Eye says: equal distributions, zero loss
     for offset, zero in ((0.0, True), (0.5, False)):
         object.__setattr__(out.positives, "class_logits", logits + offset)
-        term = ClassifierToDetector(Eye(), ["KDcls"], **WEIGHTS)(out)["KDcls"]
+        term = ClassificationDistiller(Eye(), 1.0)(out)["KDcls"]
         assert (abs(term.item()) < 1e-6) == zero
 
 
 def test_localisation_weights_layers_and_zero():
-    settings = WEIGHTS | {"lambda_l": 0.1, "lambda_kl": 2.55, "layers": 2}
-    terms = ClassifierToDetector(Eye(), ["loc", "KDloc"], **settings)(output())
+    settings = SETTINGS | {"lambda_l": 0.1, "lambda_kl": 2.55, "kd_loc_layers": 2}
+    terms = LocalisationDistiller(Eye(), ["loc", "KDloc"], **settings)(output())
     torch.testing.assert_close(terms["KDloc"], terms["loc"] * 2.55 / 255 / 0.1 * (1 + 2) / 2)
     boxes = [torch.tensor([[2.0, 2, 12, 14]]), torch.zeros(0, 4), torch.tensor([[4.0, 4, 20, 20]])]
     perfect = output(boxes=boxes, pred=torch.cat(boxes).requires_grad_())
-    terms = ClassifierToDetector(Eye(), ["loc", "KDloc"], **settings)(perfect)
+    terms = LocalisationDistiller(Eye(), ["loc", "KDloc"], **settings)(perfect)
     assert terms["loc"].item() == terms["KDloc"].item() == 0
 
 
 def test_only_boxes_near_their_object_enter_loc_and_kd_loc():
-    """Of three positives the one whose box overlaps by more than half counts alone, as if the others were not there."""
+    """Of three positives only the one whose box overlaps by more than half counts."""
     truth = [
         torch.tensor([[2.0, 2, 12, 14], [10, 5, 30, 20]]),
         torch.zeros(0, 4),
@@ -179,8 +180,8 @@ def test_only_boxes_near_their_object_enter_loc_and_kd_loc():
     )  # near; no size; no width
     out = output(boxes=truth, pred=pred)
     alone = replace(out, positives=MatchedPositives(**{k: v[:1] for k, v in vars(out.positives).items()}))
-    near = ClassifierToDetector(Eye(), ["loc", "KDloc"], **WEIGHTS, min_iou=0.5)
-    terms, expected = near(out), ClassifierToDetector(Eye(), ["loc", "KDloc"], **WEIGHTS)(alone)
+    near = LocalisationDistiller(Eye(), ["loc", "KDloc"], **SETTINGS, loc_min_iou=0.5)
+    terms, expected = near(out), LocalisationDistiller(Eye(), ["loc", "KDloc"], **SETTINGS)(alone)
     assert all(
         terms[name].item() == pytest.approx(expected[name].item()) and terms[name] > 0
         for name in ("loc", "KDloc")
@@ -203,50 +204,74 @@ def test_paired_iou_by_hand():
 
 def test_max_positives_draws_some_and_keeps_the_mean():
     out, teacher = output(), Eye()
-    everyone = ClassifierToDetector(teacher, ["KDloc"], **WEIGHTS)(out)["KDloc"].item()
+    everyone = LocalisationDistiller(teacher, ["KDloc"], **SETTINGS)(out)["KDloc"].item()
     draws = []
     for _ in range(200):
-        teacher.seen.clear()
-        distill = ClassifierToDetector(teacher, ["KDloc"], **WEIGHTS, max_positives=2)
+        teacher.readings.clear()
+        distill = LocalisationDistiller(teacher, ["KDloc"], **SETTINGS, max_positives=2)
         draws.append(distill(out)["KDloc"].item())
-        assert teacher.seen == [(3, False), (2, True)]
+        assert teacher.readings == [(3, False), (2, True)]
     assert np.mean(draws) == pytest.approx(everyone, rel=0.1)
 
 
 @pytest.mark.parametrize("softmax", [True, False])
 def test_no_positives(softmax):
-    out, names = output(softmax, positives=0), ["KDcls", "KDcls-labels", "loc", "KDloc"]
-    terms = ClassifierToDetector(Eye(), names, **WEIGHTS)(out)
+    out, teacher = output(softmax, positives=0), Eye()
+    names = ["KDcls", "KDcls-labels", "KDcls-mean", "loc", "KDloc", "loc-L1"]
+    terms = ClassificationDistiller(teacher)(out) | LabelControl(1.0, 2.0)(out)
+    terms |= ClassControl("KDcls-mean", torch.zeros(3, 3), 1.0, 2.0)(out)
+    terms |= L1Control(LocalisationDistiller(teacher, ["loc", "KDloc"], **SETTINGS), names[-3:])(out)
     assert list(terms) == names and all(t.item() == 0 for t in terms.values())
+    assert not teacher.readings
     sum(terms.values()).backward()
+    assert out.positives.class_logits.grad.shape == (0, 3) and out.positives.pred_boxes.grad.shape == (0, 4)
 
 
 def test_distillers_of_an_experiment():
     e = experiment("smoke", "SSD300-VGG16", "ours+FKD", lambda_kc=0.7, kd_loc_layers=2)
-    fkd = object()
-    ours, last = distillers(e, teacher := Eye(), fkd)
-    assert last is fkd and ours.teacher is teacher and ours.terms == ["KDcls", "loc", "KDloc"]
-    assert (ours.lambda_kc, ours.layers, ours.sampling_size) == (0.7, 2, 32)
-    assert distillers(e.replace(method="baseline"), None, None) == []
+    fkd, teacher = object(), Eye()
+    classification, localisation, last = build_distillers(e, teacher, fkd)
+    assert last is fkd and classification.teacher is teacher and localisation.teacher is teacher
+    assert (classification.lambda_kc, classification.temperature) == (0.7, e.temperature)
+    assert localisation.terms == ["loc", "KDloc"] and localisation.weights == {
+        "loc": e.lambda_l,
+        "KDloc": e.lambda_kl,
+    }
+    assert (localisation.kd_loc_layers, localisation.sampling_size) == (2, 32)
+    assert build_distillers(e.replace(method="baseline")) == []
+    with pytest.raises(ValueError, match="needs a classification teacher"):
+        build_distillers(e.replace(method="KDcls"))
+    with pytest.raises(ValueError, match="needs a teacher"):
+        build_distillers(e.replace(method="KDloc"))
+
+
+def test_controls_of_an_experiment():
+    """loc and the control of KD_loc compare the same boxes, so that they are one distiller."""
+    e = experiment("smoke", "SSD300-VGG16", "KDcls-labels+loc+KDloc-L1")
+    labels, boxes = build_distillers(e, Eye())
+    assert isinstance(labels, LabelControl) and isinstance(boxes, L1Control)
+    out = output()
+    assert list(boxes(out)) == ["loc", "KDloc-L1"] and boxes.divisors(out) == {"loc": 5, "KDloc-L1": 5}
+    assert boxes.localisation.terms == ["loc", "KDloc"]
+    (mean,) = build_distillers(e.replace(method="KDcls-mean"), class_logits={"KDcls-mean": torch.eye(3)})
+    assert isinstance(mean, ClassControl) and mean.divisors(out) == {"KDcls-mean": 5}
 
 
 def test_what_stands_in_the_teachers_place_for_a_class():
-    """Two classes at T = 2: the class means themselves, and labels smoothed to the mean belief in the true class."""
+    """Two classes at T = 2: the class means, and labels smoothed to the mean of the true classes."""
     means = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # the true class gets 0.8 on average
-    soft = class_targets(means, 2.0, softmax=True)
+    soft = class_logits(means, 2.0, softmax=True)
     torch.testing.assert_close((soft["KDcls-mean"] / 2).softmax(1), means)
     torch.testing.assert_close((soft["KDcls-smooth"] / 2).softmax(1), torch.tensor([[0.8, 0.2], [0.2, 0.8]]))
     means = torch.tensor([[0.9, 0.1], [0.5, 0.7]])  # sigmoids need not add up: a wrong class gets 0.3
-    hard = class_targets(means, 2.0, softmax=False)
+    hard = class_logits(means, 2.0, softmax=False)
     torch.testing.assert_close((hard["KDcls-mean"] / 2).sigmoid(), means)
     torch.testing.assert_close((hard["KDcls-smooth"] / 2).sigmoid(), torch.tensor([[0.8, 0.3], [0.3, 0.8]]))
 
 
-def test_class_targets_go_to_the_positives_of_the_class():
+def test_class_logits_go_to_the_positives_of_the_class():
     out, table = output(), torch.randn(3, 3)
-    distill = ClassifierToDetector(
-        None, ["KDcls-mean"], **WEIGHTS | {"lambda_kc": 0.4}, targets={"KDcls-mean": table}
-    )
+    distill = ClassControl("KDcls-mean", table, lambda_kc=0.4, temperature=2.0)
     labels, p = [2, 1, 0, 2, 1], out.positives  # as output() draws them
     assert p.labels.tolist() == labels
     expected = 0.4 * kd_cls(p.class_logits, p.background_logits, torch.stack([table[c] for c in labels]), 2.0)
@@ -257,7 +282,7 @@ def test_class_targets_go_to_the_positives_of_the_class():
 def test_an_l1_without_image_pulls_as_strongly_but_straight_at_the_truth(term, control):
     def gradient(name):
         out = output()
-        ClassifierToDetector(Eye(), [name], **WEIGHTS)(out)[name].backward()
+        L1Control(LocalisationDistiller(Eye(), [term], **SETTINGS), [name])(out)[name].backward()
         return out.positives.pred_boxes.grad, out
 
     torch.manual_seed(1)

@@ -134,10 +134,10 @@ def test_attention_has_mean_one_per_image():
 def test_terms_match_numpy(one_stage, student):
     fkd, out = make(student, [8, 8, 8], one_stage)
     terms = fkd(out)
-    theirs = fkd.teacher.backbone(out.images)
+    teacher_maps = fkd.teacher.backbone(out.images)
     norms = np.sum(
         [
-            reference(level, array(out.features[str(i)]), array(theirs[str(i)]), one_stage)
+            reference(level, array(out.features[str(i)]), array(teacher_maps[str(i)]), one_stage)
             for i, level in enumerate(fkd.method.levels)
         ],
         axis=0,

@@ -1,4 +1,4 @@
-"""Detector-to-detector methods: values by hand or from an independent formula, and what all of them must keep."""
+"""Detector-to-detector methods: values by hand or from another formula, and what all must keep."""
 
 import math
 from dataclasses import replace
@@ -16,12 +16,12 @@ from c2dlib.config.methods import IMITATIONS
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
 from c2dlib.detectors.train_output import Head, TrainOutput
-from c2dlib.distillation.classify import IMITATION_CLASSES
+from c2dlib.distillation.build import IMITATION_CLASSES, neck_channels
 from c2dlib.distillation.imitation import chen_kd, fgfi, gid
 from c2dlib.distillation.imitation.common import FromDetector, Necks, TeacherStudentBatch, level_of
 from c2dlib.distillation.imitation.defeat import inside_objects
 from c2dlib.distillation.imitation.fgfi import near_objects
-from c2dlib.training.run import channels, detector_teacher
+from c2dlib.training.run import detector_teacher
 from tests.detectors.test_detectors import scenes
 
 FEATURES_ONLY = ["FKD", "DeFeat", "FitNets", "AT", "PKD", "CWD", "FGFI"]
@@ -52,13 +52,13 @@ def output(boxes, size=32, levels=(8, 4), heads=None):
     )
 
 
-def seen(out, channels=3, theirs=3):
+def batch_of(out, channels=3, teacher_channels=3):
     return TeacherStudentBatch(
         out,
         {
             k: (
                 torch.randn(len(m), channels, *m.shape[2:], requires_grad=True),
-                torch.randn(len(m), theirs, *m.shape[2:]),
+                torch.randn(len(m), teacher_channels, *m.shape[2:]),
             )
             for k, m in out.features.items()
         },
@@ -66,8 +66,13 @@ def seen(out, channels=3, theirs=3):
     )
 
 
-def built(name, channels=3, theirs=3, levels=2, one_stage=False, factor=1.0):
-    return IMITATION_CLASSES[name](Necks([channels] * levels, [theirs] * levels, one_stage), factor)
+def built(name, channels=3, teacher_channels=3, levels=2, one_stage=False, factor=1.0):
+    return IMITATION_CLASSES[name](Necks([channels] * levels, [teacher_channels] * levels, one_stage), factor)
+
+
+def necks_of(step, teacher, anchor_scale=1.0):
+    channels = [neck_channels(model, step.one_stage) for model in (step.model, teacher)]
+    return Necks(*channels, step.one_stage, anchor_scale)
 
 
 def to_identity(method):
@@ -87,13 +92,13 @@ def the_same(pair):
 
 
 def test_fitnets_by_hand():
-    pair = seen(output([[]] * 2))
+    pair = batch_of(output([[]] * 2))
     expected = np.mean([0.5 * np.mean((array(s) - array(t)) ** 2) for s, t in pair.maps()])
     assert to_identity(built("FitNets"))(pair)["fitnets"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_attention_transfer_by_hand():
-    """Two cells, one channel: student (3, 1), teacher (0, 2). Squares (9, 1) and (0, 4), normalised (9, 1) / sqrt 82, (0, 1)."""
+    """Student (3, 1), teacher (0, 2): squares (9, 1), (0, 4), normalised (9, 1) / sqrt 82, (0, 1)."""
     out = replace(output([[]]), features={"0": torch.zeros(1, 1, 1, 2)})
     pair = TeacherStudentBatch(out, {"0": (torch.tensor([[[[3.0, -1]]]]), torch.tensor([[[[0.0, 2]]]]))}, {})
     expected = 250 * ((9 / math.sqrt(82)) ** 2 + (1 / math.sqrt(82) - 1) ** 2) / 2
@@ -104,7 +109,7 @@ def test_attention_transfer_by_hand():
 
 @pytest.mark.parametrize("one_stage, weight", [(False, 6), (True, 10)])
 def test_pkd_is_about_one_minus_the_correlation(one_stage, weight):
-    pair = seen(output([[]] * 3, levels=(16, 8)))
+    pair = batch_of(output([[]] * 3, levels=(16, 8)))
     expected = 0.0
     for s, t in pair.maps():
         r = [np.corrcoef(array(s)[:, c].ravel(), array(t)[:, c].ravel())[0, 1] for c in range(3)]
@@ -114,14 +119,14 @@ def test_pkd_is_about_one_minus_the_correlation(one_stage, weight):
 
 
 def test_pkd_sees_no_scale_and_no_offset_of_a_channel():
-    pair, method = seen(output([[]] * 2)), built("PKD")
+    pair, method = batch_of(output([[]] * 2)), built("PKD")
     scale, offset = torch.tensor([0.2, 3.0, 50.0])[:, None, None], torch.tensor([-7.0, 0, 100])[:, None, None]
     moved = replace(pair, levels={k: (s * scale + offset, t) for k, (s, t) in pair.levels.items()})
     torch.testing.assert_close(method(moved)["pkd"], method(pair)["pkd"], rtol=1e-4, atol=1e-4)
 
 
 def test_pkd_looks_at_the_four_finest_levels_and_needs_no_adapter_for_equal_channels():
-    pair = seen(output([[]] * 2, levels=(16, 8, 4, 2, 1)))
+    pair = batch_of(output([[]] * 2, levels=(16, 8, 4, 2, 1)))
     other = replace(pair, levels=pair.levels | {"4": (pair.levels["4"][0] + 9, pair.levels["4"][1])})
     method = built("PKD", levels=5)
     assert method(pair)["pkd"] == method(other)["pkd"] and not list(method.parameters())
@@ -129,7 +134,7 @@ def test_pkd_looks_at_the_four_finest_levels_and_needs_no_adapter_for_equal_chan
 
 
 def test_cwd_against_scipy():
-    pair = seen(output([[]] * 2))
+    pair = batch_of(output([[]] * 2))
     expected = 0.0
     for s, t in pair.maps():
         p, q = (log_softmax(array(x).reshape(2, 3, -1), axis=2) for x in (s, t))
@@ -150,7 +155,7 @@ def test_level_of_a_box_by_its_size():
 def test_defeat_masks_by_hand_partition_the_map():
     """Stride 4 and 8; side 8: boxes under 16 px belong to level 0. A thin one has its top-left cell."""
     out = output([[[4, 8, 13, 17], [9, 1, 10, 12], [0, 0, 32, 17]], []])
-    fine, coarse = inside_objects(seen(out), 8.0)
+    fine, coarse = inside_objects(batch_of(out), 8.0)
     expected = torch.zeros(8, 8)
     expected[2:4, 1:3] = 1  # y 8..17 -> rows 2, 3; x 4..13 -> columns 1, 2
     expected[0, 2] = 1  # x 9..10 is within column 2
@@ -158,7 +163,7 @@ def test_defeat_masks_by_hand_partition_the_map():
     expected = torch.zeros(4, 4)
     expected[0:2, 0:4] = 1
     assert torch.equal(coarse[0, 0], expected)
-    pair = seen(out)
+    pair = batch_of(out)
     method = to_identity(IMITATION_CLASSES["DeFeat"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
     terms = {k: v.item() for k, v in method(pair).items()}
     inside = outside = 0.0
@@ -194,8 +199,8 @@ def head_of(boxes, images=2, **fields):
 
 def iou(a, b):
     w, h = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
-    area = lambda r: (r[2] - r[0]) * (r[3] - r[1])
-    return w * h / (area(a) + area(b) - w * h)
+    areas = [(r[2] - r[0]) * (r[3] - r[1]) for r in (a, b)]
+    return w * h / (sum(areas) - w * h)
 
 
 def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
@@ -205,7 +210,7 @@ def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
     ]  # the second is far from every anchor's size
     grid = anchors()
     out = output(boxes, heads=lambda: {"rpn": head_of(grid)})
-    fine, coarse = near_objects(seen(out), 8.0)
+    fine, coarse = near_objects(batch_of(out), 8.0)
     for mask, side, first, mine in ((fine, 8, 0, boxes[0][:2]), (coarse, 4, 64, boxes[0][2:])):
         expected = np.zeros((side, side))
         for box in mine:
@@ -214,7 +219,7 @@ def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
             assert on.any()
             expected = np.maximum(expected, on.reshape(side, side))
         assert np.array_equal(array(mask[0, 0]), expected) and not mask[1].any()
-    pair = seen(out)
+    pair = batch_of(out)
     method = to_identity(IMITATION_CLASSES["FGFI"](Necks([3, 3], [3, 3], False, anchor_scale=8 / 56)))
     expected = 0.0
     for (s, t), mask in zip(pair.maps(), (fine, coarse), strict=True):
@@ -224,7 +229,7 @@ def test_fgfi_mask_by_brute_force_has_a_cell_per_object():
 
 
 def test_soft_labels_by_hand():
-    """softmax: p_t = (3/4, 1/4), p_s = (1/2, 1/2): 1.5 * 3/4 ln 2 + 1/4 ln 2. sigmoid: p_t = 3/4, p_s = 1/2, background 1.5."""
+    """softmax: p_t = (3/4, 1/4), p_s = 1/2: 1.5 * 3/4 ln 2 + 1/4 ln 2. sigmoid: p_t = 3/4, p_s = 1/2."""
     ln2, ln3 = math.log(2), math.log(3)
     rows = torch.tensor([[0.0, 0]]), torch.tensor([[ln3, 0]])
     assert chen_kd.softmax_soft(*rows).item() == pytest.approx((1.5 * 0.75 + 0.25) * ln2, rel=1e-6)
@@ -256,21 +261,21 @@ def test_chen_kd_of_a_two_stage_detector():
     rcnn = head_of(
         grid[:3], logits=torch.randn(6, 5), deltas=torch.randn(6, 4), labels=torch.tensor([0, 3, 0, 0, 0, 1])
     )
-    pair = seen(output([[]] * 2, heads=lambda: {"rpn": rpn, "rcnn": rcnn}))
-    theirs = {
+    pair = batch_of(output([[]] * 2, heads=lambda: {"rpn": rpn, "rcnn": rcnn}))
+    of_teacher = {
         "rpn": (torch.randn(2 * len(grid), 1), torch.randn(2 * len(grid), 4)),
         "rcnn": (torch.randn(6, 5), torch.randn(6, 4)),
     }
-    terms = to_identity(built("KD"))(replace(pair, heads=theirs))
-    p, q = softmax(array(theirs["rcnn"][0]), 1), log_softmax(array(rcnn.logits), 1)
+    terms = to_identity(built("KD"))(replace(pair, heads=of_teacher))
+    p, q = softmax(array(of_teacher["rcnn"][0]), 1), log_softmax(array(rcnn.logits), 1)
     assert terms["kd_rcnn_class"].item() == pytest.approx(
         0.25 * -(p * q * [1.5, 1, 1, 1, 1]).sum(1).mean(), rel=1e-5
     )
-    z, t = array(rpn.logits)[:4, 0], array(theirs["rpn"][0])[:4, 0]  # the four labelled anchors
+    z, t = array(rpn.logits)[:4, 0], array(of_teacher["rpn"][0])[:4, 0]  # the four labelled anchors
     yes, no = 1 / (1 + np.exp(-t)), 1 / (1 + np.exp(t))
     soft = yes * np.log1p(np.exp(-z)) + 1.5 * no * np.log1p(np.exp(z))
     assert terms["kd_rpn_class"].item() == pytest.approx(0.25 * soft.mean(), rel=1e-5)
-    ours, bound = ((array(d)[[2, 3]] ** 2).sum(1) for d in (rpn.deltas, theirs["rpn"][1]))
+    ours, bound = ((array(d)[[2, 3]] ** 2).sum(1) for d in (rpn.deltas, of_teacher["rpn"][1]))
     assert terms["kd_rpn_box"].item() == pytest.approx(0.5 * (ours * (ours > bound)).mean(), rel=1e-5)
     hint = np.mean([np.mean((array(s) - array(t)) ** 2) for s, t in pair.maps()])
     assert terms["kd_hint"].item() == pytest.approx(0.5 * hint, rel=1e-5)
@@ -320,7 +325,7 @@ def test_relation_against_scipy():
 
 
 def test_gid_features_and_responses_by_hand():
-    """One image, two instances far apart, constant maps: s = 1, t = 3 in two channels give 5e-4 * (2 * 2^2 * 100) / 100."""
+    """Two instances on constant maps: s = 1, t = 3 in two channels give 5e-4 * (2 * 2^2 * 100) / 100."""
     boxes = torch.tensor([[0, 0, 12, 12], [16, 16, 30, 30.0]])
     head = head_of(boxes, 1, logits=torch.zeros(2, 1), deltas=torch.zeros(2, 4))
     out = output([[]], heads=lambda: {"rpn": head})
@@ -351,7 +356,7 @@ def test_gid_features_and_responses_by_hand():
 @pytest.mark.parametrize("name", ["FitNets", "AT", "PKD", "CWD", "DeFeat", "FGFI"])
 def test_nothing_to_learn_from_oneself(name):
     out = output([[[4, 8, 13, 17]], []], heads=lambda: {"rpn": head_of(anchors())})
-    pair = the_same(seen(out))
+    pair = the_same(batch_of(out))
     terms = to_identity(built(name))(pair)
     sum(terms.values()).backward()
     for value in terms.values():
@@ -371,7 +376,7 @@ def test_the_factor_multiplies_every_term(name):
         )
     }
     pair = replace(
-        seen(output([[[4, 8, 13, 17]]] * 2, heads=lambda: heads)),
+        batch_of(output([[[4, 8, 13, 17]]] * 2, heads=lambda: heads)),
         heads={"rpn": (torch.randn(2 * len(grid), 1), torch.zeros(2 * len(grid), 4))},
     )
     plain, weak = built(name), built(name, factor=0.25)
@@ -403,11 +408,9 @@ def detectors():
 
 @pytest.mark.parametrize("student, name", DEFINED)
 def test_every_method_on_every_student_it_is_defined_for(student, name, detectors):
-    """Finite terms, also without objects; adapters and student get a gradient; the teacher none, stays frozen and in eval."""
+    """Finite terms, also without objects; a gradient for adapters and student, none for the teacher."""
     e, step, teacher = detectors(student)
-    distill = FromDetector(
-        teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale))
-    )
+    distill = FromDetector(teacher, IMITATION_CLASSES[name](necks_of(step, teacher, e.anchor_scale)))
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     images, targets = scenes()
     distill.method.train()
@@ -437,8 +440,8 @@ def test_every_method_on_every_student_it_is_defined_for(student, name, detector
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     assert not any(m.training for m in teacher.modules())
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
-    theirs = {id(p) for p in teacher.parameters()}
-    assert not theirs & {id(p) for p in distill.method.parameters()}
+    of_teacher = {id(p) for p in teacher.parameters()}
+    assert not of_teacher & {id(p) for p in distill.method.parameters()}
 
 
 def test_necks_and_heads_must_correspond(detectors):
@@ -455,8 +458,8 @@ def test_necks_and_heads_must_correspond(detectors):
     with pytest.raises(ValueError, match=r"level 1 is \(16, 16\).*\(8, 8\) in the teacher"):
         distill(replace(out, features=out.features | {"1": out.features["0"]}))
     other = build_student(detector_teacher(e), 7, "none").model  # seven classes
-    with pytest.raises(ValueError, match=r"rcnn head says \(\d+, 6\) numbers in the student but \(\d+, 8\)"):
-        FromDetector(other, IMITATION_CLASSES["KD"](Necks(*channels(step, other), False)))(out)
+    with pytest.raises(ValueError, match=r"rcnn head has \(\d+, 6\) logits in the student but \(\d+, 8\)"):
+        FromDetector(other, IMITATION_CLASSES["KD"](necks_of(step, other)))(out)
     with pytest.raises(ValueError, match="as many channels in every level"):
         IMITATION_CLASSES["GID"](Necks([8, 16], [8, 16], True))
 
@@ -465,9 +468,7 @@ def test_necks_and_heads_must_correspond(detectors):
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
 def test_fp32_under_autocast(name, student, detectors):
     e, step, teacher = detectors(student)
-    distill = FromDetector(
-        teacher, IMITATION_CLASSES[name](Necks(*channels(step, teacher), step.one_stage, e.anchor_scale))
-    )
+    distill = FromDetector(teacher, IMITATION_CLASSES[name](necks_of(step, teacher, e.anchor_scale)))
     images, targets = scenes()
     with torch.autocast("cpu", torch.bfloat16):
         terms = distill(step(images, targets))

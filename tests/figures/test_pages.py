@@ -57,8 +57,8 @@ def test_a_table_without_runs_shows_its_rows_as_not_run(table_parameters):
         and page.done == []
         and "0 have a record" in page.where().data
     )
-    assert "9 not run" in page.verdict().data
-    assert "Chance: SEEDS=1" in page.not_tested().data
+    assert "9 were not run" in page.verdict().data
+    assert "Chance: with SEEDS=1" in page.not_tested().data
 
 
 @pytest.mark.parametrize(

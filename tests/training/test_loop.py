@@ -1,34 +1,36 @@
 """Training: schedule, optimizer, and that an interruption leaves no trace in the weights."""
 
 import math
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from c2dlib.training import loop as engine
+from c2dlib.training import loop
 from c2dlib.training.checkpoints import load_checkpoint
-from c2dlib.training.loop import NonFiniteLoss, build_optimizer, fit, learning_rate_factor, relative_cost
+from c2dlib.training.loop import (
+    NonFiniteLoss,
+    OptimizerSettings,
+    build_optimizer,
+    fit,
+    learning_rate_factor,
+)
 
 
 def settings(**changes):
-    return SimpleNamespace(
-        **{
-            "lr": 0.05,
-            "seed": 3,
-            "optimizer": "sgd",
-            "weight_decay": 1e-3,
-            "momentum": 0.9,
-            "schedule": "step",
-            "milestones": (0.5, 0.75),
-            "warmup": 4,
-            "clip": 1.0,
-            "precision": "no",
-        }
-        | changes
-    )
+    defaults = {
+        "lr": 0.05,
+        "seed": 3,
+        "optimizer": "sgd",
+        "weight_decay": 1e-3,
+        "momentum": 0.9,
+        "schedule": "step",
+        "milestones": (0.5, 0.75),
+        "warmup": 4,
+        "clip": 1.0,
+    }
+    return OptimizerSettings(**defaults | changes)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +79,9 @@ class Toy:
             spoil,
             0.0,
         )
-        self.seen, self.rates = [], []
-        monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0)
-        monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=lambda: self.clock))
+        self.images, self.rates = [], []
+        monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+        monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.clock))
 
     def batches(self, start):
         for step in range(start, self.steps):
@@ -88,7 +90,7 @@ class Toy:
 
     def losses(self, images, targets):
         self.clock += 1
-        self.seen.append(images[0])
+        self.images.append(images[0])
         x, y = torch.stack(images), torch.stack([t["y"] for t in targets])[:, None]
         out = self.net(x + 0.1 * torch.rand_like(x))
         return self.spoil(self.step(), {"a": (out - y).square().mean(), "b": out.abs().mean()})
@@ -129,14 +131,14 @@ def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     torch.manual_seed(99)
     nn.init.zeros_(second.net[0].weight)  # whatever it starts from, the checkpoint counts
     again = second.fit()
-    assert len(second.seen) == 25 - 13 and torch.equal(second.seen[0], whole.seen[13])
+    assert len(second.images) == 25 - 13 and torch.equal(second.images[0], whole.images[13])
     states = [load_checkpoint(tmp_path / name) for name in ("whole", "parts")]
     assert all(same(states[0][k], states[1][k]) for k in ("step", "modules", "optimizer"))
     assert same(dict(whole.net.state_dict()), dict(second.net.state_dict()))
     strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows] for rows in (log, again)]
     assert strip[0] == strip[1]
     third = Toy(monkeypatch, tmp_path / "parts", optimizer=optimizer)
-    assert third.fit() == again and not third.seen  # finished: nothing is trained
+    assert third.fit() == again and not third.images  # finished: nothing is trained
     assert same(dict(third.net.state_dict()), dict(whole.net.state_dict()))
 
 
@@ -200,24 +202,4 @@ def test_a_line_is_learnt(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="DEVICE=cuda: not available here"):
-        engine.accelerate("cuda", "no")
-
-
-def test_relative_cost_by_two_losses_of_known_time():
-    x = torch.ones(1, requires_grad=True)
-
-    def slow(seconds):
-        return lambda: (time.sleep(seconds), x.sum())[1]
-
-    assert 2.5 < relative_cost(slow(0.01), slow(0.03), "cpu", "no", turns=3) < 3.5
-
-
-def test_peak_memory_is_of_the_time_since_or_not_told(monkeypatch):
-    peak = engine.PeakMemory("cpu")
-    if peak():
-        before, block = peak(), torch.ones(25_000_000)  # 100 MB
-        assert peak() > before + 80
-        del block
-        assert engine.PeakMemory("cpu")() < before + 60
-    monkeypatch.setattr(engine.Path, "write_text", lambda *_: (_ for _ in ()).throw(PermissionError()))
-    assert engine.PeakMemory("cpu")() == 0  # a peak of the whole process's life would say nothing of a run
+        loop.accelerate("cuda", "no")

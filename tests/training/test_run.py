@@ -98,15 +98,15 @@ def test_a_damaged_record_is_named_and_the_run_repeated(place, capsys):
 SCRIPT = """
 import json, os, signal, sys, torch
 from pathlib import Path
-from c2dlib import workspace as workspace
-from c2dlib.training import loop as engine, run as runs
+from c2dlib.training import loop, run as runs
+from c2dlib.workspace import open_workspace
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would have it ignored
 torch.set_num_threads(1)
-engine.CHECKPOINT_SECONDS = 0
+loop.CHECKPOINT_SECONDS = 0
 folder, student, settings, kill, marker = json.loads(sys.argv[1])
 folder = Path(folder)
-workspace, data = workspace.open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
-e = runs.cell(workspace, data, student, "KDcls", **settings)
+workspace, data = open_workspace("smoke", results=folder / "results", runs=folder / "runs", device="cpu")
+e = runs.experiment_for(workspace, data, student, "KDcls", **settings)
 def progress(what, done, of):
     if what == e.name:
         with open(marker, "a") as file:
@@ -159,9 +159,9 @@ def test_a_run_that_was_ended_goes_on_as_if_it_was_not(place, uninterrupted, tmp
 
 def test_of_two_processes_one_trains(uninterrupted, tmp_path):
     both = [start(tmp_path, 0, tmp_path / f"marker{i}") for i in range(2)]
-    said = [process.communicate(timeout=180) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert [out.split()[-1] for out, _ in said] == [uninterrupted.checkpoint_sha256] * 2
+    outputs = [process.communicate(timeout=180) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert [out.split()[-1] for out, _ in outputs] == [uninterrupted.checkpoint_sha256] * 2
     steps = [p.read_text().split() for p in sorted(tmp_path.glob("marker*"))]
     assert steps == [["1", "2", "3", "4", "5", "6"]]  # one process only
     assert len(list(tmp_path.glob("results/*/records/*.json"))) == 1
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_row(place):
 
 
 def test_a_compiled_backbone_leaves_the_same_checkpoint(place, monkeypatch):
-    """compile is of the machine, not of the experiment; torch.compile itself is torch's, and only asked for."""
+    """``compile`` is a setting of the machine, not of the experiment."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     plain, e = tiny(place, seed=7), tiny(place, seed=7, compile=True)
@@ -251,7 +251,7 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     def kept_from(make):
         return lambda *arguments: (teachers.append(make(*arguments)), teachers[-1])[1]
 
-    for name in ("classifier_teacher", "FromDetector"):
+    for name in ("classifier_teacher", "build_imitation"):
         monkeypatch.setattr(runs, name, kept_from(getattr(runs, name)))
     record = run(e, workspace)
     (teacher, report), fkd = teachers
@@ -266,8 +266,8 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     plain = load_file(
         run_folder(tiny(place), workspace) / "student.safetensors"
     )  # a baseline has no teacher at all
-    mine = load_file(run_folder(e, workspace) / "student.safetensors")
-    assert {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in plain.items()}
+    student = load_file(run_folder(e, workspace) / "student.safetensors")
+    assert {k: v.shape for k, v in student.items()} == {k: v.shape for k, v in plain.items()}
     assert record.parameters == sum(p.numel() for p in trained_student(e, workspace).parameters())
 
 
@@ -296,7 +296,7 @@ def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch, capsys
 
 
 def test_a_teacher_may_be_trained_at_the_students_resolution(place, monkeypatch):
-    """Its images are scaled first, boxes with them; at 0 its identity is that of before the setting existed."""
+    """Its images are scaled first, boxes with them; at 0 the setting is not in its identity."""
     (workspace, _), seen = place, []
     cut = classifiers.crop_batch
     monkeypatch.setattr(

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch
+from c2dlib.distillation.imitation.common import Imitation, Necks, TeacherStudentBatch
 
 WEIGHT = 250.0  # none is published for a neck; this is of the authors' order for images of 32 px
 
 
-class AttentionTransfer(nn.Module):
-    """Mean squared difference of the normalised attention maps, mean over levels. Any channel count, no adapter."""
+class AttentionTransfer(Imitation):
+    """Mean squared difference of the normalised attention maps, mean over levels; no adapter."""
 
     def __init__(self, necks: Necks, factor: float = 1.0):
         super().__init__()
         self.weight = factor * WEIGHT
 
-    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
-        levels = [(attention(s) - attention(t)).square().mean() for s, t in seen.maps()]
+    def forward(self, batch: TeacherStudentBatch) -> dict[str, Tensor]:
+        levels = [(attention(s) - attention(t)).square().mean() for s, t in batch.maps()]
         return {"at": self.weight * torch.stack(levels).mean()}
 
 

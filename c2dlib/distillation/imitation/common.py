@@ -1,12 +1,14 @@
-"""What the detector-to-detector methods share: the frozen teacher, adapters, masks, and the distance most of them take.
+"""What the detector-to-detector methods share: the frozen teacher, adapters, masks, and the distance most of
+them take.
 
-Most are one formula, a sum over the neck's levels of a weight times reduce(mask * distance(norm(adapter(S)), norm(T)));
-each file here says which adapter, norm, distance and mask its method has, and with what weight.
+Most are one formula, a sum over the neck's levels of a weight times reduce(mask * distance(norm(adapter(S)),
+norm(T))); each file here names the adapter, norm, distance, mask and weight of its method.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +16,14 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from c2dlib.detectors.matching import true_class
 from c2dlib.detectors.train_output import TrainOutput
+from c2dlib.distillation.distiller import Distiller
 
 SIDE = 56  # pixels: objects below twice this side belong to the finest level; times the scale of the anchors
 
 
 @dataclass(frozen=True)
 class Necks:
-    """What a method must know of the two detectors to build its adapters."""
+    """The shapes of the two detectors' necks, for which a method builds its adapters."""
 
     student: list[int]  # channels per level, without Faster R-CNN's subsampled last one
     teacher: list[int]
@@ -34,29 +37,33 @@ class Necks:
 
 @dataclass(frozen=True)
 class TeacherStudentBatch:
-    """One batch as both detectors see it."""
+    """What both detectors compute of one batch."""
 
     out: TrainOutput  # the student's step
-    levels: dict[
-        str, tuple[Tensor, Tensor]
-    ]  # name -> student's and teacher's map [B, C, H, W] in fp32, finest first
-    heads: dict[
-        str, tuple[Tensor, Tensor]
-    ]  # name -> the teacher's logits and deltas for the boxes of ``out.heads()``
+    # name -> student's and teacher's map [B, C, H, W] in fp32, finest first
+    levels: dict[str, tuple[Tensor, Tensor]]
+    # name -> the teacher's logits and deltas for the boxes of ``out.heads()``
+    heads: dict[str, tuple[Tensor, Tensor]]
 
     def maps(self) -> list[tuple[Tensor, Tensor]]:
         return list(self.levels.values())
 
 
-class FromDetector:
+class Imitation(nn.Module):
+    """A method: a TeacherStudentBatch -> named, weighted terms; its parameters are its adapters."""
+
+    needs_heads = False  # whether it compares predictions too, not only the necks' maps
+
+
+class FromDetector(Distiller):
     """A distiller whose teacher is a frozen detector: ``TrainOutput -> {name: weighted term}``.
 
-    The teacher reads the student's own normalised batch, so it must take its image mean and std; with ``asks_heads`` of
-    its method also the student's anchors and proposals. It is no submodule of anything: no optimizer, checkpoint or
-    ``train()`` reaches it. The method's adapters train with the student.
+    The teacher reads the student's own normalised batch, so it must take its image mean and std. Where the
+    method has ``needs_heads``, it also reads the student's anchors and proposals. The method's adapters train
+    with the student.
     """
 
-    def __init__(self, teacher: nn.Module, method: nn.Module):
+    def __init__(self, teacher: nn.Module, method: Imitation):
         self.teacher, self.method = teacher.requires_grad_(False).eval(), method
 
     def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
@@ -65,59 +72,61 @@ class FromDetector:
         Raises:
             ValueError: where the two detectors do not correspond.
         """
+        teacher: Any = self.teacher
         with torch.no_grad():
-            theirs = self.teacher.backbone(out.images)
-            heads = self._heads(theirs, out) if getattr(self.method, "asks_heads", False) else {}
-        seen = TeacherStudentBatch(out, pair_levels(out.features, theirs), heads)
+            teacher_maps = teacher.backbone(out.images)
+            heads = self._heads(teacher_maps, out) if self.method.needs_heads else {}
+        batch = TeacherStudentBatch(out, pair_levels(out.features, teacher_maps), heads)
         with torch.autocast(out.images.device.type, enabled=False):
-            return self.method(seen)
+            return self.method(batch)
 
-    def divisors(self, out: TrainOutput) -> dict[str, int]:
-        """None: across processes these terms are averaged per image, as their authors' code does."""
-        return {}
+    def adapters(self) -> dict[str, nn.Module]:
+        return {"imitation": self.method}
 
     def _heads(self, maps: dict[str, Tensor], out: TrainOutput) -> dict[str, tuple[Tensor, Tensor]]:
-        student, teacher, levels = out.heads(), self.teacher, list(maps.values())
+        """The teacher's logits and deltas for the boxes of the student's heads."""
+        teacher: Any = self.teacher
+        student, levels = out.heads(), list(maps.values())
         if "dense" in student:
-            said = teacher.head(levels)
-            found = {"dense": (said["cls_logits"].flatten(0, 1), said["bbox_regression"].flatten(0, 1))}
+            head = teacher.head(levels)
+            predictions = {"dense": (head["cls_logits"].flatten(0, 1), head["bbox_regression"].flatten(0, 1))}
         else:
             rcnn, roi = student["rcnn"], teacher.roi_heads
             sizes = [tuple(out.images.shape[2:])] * len(out.images)
             logits, deltas = roi.box_predictor(roi.box_head(roi.box_roi_pool(maps, rcnn.boxes, sizes)))
-            found = {
+            predictions = {
                 "rpn": concat_box_prediction_layers(*teacher.rpn.head(levels)),
                 "rcnn": (logits, true_class(deltas, rcnn.labels)),
             }
-        for name, (logits, _) in found.items():
+        for name, (logits, _) in predictions.items():
             if logits.shape != student[name].logits.shape:
                 raise ValueError(
-                    f"the {name} head says {tuple(student[name].logits.shape)} numbers in the student but "
+                    f"the {name} head has {tuple(student[name].logits.shape)} logits in the student but "
                     f"{tuple(logits.shape)} in the teacher; their anchors and classes must agree"
                 )
-        return {name: (logits.float(), deltas.float()) for name, (logits, deltas) in found.items()}
+        return {name: (logits.float(), deltas.float()) for name, (logits, deltas) in predictions.items()}
 
 
-def pair_levels(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def pair_levels(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """The levels of two necks by name, all but "pool", which is P5 subsampled.
 
     Raises:
         ValueError: where a level is missing or of another size.
     """
-    ours, theirs = ({k: v.float() for k, v in m.items() if k != "pool"} for m in (ours, theirs))
-    for a, b, who in ((ours, theirs, "teacher"), (theirs, ours, "student")):
+    student, teacher = ({k: v.float() for k, v in m.items() if k != "pool"} for m in (student, teacher))
+    for a, b, who in ((student, teacher, "teacher"), (teacher, student, "student")):
         if missing := a.keys() - b.keys():
             raise ValueError(
                 f"the {who}'s neck has no level {', '.join(sorted(missing))}; "
                 "use a teacher with the student's levels"
             )
-    for key, s in ours.items():
-        if s.shape[2:] != theirs[key].shape[2:]:
+    for key, s in student.items():
+        if s.shape[2:] != teacher[key].shape[2:]:
             raise ValueError(
                 f"level {key} is {tuple(s.shape[2:])} (H, W) in the student but "
-                f"{tuple(theirs[key].shape[2:])} in the teacher; their strides must agree"
+                f"{tuple(teacher[key].shape[2:])} in the teacher; their strides must agree"
             )
-    return {key: (s, theirs[key]) for key, s in ours.items()}
+    return {key: (s, teacher[key]) for key, s in student.items()}
 
 
 def adapters(necks: Necks, kernel: int, std: float = 0.0, spare_equal: bool = False) -> nn.ModuleList:
@@ -127,14 +136,14 @@ def adapters(necks: Necks, kernel: int, std: float = 0.0, spare_equal: bool = Fa
         std: of its initial weights, a truncated normal; 0: torch's own.
         spare_equal: none where the channels are equal already.
     """
-    made = nn.ModuleList()
-    for ours, theirs in zip(necks.student, necks.teacher, strict=True):
-        layer = nn.Conv2d(ours, theirs, kernel, padding=kernel // 2)
+    layers = nn.ModuleList()
+    for student, teacher in zip(necks.student, necks.teacher, strict=True):
+        layer = nn.Conv2d(student, teacher, kernel, padding=kernel // 2)
         if std:
             nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-            nn.init.zeros_(layer.bias)
-        made.append(nn.Identity() if spare_equal and ours == theirs else layer)
-    return made
+            nn.init.constant_(layer.get_parameter("bias"), 0.0)
+        layers.append(nn.Identity() if spare_equal and student == teacher else layer)
+    return layers
 
 
 def adapted(layers: nn.ModuleList, maps: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
@@ -143,7 +152,7 @@ def adapted(layers: nn.ModuleList, maps: list[tuple[Tensor, Tensor]]) -> list[tu
 
 
 def half_square(s: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Half the mean of (s - t)^2 over the cells of ``mask`` [B, 1, H, W], or all: a scalar, 0 for an empty mask."""
+    """Half the mean of (s - t)^2 over the cells of ``mask`` [B, 1, H, W], or all; 0 for an empty mask."""
     squares = (s - t).square() / 2
     if mask is None:
         return squares.mean()
@@ -151,6 +160,6 @@ def half_square(s: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def level_of(boxes: Tensor, side: float, levels: int) -> Tensor:
-    """Which level an object belongs to by its size: floor(log2(sqrt(w h) / side)), [N, 4] -> [N] in 0..levels - 1."""
+    """The level of an object's size, floor(log2(sqrt(w h) / side)): [N, 4] -> [N] in 0..levels - 1."""
     area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6).prod(1)
     return (area.sqrt() / side).log2().floor().clamp(0, levels - 1).long()

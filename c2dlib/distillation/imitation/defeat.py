@@ -1,14 +1,15 @@
-"""DeFeat: imitate a neck's maps on objects and on background, each with a weight of its own (Guo et al., CVPR 2021)."""
+"""DeFeat: imitate a neck's maps on objects and, with another weight, elsewhere (Guo et al., CVPR 2021)."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from c2dlib.distillation.imitation.common import (
     SIDE,
+    Imitation,
     Necks,
     TeacherStudentBatch,
     adapted,
@@ -21,8 +22,9 @@ OBJECTS, BACKGROUND = 3.0, 12.0  # the released weights: the background's mean e
 STD = 1e-4
 
 
-class DeFeat(nn.Module):
-    """Half the mean squared difference inside the objects' boxes, and outside; 3x3 convolution, mean over levels.
+class DeFeat(Imitation):
+    """Half the mean squared difference inside the objects' boxes, and outside; 3x3 convolution, mean over
+    levels.
 
     The neck's part of the method. Its released configuration leaves the heads' part out, and so do we.
     """
@@ -31,9 +33,9 @@ class DeFeat(nn.Module):
         super().__init__()
         self.adapters, self.side, self.factor = adapters(necks, 3, STD), SIDE * necks.anchor_scale, factor
 
-    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
-        masks = inside_objects(seen, self.side)
-        levels = list(zip(adapted(self.adapters, seen.maps()), masks, strict=True))
+    def forward(self, batch: TeacherStudentBatch) -> dict[str, Tensor]:
+        masks = inside_objects(batch, self.side)
+        levels = list(zip(adapted(self.adapters, batch.maps()), masks, strict=True))
         inside, outside = (
             torch.stack([half_square(s, t, mask if fg else 1 - mask) for (s, t), mask in levels]).mean()
             for fg in (True, False)
@@ -45,16 +47,16 @@ class DeFeat(nn.Module):
 
 
 @torch.no_grad()
-def inside_objects(seen: TeacherStudentBatch, side: float) -> list[Tensor]:
-    """Per level [B, 1, H, W], 1 in the cells of that level's boxes; a box thinner than a cell has its top-left one."""
-    height, width = seen.out.images.shape[2:]
+def inside_objects(batch: TeacherStudentBatch, side: float) -> list[Tensor]:
+    """Per level [B, 1, H, W], 1 in the cells of that level's boxes; thin boxes have their top-left cell."""
+    height, width = batch.out.images.shape[2:]
     masks = []
-    for level, (s, _) in enumerate(seen.maps()):
+    for level, (s, _) in enumerate(batch.maps()):
         mask = s.new_zeros(len(s), 1, *s.shape[2:])
         across, down = width / s.shape[3], height / s.shape[2]  # the strides
-        for row, target in enumerate(seen.out.targets):
-            mine = target["boxes"][level_of(target["boxes"], side, len(seen.levels)) == level]
-            for x1, y1, x2, y2 in mine.tolist():
+        for row, target in enumerate(batch.out.targets):
+            level_boxes = target["boxes"][level_of(target["boxes"], side, len(batch.levels)) == level]
+            for x1, y1, x2, y2 in level_boxes.tolist():
                 left, top = min(int(x1 / across), s.shape[3] - 1), min(int(y1 / down), s.shape[2] - 1)
                 right, bottom = math.floor(x2 / across), math.floor(y2 / down)
                 thin = right <= left or bottom <= top

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch
+from c2dlib.distillation.imitation.common import Imitation, Necks, TeacherStudentBatch
 
 EPS = 1e-12  # inside every square root: the norm's gradient stays finite where S = T
 TERMS = ("feature", "channel", "spatial", "nonlocal")
@@ -100,14 +100,14 @@ class Level(nn.Module):
         )
 
 
-class FKD(nn.Module):
+class FKD(Imitation):
     """Attention-guided and non-local imitation: four terms per level, summed over levels.
 
-    The feature mask is spatial (two-stage) or spatial x channel (one-stage). Both non-local blocks are trained, only the
-    teacher's features are constant.
+    The feature mask is spatial (two-stage) or spatial x channel (one-stage). Both non-local blocks are
+    trained, only the teacher's features are constant.
 
-    ``factor`` multiplies the published weights, which suit COCO's full-width necks: the norms are sums, so maps of
-    another size, width or scale need another factor.
+    ``factor`` multiplies the published weights, which suit COCO's full-width necks: the norms are sums, so
+    maps of another size, width or scale need another factor.
     """
 
     def __init__(self, necks: Necks, factor: float = 1.0):
@@ -119,7 +119,7 @@ class FKD(nn.Module):
             for i, channels in enumerate(zip(necks.student, necks.teacher, strict=True))
         )
 
-    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
+    def forward(self, batch: TeacherStudentBatch) -> dict[str, Tensor]:
         """One step's weighted scalars, "fkd_" + each of TERMS."""
-        norms = sum(level(*maps) for level, maps in zip(self.levels, seen.maps(), strict=True))
+        norms = sum(level(*maps) for level, maps in zip(self.levels, batch.maps(), strict=True))
         return {f"fkd_{name}": w * norm for name, w, norm in zip(TERMS, self.weights, norms, strict=True)}

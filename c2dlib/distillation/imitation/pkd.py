@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from c2dlib.distillation.imitation.common import Necks, TeacherStudentBatch, adapted, adapters, half_square
+from c2dlib.distillation.imitation.common import (
+    Imitation,
+    Necks,
+    TeacherStudentBatch,
+    adapted,
+    adapters,
+    half_square,
+)
 
 EPS = 1e-6
 LEVELS = 4  # the finest ones
 TWO_STAGE, ONE_STAGE = 6.0, 10.0  # published weights
 
 
-class PKD(nn.Module):
+class PKD(Imitation):
     """Half the mean squared difference of the standardised maps, summed over the four finest levels.
 
-    That is about 1 - r per channel, r their correlation over batch and cells: no scale, no offset. Where the channels
-    differ in number a 1x1 convolution comes before it; where they agree there is none, as published.
+    That is about 1 - r per channel, r their correlation over batch and cells: no scale, no offset. Where the
+    channels differ in number a 1x1 convolution comes before it; where they agree there is none, as published.
     """
 
     def __init__(self, necks: Necks, factor: float = 1.0):
@@ -24,10 +31,10 @@ class PKD(nn.Module):
         self.adapters = adapters(necks, 1, spare_equal=True)[:LEVELS]
         self.weight = factor * (ONE_STAGE if necks.one_stage else TWO_STAGE)
 
-    def forward(self, seen: TeacherStudentBatch) -> dict[str, Tensor]:
+    def forward(self, batch: TeacherStudentBatch) -> dict[str, Tensor]:
         levels = [
             half_square(standardised(s), standardised(t))
-            for s, t in adapted(self.adapters, seen.maps()[:LEVELS])
+            for s, t in adapted(self.adapters, batch.maps()[:LEVELS])
         ]
         return {"pkd": self.weight * torch.stack(levels).sum()}
 

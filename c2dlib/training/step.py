@@ -1,0 +1,52 @@
+"""The training step: a student and its distillers. This is the only place where a step is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from c2dlib import distributed
+from c2dlib.detectors.build import Step
+from c2dlib.distillation.distiller import Distiller
+
+
+class TrainingStep(nn.Module):
+    """Images and targets -> named, weighted loss terms, whose sum is minimised.
+
+    Its parameters are those that are trained: the student's and the distillers' adapters. Teachers belong to
+    the distillers, which are no modules, so no teacher is in ``parameters()`` or ``state_dict()``.
+    """
+
+    def __init__(self, student: Step, distillers: Sequence[Distiller] = ()):
+        super().__init__()
+        self.student, self.distillers = student, list(distillers)
+        self.adapters = nn.ModuleDict(
+            {name: module for distiller in distillers for name, module in distiller.adapters().items()}
+        )
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """Name in a checkpoint -> module whose parameters are trained; the student is the plain detector."""
+        return {"student": self.student.model, **self.adapters}
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict], distilled: bool = True, shared: bool = True
+    ) -> dict[str, Tensor]:
+        """The detector's own losses, then the distillers' terms.
+
+        Args:
+            distilled: False: the plain step, without any distiller.
+            shared: where several processes train, scale the terms so that their mean over the processes is
+                the loss of all images as one batch. All processes must then call this together.
+        """
+        out = self.student(images, targets)
+        terms, divisors = dict(out.task_losses), dict(out.divisors)
+        distillers = self.distillers if distilled else []
+        for distiller in distillers:
+            terms |= distiller(out)
+        if not shared or distributed.world() == 1:
+            return terms
+        for distiller in distillers:
+            divisors |= distiller.divisors(out)
+        return distributed.as_one_batch(terms, divisors, len(images))

@@ -1,0 +1,153 @@
+"""The training step: its terms, its parameters, and how few calls lie between the loop and a loss."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import c2dlib
+from c2dlib import distributed
+from c2dlib.cluster.cost import CLASSES, random_step, scene
+from c2dlib.config.experiment import experiment
+from c2dlib.distillation import classify, localise
+from c2dlib.training import loop
+from c2dlib.training.loop import OptimizerSettings, fit
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PACKAGE = Path(c2dlib.__file__).parent
+
+
+def small(method, student="FasterRCNN-R50"):
+    """A step with random weights at smoke scale, one classification teacher, and one image."""
+    torch.manual_seed(0)
+    step, teacher = random_step(experiment("smoke", student, method, backbone_weights="none"))
+    images, targets = scene(1)
+    return step, teacher, images, targets
+
+
+def calls_until(frame, code) -> int:
+    """The number of calls of c2dlib's functions from one with ``code`` to a loss that ``frame`` calls."""
+    calls = 1
+    while frame.f_code is not code:
+        calls += Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
+        frame = frame.f_back
+    return calls
+
+
+def test_the_losses_are_as_few_calls_from_the_loop_as_the_readme_says(monkeypatch, tmp_path):
+    """The loop calls the step (1), that a distiller (2), that the loss; loc is one function deeper."""
+    calls = {}
+
+    def counting(name, loss):
+        def counted(*arguments):
+            calls.setdefault(name, set()).add(calls_until(sys._getframe(1), loop.fit.__code__))
+            return loss(*arguments)
+
+        return counted
+
+    monkeypatch.setattr(classify, "kd_cls", counting("KD_cls", classify.kd_cls))
+    monkeypatch.setattr(localise, "pooled_l1", counting("loc", localise.pooled_l1))
+    step, _, images, targets = small("C2D", "SSD300-VGG16")
+    fit(
+        OptimizerSettings(lr=1e-4),
+        1,
+        step.trained,
+        lambda start: [(images, targets)],
+        step,
+        tmp_path,
+        "cpu",
+        shared=True,
+    )
+    assert calls == {"KD_cls": {3}, "loc": {4}}
+    text = " ".join(README.read_text().split())
+    assert "KD_cls is reached in 3 calls from the training loop, loc in 4" in text
+
+
+def test_terms_are_those_of_the_detector_and_then_of_each_distiller():
+    step, _, images, targets = small("C2D+FKD")
+    assert set(step.state_dict()) == {
+        *(f"student.{name}" for name in step.student.state_dict()),
+        *(f"adapters.imitation.{name}" for name in step.adapters["imitation"].state_dict()),
+    }
+    state = {name: value.clone() for name, value in step.state_dict().items()}
+    torch.manual_seed(7)
+    out = step.student(images, targets)
+    expected = dict(out.task_losses)
+    for distiller in step.distillers:
+        expected |= distiller(out)
+    step.load_state_dict(state)  # batch statistics moved
+    torch.manual_seed(7)
+    terms = step(images, targets)
+    assert list(terms) == list(expected) and list(terms)[-7:-4] == ["KDcls", "loc", "KDloc"]
+    assert all(torch.equal(terms[name], value) for name, value in expected.items())
+
+
+def test_the_plain_step_has_the_detectors_own_losses_and_asks_no_teacher(monkeypatch):
+    step, teacher, images, targets = small("C2D+FKD")
+    for owner, name in ((teacher, "read"), (teacher, "early"), (step.distillers[-1].teacher, "forward")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("a teacher was asked"))
+    terms = step(images, targets, distilled=False)
+    assert terms.keys() == step.student.model(images, targets).keys()
+
+
+def test_only_student_and_adapters_are_trained_and_kept():
+    step, teacher, images, targets = small("C2D+FKD")
+    assert list(step.trained) == ["student", "imitation"] and step.trained["student"] is step.student.model
+    detector = step.distillers[-1].teacher
+    taught = {id(p) for module in (teacher, detector) for p in module.parameters()}
+    trained = {id(p) for module in step.trained.values() for p in module.parameters()}
+    assert trained == {id(p) for p in step.parameters()} and not trained & taught
+    kept = {value.data_ptr() for value in step.state_dict().values() if value.numel()}
+    assert not kept & {
+        value.data_ptr() for module in (teacher, detector) for value in module.state_dict().values()
+    }
+    step.train()
+    assert not teacher.training and not detector.training
+    sum(step(images, targets).values()).backward()
+    assert all(p.grad is None for module in (teacher, detector) for p in module.parameters())
+    adapters = step.trained["imitation"].named_parameters()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for _, p in adapters)
+
+
+def test_several_processes_scale_terms_by_their_divisors(monkeypatch):
+    """The other process has as many images, so factor 1, but three times the positives: 2 n / 4 n."""
+    step, _, images, targets = small("KDcls", "SSD300-VGG16")
+    alone = step(images, targets)
+    (distiller,) = step.distillers
+    assert distiller.divisors(step.student(images, targets))["KDcls"] > 0
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+
+    def all_reduce(counts):
+        counts[:-1] *= 2
+        counts[-1] *= 4  # KDcls: three times as many positives in the other one
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", all_reduce)
+    scaled = step(images, targets)
+    for name, term in alone.items():
+        torch.testing.assert_close(scaled[name], term * (0.5 if name == "KDcls" else 1.0))
+    unscaled = step(images, targets, shared=False)
+    assert all(torch.equal(unscaled[name], term) for name, term in alone.items())
+    assert CLASSES == 80 and len(images) == 1
+
+
+def test_the_public_names_are_the_librarys():
+    """The dozen names that DESIGN.md lists, and nothing else."""
+    assert sorted(c2dlib.__all__) == [
+        "ClassificationDistiller",
+        "FCOSStep",
+        "FasterRCNNStep",
+        "LocalisationDistiller",
+        "MatchedPositives",
+        "RetinaNetStep",
+        "SSDStep",
+        "Teacher",
+        "TrainOutput",
+        "crop_regions",
+        "kd_cls",
+        "pooled_l1",
+    ]
+    assert c2dlib.kd_cls is classify.kd_cls and c2dlib.LocalisationDistiller is localise.LocalisationDistiller
+    assert all(getattr(c2dlib, name).__name__ == name for name in c2dlib.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'kd_clss'"):
+        _ = c2dlib.kd_clss
