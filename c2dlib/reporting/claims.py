@@ -1,7 +1,10 @@
-"""``claims.md``: the primary claims with their verdicts, then every other comparison of the tables without one.
+"""``claims.md``: the primary claims with their verdicts, then every other comparison of the tables without
+one.
 
-``evidence`` judges the primary claims. The comparisons (``paper_claims``) are descriptive: a gain and its interval.
-They are also shown at the end of every notebook. All of them are recomputed from the records; none is written by
+``evidence`` judges the primary claims. The comparisons (``paper_claims``) are descriptive: a gain and its
+interval.
+They are also shown at the end of every notebook. All of them are recomputed from the records; none is written
+by
 hand.
 """
 
@@ -9,33 +12,31 @@ from __future__ import annotations
 
 import pandas as pd
 
+from c2dlib.config.experiment import scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
 from c2dlib.reporting.errors import run_errors
 from c2dlib.reporting.evidence import Evidence, evidence
+from c2dlib.reporting.labels import without_masks
 from c2dlib.reporting.ledger import NO_REGIME, ledger_text
 from c2dlib.reporting.markdown import MISSING, markdown_table
-from c2dlib.reporting.paper_claims import SOURCES, Claim, Gain, RowChoice, claims
-from c2dlib.reporting.statistics import (
-    Difference,
-    difference_text,
-    independent_difference,
-    mean_of,
-    paired_difference,
-)
+from c2dlib.reporting.paper_claims import SOURCES, Claim, Gain, RowChoice, claims_at
+from c2dlib.reporting.statistics import Difference, difference_text, mean_of, paired_difference
 from c2dlib.reporting.tables import collect
 from c2dlib.reporting.work_list import Row, work_list
 from c2dlib.workspace import Workspace
 
 MOST_SEEDS = 20  # records of seeds from here on are not read
 DESCRIPTIVE = (
-    "A gain is a difference in AP points that is above 0 where the sentence is true: the mean over seeds, paired by "
-    "seed, of runs that started from the same initial weights, with a 95 % t interval; between students, which share "
-    "no seed, Welch's interval. *paper*: the same difference of the paper's numbers. In italics: controls, which the "
-    "paper does not have. *label control*: KD_cls with one-hot labels in place of the teacher's probabilities. *C2D*: "
-    "KD_cls + loc + KD_loc, the paper's method."
+    "A gain is a difference in AP points that is above 0 where the sentence is true: the mean over seeds, "
+    "paired by "
+    "seed, of runs that started from the same initial weights, with a 95 % t interval. *paper*: the same "
+    "difference of the paper's numbers. In italics: controls, which the paper does not have. *label "
+    "control*: KD_cls "
+    "with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, the paper's "
+    "method."
 )
 PerRun = dict[tuple[int, str], float]  # (seed, origin of the initial weights) -> a number
 PerSeed = dict[int, float]
@@ -71,9 +72,12 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
 def _head(frame: pd.DataFrame) -> str:
     excluding = int(((frame.low > 0) | (frame.high < 0)).sum())
     return (
-        f"## Descriptive comparisons\n\n{DESCRIPTIVE}\n\n**None of these {len(frame)} comparisons has a verdict.** "
-        f"Of {int(frame.low.notna().sum())} intervals {excluding} exclude 0; they are not corrected for their number: "
-        "about one in twenty excludes 0 by chance alone. A gain without an interval is of one seed and may be chance. "
+        f"## Descriptive comparisons\n\n{DESCRIPTIVE}\n\n**None of these {len(frame)} comparisons has a "
+        f"verdict.** "
+        f"Of {int(frame.low.notna().sum())} intervals {excluding} exclude 0; they are not corrected for "
+        f"their number: "
+        "about one in twenty excludes 0 by chance alone. A gain without an interval is of one seed and may "
+        "be chance. "
         "A small scale shows the direction of an effect at most, not the paper's number."
     )
 
@@ -87,7 +91,8 @@ def all_comparisons(workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
     frames = []
     for source, name in SOURCES.items():
         rows = work_list("table1" if source == "figure3" else source, workspace, folder, MOST_SEEDS)
-        require_rows([claim for claim in claims() if claim.source == source], rows)
+        if "in_place_of" not in scale_tables(workspace.scale):
+            require_rows([c for c in claims_at(workspace.scale) if c.source == source], rows)
         frames.append(comparisons(source, rows, collect(rows, workspace), workspace).assign(source=name))
     frame = pd.concat(frames, ignore_index=True)
     return frame[["source", *frame.columns.drop("source")]]
@@ -108,6 +113,21 @@ def require_rows(claims: list[Claim], rows: list[Row]) -> None:
                         f"the claim {claim.text!r} refers to a row that {claim.source} does not have: "
                         f"{gain.student}, {choice.method}{settings}"
                     )
+
+
+def _text(claim: Claim, names: dict[str, str]) -> str:
+    """The claim's sentence, with the name that the tables give its student."""
+    (student, *others), text = claim.students, claim.text
+    return text if others else text.replace(student, names.get(student, student), 1)
+
+
+def _has_rows(claim: Claim, rows: list[Row], workspace: Workspace) -> bool:
+    """Whether a scale with other students than the paper's has the rows; other scales have all of them."""
+    return "in_place_of" not in scale_tables(workspace.scale) or all(
+        find_row(rows, gain.student, choice)
+        for gain in (*claim.gains, *claim.than)
+        for choice in (gain.row, gain.over)
+    )
 
 
 def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
@@ -139,16 +159,21 @@ def comparisons(
         source: a key of SOURCES; the rows of Figure 3 are those of Table 1.
 
     Returns:
-        A line per comparison: ``claim``, ``control`` (not in the paper), ``paper`` (the same difference of its
-        numbers), ``effect`` in points with its interval ``low``, ``high``, and ``seeds``.
+        A line per comparison: ``claim``, ``control`` (not in the paper), ``paper`` (the same difference of
+        its numbers), ``effect`` in points with its interval ``low``, ``high``, and ``seeds``.
     """
     numbers, students, lines = Numbers(rows, records, workspace), {row.student for row in rows}, []
-    for claim in claims():
-        if claim.source == source and students.issuperset(claim.students):
+    names = without_masks(list(records.values()))
+    for claim in claims_at(workspace.scale):
+        if (
+            claim.source == source
+            and students.issuperset(claim.students)
+            and _has_rows(claim, rows, workspace)
+        ):
             paper, _ = (Difference(None, None, None), 0) if claim.control else _effect(claim, numbers.paper)
             effect, seeds = _effect(claim, numbers.reproduced)
             lines.append(
-                {"claim": claim.text, "control": claim.control, "paper": paper.mean}
+                {"claim": _text(claim, names), "control": claim.control, "paper": paper.mean}
                 | {"effect": effect.mean, "low": effect.low, "high": effect.high, "seeds": seeds}
             )
     frame = pd.DataFrame(lines, columns=["claim", "control", "paper", "effect", "low", "high", "seeds"])
@@ -188,13 +213,9 @@ class Numbers:
 
 
 def _effect(claim: Claim, numbers) -> tuple[Difference, int]:
-    """The mean of the claim's gains, minus the mean of those they are compared with; and the number of seeds."""
+    """The mean of the claim's gains, minus the mean of those they are compared with; and the number of
+    seeds."""
     gains, others = ([_gain(gain, numbers) for gain in part] for part in (claim.gains, claim.than))
-    if others and not {g.student for g in claim.gains} & {g.student for g in claim.than}:
-        difference = independent_difference(
-            [list(gain.values()) for gain in gains], [list(other.values()) for other in others]
-        )
-        return difference, min(len(gain) for gain in (*gains, *others))
     effect = _mean_per_seed(gains)
     if others:
         other = _mean_per_seed(others)
@@ -228,9 +249,7 @@ def markdown(frame: pd.DataFrame) -> str:
         ]
         for line in frame.itertuples()
     ]
-    return markdown_table(
-        ["comparison", "paper", "gain, points [95 % CI]", "seeds"], rows, text_columns=(0,)
-    )
+    return markdown_table(["comparison", "paper", "gain, points [95 % CI]", "seeds"], rows, text_columns=(0,))
 
 
 def summary(frame: pd.DataFrame) -> str:

@@ -1,7 +1,9 @@
 """What the run records say about the primary claims: estimates, intervals, tests and verdicts.
 
-Every run of the claims' rows counts whose settings are the scale's own. A student's residual variance is pooled
-over all methods that the claims name; students are independent of one another, and their variances may differ.
+Every run of the claims' rows counts whose settings are the scale's own. A student's residual variance is
+pooled
+over all methods that the claims name; students are independent of one another, and their variances may
+differ.
 """
 
 from __future__ import annotations
@@ -106,7 +108,11 @@ def collect_runs(
             record = read_record(path)
         except RecordError:
             continue  # the tables name it
-        if record.status != "done" or record.eval_split != "test" or record.seed >= (chose or record.seed + 1):
+        if (
+            record.status != "done"
+            or record.eval_split != "test"
+            or record.seed >= (chose or record.seed + 1)
+        ):
             continue
         e = experiment(
             workspace.scale,
@@ -219,14 +225,17 @@ def _missing(cells: dict, runs: pd.DataFrame, part: Part) -> tuple[tuple[str, st
 
 
 def _missing_text(missing: list[tuple[str, str, str]]) -> str:
-    """``not run: KDcls-mean (SSD512-VGG16, FasterRCNN-MV2)``."""
+    """``not run: loc, KDcls-mean (SSD512-VGG16, FasterRCNN-MV2)``."""
     students: dict[tuple[str, str], list[str]] = {}
     for what, method, student in dict.fromkeys(missing):
         students.setdefault((what, method), []).append(student)
-    rows: dict[str, list[str]] = {}
+    methods: dict[str, dict[str, list[str]]] = {}
     for (what, method), names in students.items():
-        rows.setdefault(what, []).append(f"{method} ({', '.join(names)})")
-    return "; ".join(f"{what}: {', '.join(texts)}" for what, texts in rows.items())
+        methods.setdefault(what, {}).setdefault(", ".join(names), []).append(method)
+    return "; ".join(
+        f"{what}: " + ", ".join(f"{', '.join(of)} ({names})" for names, of in rows.items())
+        for what, rows in methods.items()
+    )
 
 
 def _one_draw(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Estimate | None:
@@ -260,10 +269,10 @@ def judge(
     """Every part of every claim with its estimate, and every claim with its verdict.
 
     Returns:
-        A line per part: ``id``, ``family``, ``claim``, ``part`` (from 1), ``sum`` (in words), ``above``, ``within``,
-        ``paper`` (the same sum of its numbers), ``paper_students`` (if not all of them have numbers), ``value``,
-        ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde``; of the whole claim ``p``, ``p_holm``,
-        ``verdict`` and ``why`` (rows that are missing).
+        A line per part: ``id``, ``family``, ``claim``, ``part`` (from 1), ``sum`` (in words), ``above``,
+        ``within``, ``paper`` (the same sum of its numbers), ``paper_students`` (if not all of them have
+        numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde``; of the
+        whole claim ``p``, ``p_holm``, ``verdict`` and ``why`` (rows that are missing).
     """
     findings = {c.id: [find(part, regime.groups, runs) for part in c.parts] for c in claims}
     sizes = pd.Series([c.family for c in claims]).value_counts()
@@ -327,12 +336,10 @@ def _numbers(part: Part, finding: Finding, alpha: float) -> dict:
 def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> dict[int, dict]:
     """p, Holm's p, verdict and missing rows of the claims of one family.
 
-    A claim that is not run counts in the correction, with p = 1, so that a later run changes no other verdict to
-    the worse.
+    A claim that is not run counts in the correction, with p = 1. So a later run changes no other claim's
+    verdict to the worse.
     """
-    testable = {
-        c.id: all(f.estimate and f.fewest >= FEWEST_SEEDS for f in findings[c.id]) for c in claims
-    }
+    testable = {c.id: all(f.estimate and f.fewest >= FEWEST_SEEDS for f in findings[c.id]) for c in claims}
     p_for, p_against, p_equal = {}, {}, {}
     for c in claims:
         estimates = [f.estimate for f in findings[c.id] if f.estimate] if testable[c.id] else []
@@ -442,7 +449,9 @@ def papers_sum(
         if not groups[group]:
             return None, ""
     total = sum(
-        term.weight * sum(paper[s, term.method, term.metric] for s in groups[term.group]) / len(groups[term.group])
+        term.weight
+        * sum(paper[s, term.method, term.metric] for s in groups[term.group])
+        / len(groups[term.group])
         for term in part.terms
     )
     return total, "" if all_there else ", ".join(dict.fromkeys(s for group in groups.values() for s in group))

@@ -1,4 +1,4 @@
-"""The primary claims as Markdown: verdicts, what each interval contains, and what would have been detected."""
+"""The primary claims as Markdown: verdicts, what an interval contains, what would have been detected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from c2dlib.reporting.statistics import difference_text
 FIGURE = "claims.png"
 CLAIMS_FILE = "[primary_claims.yaml](../primary_claims.yaml)"
 NO_REGIME = (
-    f"The primary claims ({CLAIMS_FILE}) are not tested on these data: they name no regime for this folder. "
+    f"The primary claims are not tested on these data: {CLAIMS_FILE} names other regimes. "
     "What follows is descriptive."
 )
 ALT = (
@@ -39,25 +39,27 @@ def ledger_text(found: Evidence) -> str:
         _table(parts, found.regime.exploratory),
         f"![{ALT}]({FIGURE})",
         _statistics(parts),
-        *(f"- {sentence}" for sentence in found.left_out),
-        "### By student",
-        "The same sums on each student, with its own pooled 95 % interval.",
-        _students_table(found),
+        "\n".join(f"- {sentence}" for sentence in found.left_out),
     ]
+    if found.students.value.notna().any():
+        paragraphs += [
+            "### By student",
+            "The same sums on each student, with its own pooled 95 % interval.",
+            _students_table(found),
+        ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def _status(found: Evidence) -> str:
-    what = f"Data and students: {found.regime.what}." if not found.regime.exploratory else ""
     if found.regime.exploratory:
         return (
-            f"**Exploratory.** {CLAIMS_FILE} was written after these runs and with knowledge of them, so they "
-            "cannot test its claims. The same statistics on the same rows show what they suggest; no claim is called "
-            "reproduced or contradicted here. Seed 0 also chose settings, on val."
+            f"**Exploratory.** {CLAIMS_FILE} was written after these runs and with knowledge of them, so "
+            "they cannot test its claims. The same statistics on the same rows show what they suggest; no "
+            "claim is called reproduced or contradicted here. Seed 0 also chose settings, on val."
         )
     return (
-        f"Claims, rows, margins and families were committed before the runs ({CLAIMS_FILE}). {what} Each claim has one "
-        "verdict, here and wherever it is mentioned."
+        f"Claims, rows, margins and families were committed before the runs ({CLAIMS_FILE}). Data: "
+        f"{found.regime.what}. Each claim has one verdict, here and wherever it is mentioned."
     )
 
 
@@ -67,7 +69,9 @@ def _counts(verdicts: pd.Series, exploratory: bool) -> str:
     names = [EXPLORED[word] for word in words] if exploratory else words
     none = verdicts.str.startswith("no verdict").sum()
     texts = [f"**{count}** {name}" for count, name in zip(counted, names, strict=True)]
-    texts += [f"**{(verdicts == 'not run').sum()}** not run"] + ([f"**{none}** without verdict"] if none else [])
+    texts += [f"**{(verdicts == 'not run').sum()}** not run"] + (
+        [f"**{none}** without verdict"] if none else []
+    )
     return f"Of {len(verdicts)} claims: {', '.join(texts)}."
 
 
@@ -106,7 +110,7 @@ def _table(parts: pd.DataFrame, exploratory: bool) -> str:
 def _bound(line) -> str:
     if pd.notna(line.within):
         return f", within ±{line.within:g}"
-    return f", above {line.above:g}" if line.above else ""
+    return "" if pd.isna(line.otherwise_within) else f", above 0, else within ±{line.otherwise_within:g}"
 
 
 def _paper(line) -> str:
@@ -141,32 +145,39 @@ def _verdict(line, exploratory: bool) -> str:
 
 
 def _statistics(parts: pd.DataFrame) -> str:
-    several = (parts.draws > 1).any()
-    noise = (
-        "The intervals contain two kinds of noise: the draw of training set, backbone and teacher, and the seed. They do "
-        "not contain the choice of test images."
-        if several
-        else "The intervals contain the noise of the seed alone: there is one training set, one teacher and one "
-        "pre-trained backbone per student, and one set of test images, whose noise they do not contain."
-    )
-    residual = (
-        "The standard error is that of a mixed model: students and methods fixed; draw, its interactions with student "
-        "and method, and seed random."
-        if several
-        else "Each student and method has its own mean; the residual variance is a student's own, pooled over all methods "
-        "that the claims name, and Welch's degrees of freedom allow for different variances of the students."
-    )
-    return (
-        f"How to read it. A claim holds if all of its sums do, so its p is the largest of theirs (one-sided, in the "
-        f"claimed direction; for *within* two one-sided tests, whose interval has 90 %). Holm's correction is made within "
-        f"each family of claims (classes 1 to 3, boxes 4 to 8, together 9 to 13, controls 14 and 15) at "
-        f"{100 * LEVEL:.0f} %, with p = 1 for a claim that is not run. *reproduced* and *contradicted* also ask that the "
-        f"two-sided 95 % interval lies on that side. *detectable*: the effect that these runs would have shown with 80 % "
-        f"power at the strictest step of the correction; for *within*, the margin that they would have shown if the "
-        f"difference were 0. The smallest effect that matters is {parts.smallest_effect.min():g} points: where less is "
-        f"not detectable, *undecided* does not mean that there is none. A sum over rows of fewer than {FEWEST_SEEDS} "
-        f"seeds gets no interval and no verdict. {residual} {noise} *paper*: the same sum of the paper's numbers."
-    )
+    if (parts.draws > 1).any():
+        residual = (
+            "The standard error is that of a mixed model: students and methods fixed; draw, its interactions "
+            "with student and method, and seed random."
+        )
+        noise = (
+            "The intervals contain two kinds of noise: the seed, and the draw of training set, backbone and "
+            "teacher. They do not contain the choice of test images."
+        )
+    else:
+        residual = (
+            "Each student and method has its own mean. The residual variance is a student's own, pooled over "
+            "all methods that the claims name; the variances of the students may differ (Welch)."
+        )
+        noise = (
+            "The intervals contain the noise of the seed alone: there is one training set, one teacher and "
+            "one pre-trained backbone per student. They do not contain the noise of the one set of test images."
+        )
+    items = [
+        "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "
+        "direction, and for *within* two one-sided tests (TOST), whose interval has 90 %.",
+        f"Holm's correction is made within each family (classes 1 to 3, boxes 4 to 8, together 9 to 13, "
+        f"controls 14 and 15) at {100 * LEVEL:.0f} %, with p = 1 for a claim that is not run. *reproduced* "
+        "and *contradicted* also ask that the two-sided 95 % interval lies on that side.",
+        "*detectable*: the effect that these runs would have shown with 80 % power at the strictest step of "
+        "the correction; for *within*, the margin that they would have shown if the difference were 0. The "
+        f"smallest effect that matters is {parts.smallest_effect.min():g} points: where the detectable one "
+        "is larger, *undecided* does not mean that there is no effect.",
+        f"{residual} {noise}",
+        f"A sum over a row of fewer than {FEWEST_SEEDS} seeds gets no interval and no verdict.",
+        "*paper*: the same sum of the paper's numbers, on its students.",
+    ]
+    return "\n".join(f"- {item}" for item in items)
 
 
 def _students_table(found: Evidence) -> str:
@@ -174,6 +185,8 @@ def _students_table(found: Evidence) -> str:
     texts = found.parts.set_index(["id", "part"])["sum"]
     rows = []
     for (claim, part), lines in found.students.groupby(["id", "part"], sort=False):
-        cells = {line.student: difference_text(line.value, line.low, line.high) for line in lines.itertuples()}
+        cells = {
+            line.student: difference_text(line.value, line.low, line.high) for line in lines.itertuples()
+        }
         rows.append([f"{claim}. {texts[claim, part]}", *(cells.get(s) or MISSING for s in students)])
     return markdown_table(["sum of means over seeds", *students], rows, text_columns=(0,))

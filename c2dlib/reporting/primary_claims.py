@@ -1,4 +1,4 @@
-"""The fifteen primary claims of ``results/primary_claims.yaml``, and which of its regimes a results folder is."""
+"""The primary claims of ``results/primary_claims.yaml``, and which of its regimes a results folder is."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from c2dlib.workspace import Workspace
 
 FILE = ROOT / "results" / "primary_claims.yaml"
 BOXES_ALONE = {f"boxes{iou}": iou for iou in range(50, 100, 5)}  # metric -> IoU in percent
-# Folders whose records are older than the file of the claims -> the regime whose groups of students they have.
-# They are explored and cannot test a claim.
+# Folders whose records are older than the file of the claims, so that they are explored and test no claim:
+# folder -> the regime whose groups of students they have.
 EXPLORATORY = {"badges-mini": "badges"}
 
 

@@ -1,6 +1,7 @@
 """Means over seeds, differences with their t interval and their text form, and the tests of the claims.
 
-Pure functions on numbers. ``Difference`` is what a table shows; ``Estimate`` carries the standard error and the
+Pure functions on numbers. ``Difference`` is what a table shows; ``Estimate`` carries the standard error and
+the
 degrees of freedom that a test needs.
 """
 
@@ -65,7 +66,8 @@ def median_of(values: list[float]) -> float | None:
 
 
 class Estimate(NamedTuple):
-    """An estimated effect whose error divided by ``se`` follows Student's t with ``df`` degrees of freedom."""
+    """An estimated effect whose error divided by ``se`` follows Student's t with ``df`` degrees of
+    freedom."""
 
     value: float
     se: float
@@ -95,8 +97,10 @@ class Estimate(NamedTuple):
         if self.se == 0:
             return 0.0
         critical = stats.t.ppf(1 - alpha, self.df)
-        missing = lambda shift: stats.nct.sf(critical, self.df, shift) - power
-        return float(self.se * optimize.brentq(missing, 0.0, critical + 50.0))
+        shift = optimize.brentq(
+            lambda shift: stats.nct.sf(critical, self.df, shift) - power, 0.0, critical + 50.0
+        )
+        return float(self.se * shift)
 
     def detectable_margin(self, alpha: float, power: float = 0.8) -> float:
         """The smallest margin within which TOST shows an effect of 0 with this power."""
@@ -139,26 +143,6 @@ def welch_sum(estimates: list[tuple[float, Estimate]]) -> Estimate:
     )
 
 
-def independent_difference(gains: list[list[float]], others: list[list[float]]) -> Difference:
-    """The mean of the means of ``gains``, minus that of ``others``, with Welch's interval.
-
-    Each list has the values of one student, so that no value of one list has a partner in another.
-    """
-    lists = [(1 / len(gains), g) for g in gains] + [(-1 / len(others), o) for o in others]
-    if not all(values for _, values in lists):
-        return Difference(None, None, None)
-    mean = math.fsum(weight * statistics.fmean(values) for weight, values in lists)
-    if any(len(values) < 2 for _, values in lists):
-        return Difference(mean, None, None)
-    estimate = welch_sum(
-        [
-            (weight, Estimate(statistics.fmean(v), statistics.stdev(v) / len(v) ** 0.5, len(v) - 1))
-            for weight, v in lists
-        ]
-    )
-    return Difference(mean, *estimate.interval())
-
-
 def holm(p_values: list[float]) -> list[float]:
     """p values corrected for their number by Holm's step-down method."""
     from statsmodels.stats.multitest import multipletests
@@ -169,8 +153,8 @@ def holm(p_values: list[float]) -> list[float]:
 def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
     """A weighted sum of cell means over several draws, by a mixed model.
 
-    Every cell (a student with a method) has a fixed mean. Random, per draw of training set, backbone and teacher:
-    a shift of each student, a shift of each method where there are several students, and a shift of each cell.
+    Every cell (a student with a method) has a fixed mean. Random, per draw of training set, backbone and
+    teacher, is a shift of each student, of each cell, and, where there are several students, of each method.
     The residual is the seed. So the standard error contains how the effect of a method differs between draws.
 
     Args:
@@ -186,7 +170,9 @@ def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate
     random = {"cell": "0 + C(cell)", "student": "0 + C(student)"}
     if runs.student.nunique() > 1:
         random["method"] = "0 + C(method)"
-    with warnings.catch_warnings():  # a variance that is estimated as 0 lies on the border; that is a valid fit
+    with (
+        warnings.catch_warnings()
+    ):  # a variance that is estimated as 0 lies on the border; that is a valid fit
         warnings.simplefilter("ignore")
         fit = MixedLM.from_formula("value ~ 0 + C(cell)", groups="draw", vc_formula=random, data=runs).fit(
             reml=True
