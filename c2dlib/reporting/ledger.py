@@ -161,7 +161,7 @@ def _statistics(parts: pd.DataFrame) -> str:
         )
         noise = (
             "The intervals contain the noise of the seed alone: there is one training set, one teacher and "
-            "one pre-trained backbone per student. They do not contain the noise of the one set of test images."
+            "one pre-trained backbone per student. They do not contain the noise of the test images."
         )
     items = [
         "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "

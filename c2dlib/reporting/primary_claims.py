@@ -58,7 +58,8 @@ class Part:
         scale = next(iter(first.values()))
         direction = {metric: weight / scale for metric, weight in first.items()}
         for metrics in by_row.values():
-            ratio = next(iter(metrics.values())) / direction[next(iter(metrics))]
+            metric, weight = next(iter(metrics.items()))
+            ratio = weight / direction.get(metric, float("nan"))
             if metrics != {metric: ratio * weight for metric, weight in direction.items()}:
                 raise ValueError(f"the rows of a part are compared by different metrics: {self.text}")
         return direction

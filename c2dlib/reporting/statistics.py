@@ -145,9 +145,11 @@ def welch_sum(estimates: list[tuple[float, Estimate]]) -> Estimate:
 
 def holm(p_values: list[float]) -> list[float]:
     """p values corrected for their number by Holm's step-down method."""
+    if len(p_values) < 2 or min(p_values) == 1:  # nothing to correct; statsmodels' function is slow
+        return list(p_values)
     from statsmodels.stats.multitest import multipletests
 
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    return multipletests(p_values, method="holm")[1].tolist()
 
 
 def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
