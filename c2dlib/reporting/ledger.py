@@ -47,6 +47,12 @@ def ledger_text(found: Evidence) -> str:
             "The same sums on each student, with its own pooled 95 % interval.",
             _students_table(found),
         ]
+    if len(found.also):
+        paragraphs += [
+            "### Not among the claims, pooled in the same way",
+            "Means over the compact students, descriptive: no verdict, no correction.",
+            _also_table(found.also),
+        ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
@@ -190,3 +196,15 @@ def _students_table(found: Evidence) -> str:
         }
         rows.append([f"{claim}. {texts[claim, part]}", *(cells.get(s) or MISSING for s in students)])
     return markdown_table(["sum of means over seeds", *students], rows, text_columns=(0,))
+
+
+def _also_table(also: pd.DataFrame) -> str:
+    rows = [
+        [
+            line.sum,
+            MISSING if pd.isna(line.paper) else f"{line.paper:+.1f}",
+            difference_text(line.value, line.low, line.high),
+        ]
+        for line in also.itertuples()
+    ]
+    return markdown_table(["difference", "paper", "reproduced [95 % CI]"], rows, text_columns=(0,))
