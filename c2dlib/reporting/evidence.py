@@ -325,18 +325,19 @@ def judge(
 def _numbers(part: Part, finding: Finding, alpha: float) -> dict:
     """The estimate of a part; intervals are for rows of three seeds or more."""
     counts = f"{finding.fewest}" + (f"-{finding.most}" if finding.most > finding.fewest else "")
-    line = {
+    level = 0.95 if part.within is None else 0.9
+    line: dict[str, float | str | None] = {
         "value": finding.value,
         "low": None,
         "high": None,
-        "level": 0.95 if part.within is None else 0.9,
+        "level": level,
         "df": None,
         "draws": finding.draws,
         "seeds": counts if finding.fewest else "0",
         "mde": None,
     }
     if finding.estimate and finding.fewest >= FEWEST_SEEDS:
-        line["low"], line["high"] = finding.estimate.interval(line["level"])
+        line["low"], line["high"] = finding.estimate.interval(level)
         line["df"] = finding.estimate.df
         line["mde"] = (
             finding.estimate.detectable(alpha)
@@ -388,12 +389,12 @@ def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> d
 
 
 def _p_for(part: Part, estimate: Estimate) -> float:
-    return estimate.p_above(part.above) if part.within is None else estimate.p_within(part.within)
+    return estimate.p_above(part.above or 0.0) if part.within is None else estimate.p_within(part.within)
 
 
 def _p_against(part: Part, estimate: Estimate) -> float:
     if part.within is None:
-        return estimate.p_below(part.above)
+        return estimate.p_below(part.above or 0.0)
     return min(estimate.p_above(part.within), estimate.p_below(-part.within))
 
 
