@@ -123,7 +123,7 @@ reproduce: $(OVER_SEEDS:%=reproduce-%)
 	$(MAKE) $(ONE_SEED:%=reproduce-%) SEEDS=1
 	$(MAKE) claims html
 
-## judge each claim of the paper by the records there are
+## judge the primary claims by the records there are: claims.md and the forest plot claims.png
 claims: setup
 	.venv/bin/python -m c2dlib claims$(SITE_OPTIONS) $(ARGS)
 

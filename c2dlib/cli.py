@@ -253,12 +253,17 @@ def bench(
 
 
 def claims(scale: Scale = "mini", data: Data = "") -> int:
-    """Judge each claim of the paper by the finished runs."""
+    """Judge the primary claims by the finished runs, list all other comparisons, draw the forest plot."""
     check_scale(scale)
+    from c2dlib import figures
     from c2dlib.reporting.claims import write_claims
+    from c2dlib.reporting.ledger import FIGURE
     from c2dlib.workspace import open_workspace
 
-    print(write_claims(*open_workspace(scale, data)))
+    workspace, folder = open_workspace(scale, data)
+    if found := write_claims(workspace, folder):
+        figures.save(figures.claims_forest(found.parts, found.students), workspace.results / FIGURE)
+    print((workspace.results / "claims.md").read_text())
     return 0
 
 

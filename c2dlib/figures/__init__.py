@@ -4,6 +4,7 @@ Every function returns a matplotlib figure. Ground truth is blue and detections 
 paper calls *ours* is called C2D; *reproduced* are the numbers of this project's own runs.
 """
 
+from c2dlib.figures.claims import claims_forest
 from c2dlib.figures.errors import (
     change_over_iou,
     error_bars,
@@ -22,6 +23,7 @@ __all__ = [
     "attention_maps",
     "box_gradients",
     "change_over_iou",
+    "claims_forest",
     "class_probabilities",
     "compare_detections",
     "confusion",

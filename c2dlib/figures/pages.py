@@ -183,12 +183,12 @@ class TablePage(Page):
         )
 
     def verdict(self) -> Markdown:
-        """A line per claim: the paper's difference, the reproduced one with its 95 % interval, a verdict."""
-        judged = claims.verdict(self.name, self.rows, self.records, self.workspace)
+        """A line per comparison: the paper's difference, the reproduced one with its 95 % interval."""
+        compared = claims.comparisons(self.name, self.rows, self.records, self.workspace)
         return Markdown(
-            claims.summary(judged)
-            if judged.empty
-            else f"{claims.markdown(judged)}\n\n{claims.summary(judged)}"
+            claims.summary(compared)
+            if compared.empty
+            else f"{claims.markdown(compared)}\n\n{claims.summary(compared)}"
         )
 
     def comparison(self) -> Markdown:

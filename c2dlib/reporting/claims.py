@@ -1,91 +1,99 @@
-"""Each claim judged by the run records: it holds, does not hold, has not enough evidence, or was not run.
+"""``claims.md``: the primary claims with their verdicts, then every other comparison of the tables without
+one.
 
-One list of claims (``paper_claims``) serves the verdict at the end of every notebook and ``claims.md``.
-Verdicts are recomputed from the records; none is written by hand.
+``evidence`` judges the primary claims. The comparisons (``paper_claims``) are descriptive: a gain and its
+interval.
+They are also shown at the end of every notebook. All of them are recomputed from the records; none is written
+by
+hand.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
+from c2dlib.config.experiment import scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
 from c2dlib.reporting.errors import run_errors
+from c2dlib.reporting.evidence import Evidence, evidence
+from c2dlib.reporting.labels import without_masks
+from c2dlib.reporting.ledger import NO_REGIME, ledger_text
 from c2dlib.reporting.markdown import MISSING, markdown_table
-from c2dlib.reporting.paper_claims import SOURCES, Claim, Gain, RowChoice, claims
-from c2dlib.reporting.statistics import difference_text, mean_of, paired_difference
+from c2dlib.reporting.paper_claims import SOURCES, Claim, Gain, RowChoice, claims_at
+from c2dlib.reporting.statistics import Difference, difference_text, mean_of, paired_difference
 from c2dlib.reporting.tables import collect
 from c2dlib.reporting.work_list import Row, work_list
 from c2dlib.workspace import Workspace
 
 MOST_SEEDS = 20  # records of seeds from here on are not read
-VERDICTS = ("holds", "does not hold", "not enough evidence", "not run")
+DESCRIPTIVE = (
+    "A gain is a difference in AP points that is above 0 where the sentence is true: the mean over seeds, "
+    "paired by "
+    "seed, of runs that started from the same initial weights, with a 95 % t interval. *paper*: the same "
+    "difference of the paper's numbers. In italics: controls, which the paper does not have. *label "
+    "control*: KD_cls "
+    "with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, the paper's "
+    "method."
+)
 PerRun = dict[tuple[int, str], float]  # (seed, origin of the initial weights) -> a number
 PerSeed = dict[int, float]
 
 
-def write_claims(workspace: Workspace, folder: CocoFolder) -> str:
-    """Write ``claims.md`` and ``claims.csv`` beside the tables; return the former's text.
+def write_claims(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
+    """Write ``claims.md``, ``claims.csv`` (the comparisons) and ``primary_claims.csv`` beside the tables.
 
     ``reading.md``, a person's interpretation of the claims, is linked where it exists.
+
+    Returns:
+        What was found about the primary claims; None for a folder on which none is tested.
     """
-    frame = verdicts(workspace, folder)
+    found, frame = evidence(workspace, folder), all_comparisons(workspace, folder)
     write_whole(workspace.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
-    lines = [
-        f"# The paper's claims on {workspace.data_name}, scale {workspace.scale}",
-        "",
-        f"- Claims of the paper: {_counts(frame[~frame.control])}.",
-        f"- *Controls, which the paper does not have*: {_counts(frame[frame.control])}.",
-        "",
-    ]
+    lines = [f"# The claims on {workspace.data_name}, scale {workspace.scale}", ""]
     if (workspace.results / "reading.md").exists():
-        lines += [
-            "What was tried where a claim does not hold, and what the numbers suggest: "
-            "[reading.md](reading.md).",
-            "",
-        ]
-    lines += [_explanation(len(frame)), ""]
+        lines += ["What was tried, and what the numbers suggest: [reading.md](reading.md).", ""]
+    if found:
+        write_whole(
+            workspace.results / "primary_claims.csv", found.parts.to_csv(index=False, float_format="%.4f")
+        )
+        lines += [ledger_text(found), ""]
+    else:
+        lines += [NO_REGIME, ""]
+    lines += [_head(frame), ""]
     for name, of_source in frame.groupby("source", sort=False):
-        lines += [f"## {name}", "", markdown(of_source), ""]
-    write_whole(workspace.results / "claims.md", text := "\n".join(lines))
-    return text
+        lines += [f"### {name}", "", markdown(of_source), ""]
+    write_whole(workspace.results / "claims.md", "\n".join(lines))
+    return found
 
 
-def _counts(frame: pd.DataFrame) -> str:
+def _head(frame: pd.DataFrame) -> str:
+    excluding = int(((frame.low > 0) | (frame.high < 0)).sum())
     return (
-        ", ".join(f"**{(frame.verdict == word).sum()}** {word}" for word in VERDICTS) + f", of {len(frame)}"
+        f"## Descriptive comparisons\n\n{DESCRIPTIVE}\n\n**None of these {len(frame)} comparisons has a "
+        f"verdict.** "
+        f"Of {int(frame.low.notna().sum())} intervals {excluding} exclude 0; they are not corrected for "
+        f"their number: "
+        "about one in twenty excludes 0 by chance alone. A gain without an interval is of one seed and may "
+        "be chance. "
+        "A small scale shows the direction of an effect at most, not the paper's number."
     )
 
 
-def _explanation(count: int) -> str:
-    return (
-        "An effect is a difference in AP points that is above 0 where the claim is true: "
-        "the mean over seeds, paired by seed, of runs that started from the same initial weights, "
-        "with a 95 % t interval. "
-        "*holds*: the whole interval is above 0; *does not hold*: the whole interval is below 0; "
-        "*not enough evidence*: it contains 0, or there is only one seed. "
-        "*paper*: the same difference of the paper's numbers. "
-        "*label control*: KD_cls with one-hot labels in place of the teacher's probabilities. "
-        "*C2D*: KD_cls + loc + KD_loc, the paper's method. "
-        "The intervals are not corrected for their number: if no effect existed, about "
-        f"{count / 20:.0f} of {count} would exclude 0 by chance. "
-        "A small scale tests the direction of an effect, not the paper's number."
-    )
-
-
-def verdicts(workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
-    """``verdict`` of every table and figure on all recorded seeds, with its ``source`` as first column.
+def all_comparisons(workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
+    """``comparisons`` of every table and figure on all recorded seeds, with their ``source`` as first column.
 
     Raises:
-        ValueError: if a claim refers to a row that its table does not have.
+        ValueError: if a comparison refers to a row that its table does not have.
     """
     frames = []
     for source, name in SOURCES.items():
         rows = work_list("table1" if source == "figure3" else source, workspace, folder, MOST_SEEDS)
-        require_rows([claim for claim in claims() if claim.source == source], rows)
-        frames.append(verdict(source, rows, collect(rows, workspace), workspace).assign(source=name))
+        if "in_place_of" not in scale_tables(workspace.scale):
+            require_rows([c for c in claims_at(workspace.scale) if c.source == source], rows)
+        frames.append(comparisons(source, rows, collect(rows, workspace), workspace).assign(source=name))
     frame = pd.concat(frames, ignore_index=True)
     return frame[["source", *frame.columns.drop("source")]]
 
@@ -105,6 +113,21 @@ def require_rows(claims: list[Claim], rows: list[Row]) -> None:
                         f"the claim {claim.text!r} refers to a row that {claim.source} does not have: "
                         f"{gain.student}, {choice.method}{settings}"
                     )
+
+
+def _text(claim: Claim, names: dict[str, str]) -> str:
+    """The claim's sentence, with the name that the tables give its student."""
+    (student, *others), text = claim.students, claim.text
+    return text if others else text.replace(student, names.get(student, student), 1)
+
+
+def _has_rows(claim: Claim, rows: list[Row], workspace: Workspace) -> bool:
+    """Whether a scale with other students than the paper's has the rows; other scales have all of them."""
+    return "in_place_of" not in scale_tables(workspace.scale) or all(
+        find_row(rows, gain.student, choice)
+        for gain in (*claim.gains, *claim.than)
+        for choice in (gain.row, gain.over)
+    )
 
 
 def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
@@ -127,29 +150,34 @@ def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
     return matching[0] if matching else None
 
 
-def verdict(
+def comparisons(
     source: str, rows: list[Row], records: dict[str, RunRecord], workspace: Workspace
 ) -> pd.DataFrame:
-    """The claims on one table or figure whose students are among the rows.
+    """The comparisons on one table or figure whose students are among the rows.
 
     Args:
         source: a key of SOURCES; the rows of Figure 3 are those of Table 1.
 
     Returns:
-        A line per claim: ``claim``, ``control`` (not in the paper), ``paper`` (the same difference of its
-        numbers), ``effect`` in points with its interval ``low``, ``high``, ``seeds``, ``verdict``.
+        A line per comparison: ``claim``, ``control`` (not in the paper), ``paper`` (the same difference of
+        its numbers), ``effect`` in points with its interval ``low``, ``high``, and ``seeds``.
     """
     numbers, students, lines = Numbers(rows, records, workspace), {row.student for row in rows}, []
-    for claim in claims():
-        if claim.source == source and students.issuperset(claim.students):
-            paper = None if claim.control else _effect(claim, numbers.paper).get(0)
+    names = without_masks(list(records.values()))
+    for claim in claims_at(workspace.scale):
+        if (
+            claim.source == source
+            and students.issuperset(claim.students)
+            and _has_rows(claim, rows, workspace)
+        ):
+            paper, _ = (Difference(None, None, None), 0) if claim.control else _effect(claim, numbers.paper)
+            effect, seeds = _effect(claim, numbers.reproduced)
             lines.append(
-                {"claim": claim.text, "control": claim.control, "paper": paper}
-                | judge(_effect(claim, numbers.reproduced))
+                {"claim": _text(claim, names), "control": claim.control, "paper": paper.mean}
+                | {"effect": effect.mean, "low": effect.low, "high": effect.high, "seeds": seeds}
             )
-    return pd.DataFrame(
-        lines, columns=["claim", "control", "paper", "effect", "low", "high", "seeds", "verdict"]
-    )
+    frame = pd.DataFrame(lines, columns=["claim", "control", "paper", "effect", "low", "high", "seeds"])
+    return frame.astype({"paper": float, "effect": float, "low": float, "high": float})
 
 
 class Numbers:
@@ -184,13 +212,15 @@ class Numbers:
         return {(0, ""): row.paper[metric]} if row and iou is None and metric in row.paper else {}
 
 
-def _effect(claim: Claim, numbers) -> PerSeed:
-    """Per seed: the mean of the claim's gains, minus the mean of those they are compared with."""
-    effect = _mean_per_seed([_gain(gain, numbers) for gain in claim.gains])
-    if claim.than:
-        other = _mean_per_seed([_gain(gain, numbers) for gain in claim.than])
+def _effect(claim: Claim, numbers) -> tuple[Difference, int]:
+    """The mean of the claim's gains, minus the mean of those they are compared with; and the number of
+    seeds."""
+    gains, others = ([_gain(gain, numbers) for gain in part] for part in (claim.gains, claim.than))
+    effect = _mean_per_seed(gains)
+    if others:
+        other = _mean_per_seed(others)
         effect = {seed: value - other[seed] for seed, value in effect.items() if seed in other}
-    return effect
+    return paired_difference([(value, 0.0) for value in effect.values()]), len(effect)
 
 
 def _gain(gain: Gain, numbers) -> PerSeed:
@@ -208,52 +238,28 @@ def _mean_per_seed(gains: list[PerSeed]) -> PerSeed:
     }
 
 
-def judge(effect: PerSeed) -> dict:
-    """A verdict on numbers that are above 0 where a claim is true.
-
-    ``holds``: the whole 95 % t interval is above 0. ``does not hold``: it is below 0. Otherwise ``not enough
-    evidence``, or without any number ``not run``.
-
-    Returns:
-        The mean ``effect``, its interval ``low`` and ``high``, ``seeds`` and ``verdict``.
-    """
-    mean, low, high = paired_difference([(value, 0.0) for value in effect.values()])
-    word = "not enough evidence" if effect else "not run"
-    if low is not None and (low > 0 or high < 0):
-        word = "holds" if low > 0 else "does not hold"
-    return {"effect": mean, "low": low, "high": high, "seeds": len(effect), "verdict": word}
-
-
 def markdown(frame: pd.DataFrame) -> str:
-    """A ``verdict`` as a Markdown table; controls in italics."""
+    """``comparisons`` as a Markdown table; controls in italics."""
     rows = [
         [
             f"*{line.claim}*" if line.control else line.claim,
             MISSING if pd.isna(line.paper) else f"{line.paper:+.1f}",
-            difference_text(line.effect, line.low, line.high) or MISSING,
+            difference_text(line.effect, line.low, line.high) or "not run",
             str(line.seeds),
-            f"**{line.verdict}**" if line.verdict in VERDICTS[:2] else line.verdict,
         ]
         for line in frame.itertuples()
     ]
-    return markdown_table(
-        ["claim", "paper", "reproduced, points [95 % CI]", "seeds", "verdict"], rows, text_columns=(0, 4)
-    )
+    return markdown_table(["comparison", "paper", "gain, points [95 % CI]", "seeds"], rows, text_columns=(0,))
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """A ``verdict`` in a sentence or two."""
+    """``comparisons`` in a sentence or two."""
     if frame.empty:
-        return "No claim refers to these rows alone."
-    holds, fails, unclear, not_run = (int((frame.verdict == word).sum()) for word in VERDICTS)
-    single = int((frame.seeds == 1).sum())
-    sentence = (
-        f"Of {len(frame)} claims {holds} hold, {fails} do not hold, {unclear} lack evidence"
-        + (f" ({single} of them have one seed only)" if single else "")
-        + f" and {not_run} were not run."
-    )
-    opposite = int((frame.paper.astype(float) * frame.effect.astype(float) < 0).sum())
-    return sentence + (f" In {opposite} the effect has the opposite sign of the paper's." if opposite else "")
+        return "No comparison refers to these rows alone."
+    not_run, single = int((frame.seeds == 0).sum()), int((frame.seeds == 1).sum())
+    text = f"{len(frame)} comparisons, {not_run} of them not run"
+    text += f" and {single} with one seed only." if single else "."
+    return f"{text} They are descriptive: verdicts are given in `claims.md`, on the primary claims only."
 
 
 def not_tested(workspace: Workspace, seeds: int) -> list[str]:
@@ -266,5 +272,7 @@ def not_tested(workspace: Workspace, seeds: int) -> list[str]:
         )
     if seeds < 3:
         sentences.append(f"Chance: with SEEDS={seeds} there is no interval, or a very wide one.")
-    sentences.append("All claims at once: about one in twenty 95 % intervals excludes 0 by chance alone.")
+    sentences.append(
+        "All comparisons at once: about one in twenty 95 % intervals excludes 0 by chance alone."
+    )
     return sentences

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from c2dlib.config.methods import canonical, parts
+from c2dlib.config.students import ARCHITECTURES
+from c2dlib.records import RunRecord
 from c2dlib.reporting.work_list import CONTROL, OWN_BASELINE, Row
 
 C2D = ["KDcls", "loc", "KDloc"]  # the method that the paper calls "ours"
@@ -28,6 +30,15 @@ def method_label(method: str) -> str:
     if not set(C2D) <= set(names):
         return method
     return " + ".join(["C2D", *(name for name in names if name not in C2D)])
+
+
+def without_masks(records: list[RunRecord]) -> dict[str, str]:
+    """Students that learn masks and were trained on data that have none -> what they are called in tables."""
+    return {
+        r.student: f"{r.student} without masks"
+        for r in records
+        if r.status == "done" and ARCHITECTURES[r.student].family.masks and "loss_mask" not in r.curve
+    }
 
 
 def row_label(method: str, settings: dict) -> str:

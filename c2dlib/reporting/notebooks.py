@@ -128,7 +128,11 @@ def html(workspace: Workspace) -> Path:
         path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()
     ):
         text = (
-            path.read_text().replace("(reading.md)", "(reading.html)").replace("(claims.md)", "(claims.html)")
+            path.read_text()
+            .replace("(reading.md)", "(reading.html)")
+            .replace("(claims.md)", "(claims.html)")
+            .replace("(claims.png)", "(../claims.png)")
+            .replace("(../primary_claims.yaml)", "(../../primary_claims.yaml)")
         )
         write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
         items.insert(

@@ -8,7 +8,7 @@ from c2dlib.config.methods import IMITATIONS, canonical
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
-from c2dlib.reporting.labels import method_label
+from c2dlib.reporting.labels import method_label, without_masks
 from c2dlib.reporting.statistics import mean_of
 from c2dlib.reporting.work_list import CONTROL
 from c2dlib.workspace import Workspace
@@ -116,9 +116,10 @@ def _detector_teachers(records: list[RunRecord]) -> list[str]:
 
 
 def _masks(done: list[RunRecord]) -> list[str]:
-    if not any(ARCHITECTURES[r.student].family.masks and "loss_mask" not in r.curve for r in done):
-        return []
-    return ["The data have no masks: Mask R-CNN was trained with its box branch alone, like a Faster R-CNN."]
+    return [
+        f"The data have no masks: {name} is a Faster R-CNN, its box branch alone was trained."
+        for name in without_masks(done).values()
+    ]
 
 
 def _other_pretraining(done: list[RunRecord]) -> list[str]:

@@ -1,12 +1,20 @@
-"""Means over seeds, paired differences with their 95 % t interval, and the text form of such a difference."""
+"""Means over seeds, differences with their t interval and their text form, and the tests of the claims.
+
+Pure functions on numbers. ``Difference`` is what a table shows; ``Estimate`` carries the standard error and
+the
+degrees of freedom that a test needs.
+"""
 
 from __future__ import annotations
 
+import math
 import statistics
+import warnings
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 
 class Difference(NamedTuple):
@@ -55,3 +63,128 @@ def sd_of(values: list[float | None]) -> float | None:
 def median_of(values: list[float]) -> float | None:
     """Median; None for no value."""
     return statistics.median(values) if values else None
+
+
+class Estimate(NamedTuple):
+    """An estimated effect whose error divided by ``se`` follows Student's t with ``df`` degrees of
+    freedom."""
+
+    value: float
+    se: float
+    df: float
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The two-sided interval that contains the effect with this probability."""
+        half = stats.t.ppf((1 + level) / 2, self.df) * self.se
+        return self.value - half, self.value + half
+
+    def p_above(self, bound: float = 0.0) -> float:
+        """One-sided p of "the effect is not above ``bound``"."""
+        if self.se == 0:
+            return 0.0 if self.value > bound else 1.0
+        return float(stats.t.sf((self.value - bound) / self.se, self.df))
+
+    def p_below(self, bound: float = 0.0) -> float:
+        """One-sided p of "the effect is not below ``bound``"."""
+        return Estimate(-self.value, self.se, self.df).p_above(-bound)
+
+    def p_within(self, margin: float) -> float:
+        """p of two one-sided tests (TOST) of "the effect is not between -margin and margin"."""
+        return max(self.p_above(-margin), self.p_below(margin))
+
+    def detectable(self, alpha: float, power: float = 0.8) -> float:
+        """The smallest effect above 0 that a one-sided test at ``alpha`` shows with this power (MDE)."""
+        if self.se == 0:
+            return 0.0
+        critical = stats.t.ppf(1 - alpha, self.df)
+        shift = optimize.brentq(
+            lambda shift: stats.nct.sf(critical, self.df, shift) - power, 0.0, critical + 50.0
+        )
+        return float(self.se * shift)
+
+    def detectable_margin(self, alpha: float, power: float = 0.8) -> float:
+        """The smallest margin within which TOST shows an effect of 0 with this power."""
+        return float(self.se * (stats.t.ppf(1 - alpha, self.df) + stats.t.ppf((1 + power) / 2, self.df)))
+
+
+def pooled_variance(groups: list[list[float]]) -> tuple[float, int]:
+    """The variance within groups that is common to all of them, and its degrees of freedom.
+
+    It is the residual variance of a model with one mean per group.
+
+    Raises:
+        ValueError: if no group has two values.
+    """
+    squares, df = 0.0, 0
+    for values in groups:
+        if len(values) > 1:
+            squares += statistics.variance(values) * (len(values) - 1)
+            df += len(values) - 1
+    if not df:
+        raise ValueError("no group has two values")
+    return squares / df, df
+
+
+def welch_sum(estimates: list[tuple[float, Estimate]]) -> Estimate:
+    """A weighted sum of independent estimates whose variances may differ.
+
+    The degrees of freedom are Welch's and Satterthwaite's.
+
+    Args:
+        estimates: weight, estimate.
+    """
+    variances = [(weight * estimate.se) ** 2 for weight, estimate in estimates]
+    total = math.fsum(variances)
+    spread = math.fsum(v**2 / e.df for v, (_, e) in zip(variances, estimates, strict=True))
+    return Estimate(
+        math.fsum(weight * estimate.value for weight, estimate in estimates),
+        total**0.5,
+        total**2 / spread if spread else math.fsum(e.df for _, e in estimates),
+    )
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p values corrected for their number by Holm's step-down method."""
+    if len(p_values) < 2 or min(p_values) == 1:  # nothing to correct; statsmodels' function is slow
+        return list(p_values)
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1].tolist()
+
+
+def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
+    """A weighted sum of cell means over several draws, by a mixed model.
+
+    Every cell (a student with a method) has a fixed mean. Random, per draw of training set, backbone and
+    teacher, is a shift of each student, of each cell, and, where there are several students, of each method.
+    The residual is the seed. So the standard error contains how the effect of a method differs between draws.
+
+    Args:
+        runs: columns ``cell``, ``student``, ``method``, ``draw``, ``value``; at least two draws, two methods.
+        weights: of cells; others have weight 0.
+
+    Returns:
+        The degrees of freedom are those of the interaction of draw and method in a balanced design.
+    """
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    cells = sorted(runs.cell.unique())
+    random = {"cell": "0 + C(cell)", "student": "0 + C(student)"}
+    if runs.student.nunique() > 1:
+        random["method"] = "0 + C(method)"
+    with (
+        warnings.catch_warnings()
+    ):  # a variance that is estimated as 0 lies on the border; that is a valid fit
+        warnings.simplefilter("ignore")
+        fit = MixedLM.from_formula("value ~ 0 + C(cell)", groups="draw", vc_formula=random, data=runs).fit(
+            reml=True
+        )
+    vector = [weights.get(cell, 0.0) for cell in cells]
+    covariance = fit.cov_params().iloc[: len(cells), : len(cells)].to_numpy()
+    variance = sum(
+        a * b * covariance[i, j] for i, a in enumerate(vector) for j, b in enumerate(vector)
+    )  # of the weighted sum
+    value = sum(weight * mean for weight, mean in zip(vector, fit.fe_params, strict=True))
+    return Estimate(
+        float(value), float(variance) ** 0.5, (runs.draw.nunique() - 1) * (runs.method.nunique() - 1)
+    )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
-from c2dlib.reporting.labels import frame_labels, method_label, varied_settings
+from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, markdown_table, number
 from c2dlib.reporting.notes import notes
 from c2dlib.reporting.statistics import difference_text, mean_of, median_of, paired_difference, sd_of
@@ -31,7 +31,11 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
     write_whole(workspace.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
     write_whole(
         workspace.results / f"{name}.md",
-        markdown(frame, TABLES[name].title, notes(workspace, folder, records)),
+        markdown(
+            frame.replace({"student": without_masks(list(records.values()))}),
+            TABLES[name].title,
+            notes(workspace, folder, records),
+        ),
     )
     return frame
 
@@ -141,7 +145,7 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     varied, compared = varied_settings(frame), _compared_metrics(frame)
     plain = [] if len(compared) > 1 else ["AP50", "AP75"]
     memory = ["memory, MB"] if frame.memory_mb.notna().any() else []
-    head = [
+    columns = [
         "student",
         "method",
         *varied,
@@ -168,8 +172,18 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
         ]
         for _, line in frame.iterrows()
     ]
-    text = markdown_table(head, rows, text_columns=range(2 + len(varied)))
-    return "\n".join([f"# {title}", "", text, "", *[f"- {note}" for note in notes], ""])
+    text = markdown_table(columns, rows, text_columns=range(2 + len(varied)))
+    head = [f"# {title}", ""] + ([seeds, ""] if (seeds := _few_seeds(frame)) else [])
+    return "\n".join([*head, text, "", *[f"- {note}" for note in notes], ""])
+
+
+def _few_seeds(frame: pd.DataFrame) -> str:
+    """A warning for rows with one seed; empty without such a row."""
+    single, run = int((frame.seeds == 1).sum()), int((frame.seeds > 0).sum())
+    if not single:
+        return ""
+    rows = "**One seed per row" if single == run else f"**One seed in {single} of {run} rows"
+    return f"{rows}: their differences have no interval and may be chance; no verdict rests on them.**"
 
 
 def _compared_metrics(frame: pd.DataFrame) -> list[str]:

@@ -330,10 +330,21 @@ def _lines_by_student(table: str, scale: str) -> dict[str, list[dict]]:
         more = [{"method": method} for method in changes["more_rows"].get(table, {}).get(student, [])]
         lines = [*by_student.get(student, []), *by_student.get(papers_student, []), *more]
         if not ARCHITECTURES[student].detector_teacher:
-            lines = [line for line in lines if not imitation_in(line.get("method", ""))]
+            lines = [line for line in lines if not imitation_in(line.get("method", "baseline"))]
         if lines:
             here[student] = lines
     return here
+
+
+def student_here(papers_student: str, table: str, scale: str) -> str | None:
+    """The student that has a paper's student's rows of a table at a scale; None if none takes its place."""
+    changes, kind = scale_tables(scale), TABLES[table]
+    if "in_place_of" not in changes:
+        return papers_student
+    lines = kind.own_lines(scale) if kind.own_lines else _paper_lines(table)
+    if all("student" not in line for line in lines):
+        return changes["ablated"] if papers_student == ABLATED else None
+    return {there: here for here, there in changes["in_place_of"].items()}.get(papers_student)
 
 
 def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPlan:

@@ -57,7 +57,7 @@ def test_a_table_without_runs_shows_its_rows_as_not_run(table_parameters):
         and page.done == []
         and "0 have a record" in page.where().data
     )
-    assert "9 were not run" in page.verdict().data
+    assert "9 of them not run" in page.verdict().data
     assert "Chance: with SEEDS=1" in page.not_tested().data
 
 

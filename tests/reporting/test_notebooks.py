@@ -131,7 +131,7 @@ def test_tables_notebooks_do_not_drift_apart(name):
     run_time = prose[0].split("\n\n")[-1].split(" The same from a shell")[0]
     assert run_time == model[0].split("\n\n")[-1].split(" The same from a shell")[0]
     assert f"`make reproduce-{name} SCALE=smoke`" in " ".join(prose[0].split())
-    for heading in ("## Verdict", "## The table"):
+    for heading in ("## Differences", "## The table"):
         of_name, of_model = (
             next(text for text in texts if text.startswith(heading)) for texts in (prose, model)
         )

@@ -1,14 +1,24 @@
-"""Paired differences by hand, and how they are written."""
+"""Differences, intervals and tests: by hand, or as scipy and statsmodels have them."""
 
+import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.formula.api
+import statsmodels.stats.weightstats
+from scipy import stats
 
 from c2dlib.reporting.statistics import (
     Difference,
+    Estimate,
     difference_text,
+    holm,
     mean_of,
     median_of,
+    mixed_estimate,
     paired_difference,
+    pooled_variance,
     sd_of,
+    welch_sum,
 )
 
 
@@ -43,3 +53,105 @@ def test_missing_values_are_left_out():
         and median_of([3.0, 1.0, 2.0]) == 2
     )
     assert mean_of([None]) is None and sd_of([1.0]) is None and median_of([]) is None
+
+
+def test_the_variance_pooled_over_groups_by_hand():
+    # squares: 2 (of 1, 2, 3), 8 (of 0, 4), none (one value); degrees of freedom 2 + 1
+    assert pooled_variance([[1.0, 2.0, 3.0], [0.0, 4.0], [9.0]]) == (pytest.approx(10 / 3), 3)
+    with pytest.raises(ValueError, match="two values"):
+        pooled_variance([[1.0], []])
+
+
+def test_the_pooled_interval_is_that_of_a_linear_model():
+    generator = np.random.default_rng(0)
+    runs = pd.DataFrame({"method": list("aaabbbccccc"), "value": generator.normal(0, 1, 11)})
+    fit = statsmodels.formula.api.ols("value ~ 0 + C(method)", runs).fit()
+    test = fit.t_test([-1, 1, 0])
+    variance, df = pooled_variance([g.value.tolist() for _, g in runs.groupby("method")])
+    means = runs.groupby("method").value.mean()
+    ours = Estimate(means.b - means.a, (variance * (1 / 3 + 1 / 3)) ** 0.5, df)
+    assert ours.interval() == pytest.approx(test.conf_int()[0])
+    assert 2 * min(ours.p_above(), ours.p_below()) == pytest.approx(float(test.pvalue))
+
+
+def test_welch_over_students_is_scipys():
+    generator = np.random.default_rng(1)
+    a, b = generator.normal(1, 1, 5), generator.normal(0, 4, 8)
+    one = [Estimate(x.mean(), x.std(ddof=1) / len(x) ** 0.5, len(x) - 1) for x in (a, b)]
+    estimate = welch_sum([(1.0, one[0]), (-1.0, one[1])])
+    expected = stats.ttest_ind(a, b, equal_var=False, alternative="greater")
+    assert estimate.df == pytest.approx(expected.df)
+    assert estimate.p_above() == pytest.approx(expected.pvalue)
+    # equal variances and sizes: the degrees of freedom add up
+    assert welch_sum([(0.5, Estimate(1, 2, 10)), (0.5, Estimate(3, 2, 10))]) == pytest.approx((2, 2**0.5, 20))
+
+
+def test_tost_is_statsmodels_and_agrees_with_the_90_percent_interval():
+    values = np.random.default_rng(2).normal(0.1, 0.4, 12)
+    estimate = Estimate(values.mean(), values.std(ddof=1) / 12**0.5, 11)
+    expected = statsmodels.stats.weightstats.DescrStatsW(values).ttost_mean(-0.5, 0.5)[0]
+    assert estimate.p_within(0.5) == pytest.approx(expected)
+    low, high = estimate.interval(0.9)
+    edge = max(abs(low), abs(high))
+    assert estimate.p_within(edge * 1.001) < 0.05 < estimate.p_within(edge * 0.999)
+
+
+def test_holm_by_hand():
+    # sorted .01 x 4, .02 x 3, .03 x 2, .5 x 1, none below the one before
+    assert holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([]) == []
+
+
+def test_the_detectable_effect_is_found_with_the_stated_power():
+    estimate, alpha = Estimate(0.0, 0.7, 9), 0.01
+    effect = estimate.detectable(alpha)
+    critical = stats.t.ppf(1 - alpha, 9)
+    assert stats.nct.sf(critical, 9, effect / 0.7) == pytest.approx(0.8)
+    # with many degrees of freedom it is the textbook's (z of alpha + z of the power) x se
+    assert Estimate(0, 1, 1e5).detectable(0.025) == pytest.approx(1.959964 + 0.841621, abs=1e-3)
+    generator = np.random.default_rng(3)
+    means = generator.normal(0, 0.7, 20_000)
+    errors = 0.7 * np.sqrt(generator.chisquare(9, 20_000) / 9)
+    found = ((means + effect) / errors > critical).mean()
+    assert found == pytest.approx(0.8, abs=0.01)
+    margin, critical = estimate.detectable_margin(0.05), stats.t.ppf(0.95, 9)
+    within = ((means + margin) / errors > critical) & ((means - margin) / errors < -critical)
+    assert within.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_mixed_model_of_a_balanced_design_is_the_analysis_of_variance_by_hand():
+    """The error of a difference of two methods comes from the interaction of draw and method."""
+    generator, draws, methods, seeds, lines = np.random.default_rng(0), 4, 5, 3, []
+    for draw in range(draws):
+        shift = generator.normal(0, 2)
+        for method in range(methods):
+            own = generator.normal(0, 1)
+            for _ in range(seeds):
+                lines.append((f"d{draw}", f"m{method}", method + shift + own + generator.normal(0, 0.7)))
+    runs = pd.DataFrame(lines, columns=["draw", "method", "value"])
+    runs = runs.assign(student="s", cell="s " + runs.method)
+    estimate = mixed_estimate(runs, {"s m1": 1.0, "s m0": -1.0})
+    cells = runs.groupby(["draw", "method"]).value.mean().unstack().to_numpy()
+    rest = cells - cells.mean(1, keepdims=True) - cells.mean(0) + cells.mean()
+    mean_square = (rest**2).sum() / ((draws - 1) * (methods - 1))
+    assert estimate.value == pytest.approx(cells[:, 1].mean() - cells[:, 0].mean())
+    assert estimate.se == pytest.approx((2 * mean_square / draws) ** 0.5, rel=1e-3)
+    assert estimate.df == 12
+
+
+def test_a_mixed_model_without_an_interaction_has_the_error_of_the_seeds():
+    generator = np.random.default_rng(5)
+    runs = pd.DataFrame(
+        [
+            (f"d{d}", s, f"m{m}", 5 * d + m + generator.normal(0, 1))
+            for d in range(4)
+            for s in ("s", "t")
+            for m in range(3)
+            for _ in range(4)
+        ],
+        columns=["draw", "student", "method", "value"],
+    )
+    runs = runs.assign(cell=runs.student + " " + runs.method)
+    estimate = mixed_estimate(runs, {"s m1": 0.5, "s m0": -0.5, "t m1": 0.5, "t m0": -0.5})
+    assert estimate.se == pytest.approx((4 * 0.25 / 16) ** 0.5, rel=0.35)  # 16 runs of each cell, sd 1
+    assert estimate.value == pytest.approx(1, abs=1)

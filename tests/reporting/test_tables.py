@@ -200,3 +200,26 @@ def test_every_committed_number_leads_to_its_records(path):
             ]
             mean = sum(gains) / len(gains) if gains else float("nan")
             assert row["gain"] == pytest.approx(mean, abs=1e-4, nan_ok=True)
+
+
+def test_the_head_says_where_rows_have_one_seed(place):
+    rows = work_list("table1", *place, seeds=3, students=[SSD], methods=["baseline", "loc"])
+    first, every = ([e for row in rows for e in row.experiments[:count]] for count in (1, 3))
+    texts = [
+        markdown(table(rows, {e.hash(): record(e) for e in done}), "Title", [])
+        for done in (first, [*first, *rows[0].experiments], every, [])
+    ]
+    assert "# Title\n\n**One seed per row: " in texts[0] and "no verdict rests on them" in texts[0]
+    assert "**One seed in 1 of 2 rows: " in texts[1]
+    assert "One seed" not in texts[2] and "One seed" not in texts[3]
+
+
+def test_a_mask_rcnn_without_masks_is_called_so(place):
+    workspace, folder = place
+    rows = work_list("table2x", *place, students=["MaskRCNN-R50"], methods=["baseline", "KDcls"])
+    for row in rows:
+        write_record(record(row.experiments[0]), workspace.results / "records")
+    frame = write_table("table2x", rows, workspace, folder)
+    text = (workspace.results / "table2x.md").read_text()
+    assert [line["student"] for line in cells(text)] == ["MaskRCNN-R50 without masks"] * 2
+    assert "is a Faster R-CNN" in text and set(frame.student) == {"MaskRCNN-R50"}

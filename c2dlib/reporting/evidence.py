@@ -1,0 +1,487 @@
+"""What the run records say about the primary claims: estimates, intervals, tests and verdicts.
+
+Every run of the claims' rows counts whose settings are the scale's own. A student's residual variance is
+pooled
+over all methods that the claims name; students are independent of one another, and their variances may
+differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from c2dlib.config.experiment import experiment, scale_tables
+from c2dlib.config.methods import canonical
+from c2dlib.data.coco import CocoFolder
+from c2dlib.evaluation.tide import BOXES
+from c2dlib.records import RecordError, RunRecord, read_record
+from c2dlib.reporting.errors import run_errors
+from c2dlib.reporting.labels import method_label
+from c2dlib.reporting.primary_claims import (
+    BOXES_ALONE,
+    Part,
+    PrimaryClaim,
+    Regime,
+    Term,
+    metric_label,
+    papers_student,
+    read_claims,
+    regime_of,
+)
+from c2dlib.reporting.statistics import Estimate, holm, mixed_estimate, pooled_variance, welch_sum
+from c2dlib.reporting.work_list import CONTROL, PAPER
+from c2dlib.workspace import Workspace
+
+LEVEL = 0.05  # of each family of claims
+FEWEST_SEEDS = 3  # a row with fewer gets no verdict
+REPRODUCED, CONTRADICTED, EQUIVALENT, UNDECIDED = "reproduced", "contradicted", "equivalent", "undecided"
+EXPLORED = {
+    REPRODUCED: "in the paper's direction",
+    CONTRADICTED: "against the paper",
+    EQUIVALENT: "within the margin",
+    UNDECIDED: "undecided",
+}  # words for records that are older than the claims
+# Method, over, metric: differences that are no claim, shown with the same statistics on the compact students.
+ALSO_POOLED = [
+    ("ours", "baseline", "mAP"),
+    ("loc+KDloc", "baseline", "mAP"),
+    (CONTROL, "baseline", "mAP"),
+    (CONTROL, "baseline", "AP50"),
+    (CONTROL, "baseline", "mAR"),
+    ("KDcls", CONTROL, "AP50"),
+    ("ours", CONTROL, "mAP"),
+]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that count, and what was left out."""
+
+    frame: pd.DataFrame  # student, method, seed, draw, device, and a column per metric
+    left_out: list[str] = field(default_factory=list)  # sentences
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known about one part of a claim, over its groups or on a single student."""
+
+    estimate: Estimate | None = None  # None without enough runs for a residual variance
+    value: float | None = None  # of the sum, also where there is only one seed
+    fewest: int = 0  # runs of a row: the row with the fewest
+    most: int = 0
+    draws: int = 1
+    missing: tuple[tuple[str, str, str], ...] = ()  # what is missing, method, student
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The primary claims on one results folder."""
+
+    regime: Regime
+    parts: pd.DataFrame  # a line per part, see ``judge``
+    students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high
+    also: pd.DataFrame  # a line per difference of ALSO_POOLED: sum, paper, value, low, high
+    left_out: list[str]
+
+
+def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
+    """The primary claims by the records of a results folder; None for a folder that no regime names."""
+    regime, claims = regime_of(workspace), read_claims()
+    if regime is None:
+        return None
+    runs = collect_runs(workspace, folder, regime, claims)
+    return Evidence(
+        regime,
+        judge(claims, regime, runs.frame, paper_numbers(), workspace.scale),
+        by_student(claims, regime, runs.frame),
+        also_pooled(regime, runs.frame, paper_numbers(), workspace.scale),
+        runs.left_out,
+    )
+
+
+def collect_runs(
+    workspace: Workspace, folder: CocoFolder, regime: Regime, claims: list[PrimaryClaim]
+) -> Runs:
+    """The finished runs of the claims' rows, on the test split, with the scale's own settings.
+
+    A seed that chose a setting does not count, nor does a seed whose rows are from different kinds of device.
+    """
+    methods = methods_of(claims)
+    boxes = sorted({t.metric for c in claims for p in c.parts for t in p.terms if t.metric in BOXES_ALONE})
+    chose = scale_tables(workspace.scale).get("first_seed", {}).get("choices")
+    lines = []
+    for path in sorted((workspace.results / "records").glob("*.json")):
+        student, method = path.name.split(".")[:2]
+        if student not in regime.students or method not in methods:
+            continue
+        try:
+            record = read_record(path)
+        except RecordError:
+            continue  # the tables name it
+        if (
+            record.status != "done"
+            or record.eval_split != "test"
+            or record.seed >= (chose or record.seed + 1)
+        ):
+            continue
+        e = experiment(
+            workspace.scale,
+            student,
+            method,
+            record.seed,
+            data=workspace.data_name,
+            data_hash=record.experiment.get("data_hash", folder.annotation_hash),
+            eval_split="test",
+        )
+        if e.hash() == record.hash:
+            lines.append(_run(record) | {name: _boxes(e, workspace, BOXES_ALONE[name]) for name in boxes})
+    frame = pd.DataFrame(lines, columns=None if lines else ["student", "method", "seed", "draw", "device"])
+    return _one_device_per_seed(frame)
+
+
+def methods_of(claims: list[PrimaryClaim]) -> list[str]:
+    """The methods that the claims name; the residual variance is pooled over them."""
+    return sorted({term.method for claim in claims for part in claim.parts for term in part.terms})
+
+
+def _run(record: RunRecord) -> dict:
+    return {
+        "student": record.student,
+        "method": canonical(record.method),
+        "seed": record.seed,
+        "draw": f"{record.data['annotation_hash'][:12]} {record.origin}",
+        "device": "CPU" if record.device.startswith("cpu") else "GPU",
+        **record.metrics,
+    }
+
+
+def _boxes(e, workspace: Workspace, iou: int) -> float | None:
+    """AP of the boxes alone; None where neither kept errors nor detections are on this machine."""
+    try:
+        return float(run_errors(e, workspace).by_iou.loc[iou, BOXES])
+    except FileNotFoundError:
+        return None
+
+
+def _one_device_per_seed(frame: pd.DataFrame) -> Runs:
+    """Without the seeds of a student whose rows are from a GPU and from CPUs; and one name per draw.
+
+    A draw is a training set with its backbone. Where every student has one backbone per training set, the
+    students of one training set share the draw.
+    """
+    if frame.empty:
+        return Runs(frame)
+    kinds = frame.groupby(["student", "seed"]).device.transform("nunique")
+    mixed = frame[kinds > 1][["student", "seed"]].drop_duplicates()
+    left_out = [
+        f"{student}, seed {seed}: left out, because its rows are from CPUs and from a GPU"
+        for student, seed in mixed.itertuples(index=False)
+    ]
+    frame = frame[kinds == 1].reset_index(drop=True)
+    data = frame.draw.str.split().str[0]
+    backbones = frame.draw.groupby([frame.student, data]).transform("nunique")
+    return Runs(frame.assign(draw=data.where(backbones == 1, frame.draw)), left_out)
+
+
+def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Finding:
+    """Estimate a part from the runs.
+
+    With one draw: a mean per student and method, a residual variance per student over all its methods, and
+    Welch's degrees of freedom over the students. With several draws: a mixed model, see ``mixed_estimate``.
+
+    Args:
+        groups: the students of each group.
+        runs: of ``collect_runs``.
+    """
+    weights = cell_weights(part, groups)
+    values = _values(runs, part.direction)
+    cells = {cell: values[(values.student == cell[0]) & (values.method == cell[1])] for cell in weights}
+    if missing := _missing(cells, runs, part):
+        return Finding(missing=missing)
+    counts = [len(rows) for rows in cells.values()]
+    value = sum(weight * cells[cell].value.mean() for cell, weight in weights.items())
+    draws = max(values[values.student == student].draw.nunique() for student, _ in weights)
+    known = {"fewest": min(counts), "most": max(counts), "draws": draws}
+    estimate = _one_draw(weights, values) if draws == 1 else _several_draws(weights, values)
+    return Finding(estimate, estimate.value if estimate else value, **known)
+
+
+def cell_weights(part: Part, groups: Mapping[str, list[str]]) -> dict[tuple[str, str], float]:
+    """(student, method) -> the weight of its mean in a part."""
+    weights: dict[tuple[str, str], float] = {}
+    for (group, method), weight in part.row_weights.items():
+        for student in groups[group]:
+            cell = student, method
+            weights[cell] = weights.get(cell, 0.0) + weight / len(groups[group])
+    return weights
+
+
+def _values(runs: pd.DataFrame, direction: dict[str, float]) -> pd.DataFrame:
+    """The runs that have all metrics of a direction, with the value of that sum."""
+    columns = runs.reindex(columns=list(direction)).astype(float)
+    values = sum(weight * columns[metric] for metric, weight in direction.items())
+    return runs[["student", "method", "seed", "draw"]].assign(value=values).dropna(subset="value")
+
+
+def _missing(cells: dict, runs: pd.DataFrame, part: Part) -> tuple[tuple[str, str, str], ...]:
+    """What is missing, method and student of each row that has no run, or no run with the metric."""
+    lacking = []
+    for (student, method), rows in cells.items():
+        if rows.empty:
+            has_runs = ((runs.student == student) & (runs.method == method)).any()
+            what = ", ".join(map(metric_label, part.direction)) + " not measured" if has_runs else "not run"
+            lacking.append((what, method_label(method), student))
+    return tuple(lacking)
+
+
+def _missing_text(missing: list[tuple[str, str, str]]) -> str:
+    """``not run: loc, KDcls-mean (SSD512-VGG16, FasterRCNN-MV2)``."""
+    students: dict[tuple[str, str], list[str]] = {}
+    for what, method, student in dict.fromkeys(missing):
+        students.setdefault((what, method), []).append(student)
+    methods: dict[str, dict[str, list[str]]] = {}
+    for (what, method), names in students.items():
+        methods.setdefault(what, {}).setdefault(", ".join(names), []).append(method)
+    return "; ".join(
+        f"{what}: " + ", ".join(f"{', '.join(of)} ({names})" for names, of in rows.items())
+        for what, rows in methods.items()
+    )
+
+
+def _one_draw(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Estimate | None:
+    estimates = []
+    for student in dict.fromkeys(student for student, _ in weights):
+        rows = {m: g.value.tolist() for m, g in values[values.student == student].groupby("method")}
+        try:
+            variance, df = pooled_variance(list(rows.values()))
+        except ValueError:
+            return None
+        own = {method: weight for (name, method), weight in weights.items() if name == student}
+        value = sum(weight * sum(rows[m]) / len(rows[m]) for m, weight in own.items())
+        se = (variance * sum(weight**2 / len(rows[m]) for m, weight in own.items())) ** 0.5
+        estimates.append((1.0, Estimate(value, se, df)))
+    return welch_sum(estimates)
+
+
+def _several_draws(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Estimate:
+    runs = values[values.student.isin({student for student, _ in weights})]
+    runs = runs.assign(cell=runs.student + " " + runs.method)
+    return mixed_estimate(runs, {f"{student} {method}": w for (student, method), w in weights.items()})
+
+
+def judge(
+    claims: list[PrimaryClaim],
+    regime: Regime,
+    runs: pd.DataFrame,
+    paper: Mapping[tuple[str, str, str], float],
+    scale: str,
+) -> pd.DataFrame:
+    """Every part of every claim with its estimate, and every claim with its verdict.
+
+    Returns:
+        A line per part: ``id``, ``family``, ``claim``, ``part`` (from 1), ``sum`` (in words), ``above``,
+        ``within``, ``paper`` (the same sum of its numbers), ``paper_students`` (if not all of them have
+        numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde``; of the
+        whole claim ``p``, ``p_holm``, ``verdict`` and ``why`` (rows that are missing).
+    """
+    findings = {c.id: [find(part, regime.groups, runs) for part in c.parts] for c in claims}
+    sizes = pd.Series([c.family for c in claims]).value_counts()
+    verdicts = {
+        claim_id: entry
+        for family in sizes.index
+        for claim_id, entry in _family([c for c in claims if c.family == family], findings).items()
+    }
+    lines = []
+    for claim in claims:
+        alpha = min(LEVEL / 2, LEVEL / int(sizes[claim.family]))
+        for number, (part, finding) in enumerate(zip(claim.parts, findings[claim.id], strict=True), 1):
+            number_of_paper, students = papers_sum(part, regime, paper, scale)
+            lines.append(
+                {
+                    "id": claim.id,
+                    "family": claim.family,
+                    "claim": claim.text,
+                    "part": number,
+                    "sum": part.text,
+                    "above": part.above,
+                    "within": part.within,
+                    "otherwise_within": claim.otherwise_within,
+                    "smallest_effect": claim.smallest_effect,
+                    "paper": number_of_paper,
+                    "paper_students": students,
+                    **_numbers(part, finding, alpha),
+                    **verdicts[claim.id],
+                }
+            )
+    frame = pd.DataFrame(lines)
+    if regime.exploratory:
+        frame = frame.assign(verdict=frame.verdict.replace(EXPLORED))
+    return frame
+
+
+def _numbers(part: Part, finding: Finding, alpha: float) -> dict:
+    """The estimate of a part; intervals are for rows of three seeds or more."""
+    counts = f"{finding.fewest}" + (f"-{finding.most}" if finding.most > finding.fewest else "")
+    level = 0.95 if part.within is None else 0.9
+    line: dict[str, float | str | None] = {
+        "value": finding.value,
+        "low": None,
+        "high": None,
+        "level": level,
+        "df": None,
+        "draws": finding.draws,
+        "seeds": counts if finding.fewest else "0",
+        "mde": None,
+    }
+    if finding.estimate and finding.fewest >= FEWEST_SEEDS:
+        line["low"], line["high"] = finding.estimate.interval(level)
+        line["df"] = finding.estimate.df
+        line["mde"] = (
+            finding.estimate.detectable(alpha)
+            if part.within is None
+            else finding.estimate.detectable_margin(2 * alpha)
+        )
+    return line
+
+
+def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> dict[int, dict]:
+    """p, Holm's p, verdict and missing rows of the claims of one family.
+
+    A claim that is not run counts in the correction, with p = 1. So a later run changes no other claim's
+    verdict to the worse.
+    """
+    testable = {c.id: all(f.estimate and f.fewest >= FEWEST_SEEDS for f in findings[c.id]) for c in claims}
+    p_for, p_against, p_equal = {}, {}, {}
+    for c in claims:
+        estimates = [f.estimate for f in findings[c.id] if f.estimate] if testable[c.id] else []
+        pairs = list(zip(c.parts, estimates, strict=True)) if estimates else []
+        p_for[c.id] = max((_p_for(*pair) for pair in pairs), default=1.0)
+        p_against[c.id] = min(1.0, len(pairs) * min((_p_against(*pair) for pair in pairs), default=1.0))
+        p_equal[c.id] = p_for[c.id]
+        if c.otherwise_within is not None and pairs:
+            p_equal[c.id] = pairs[0][1].p_within(c.otherwise_within)
+    adjusted = {
+        name: dict(zip(ps, holm(list(ps.values())), strict=True))
+        for name, ps in (("for", p_for), ("against", p_against), ("equal", p_equal))
+    }
+    result = {}
+    for c in claims:
+        missing = [row for f in findings[c.id] for row in f.missing]
+        if missing:
+            verdict = "not run"
+        elif not testable[c.id]:
+            fewest = min(f.fewest for f in findings[c.id])
+            verdict = "no verdict: one seed" if fewest == 1 else f"no verdict: {fewest} seeds"
+        else:
+            estimates = [f.estimate for f in findings[c.id] if f.estimate]
+            verdict = _verdict(c, estimates, {name: ps[c.id] for name, ps in adjusted.items()})
+        run = not missing and testable[c.id]
+        result[c.id] = {
+            "p": p_for[c.id] if run else None,
+            "p_holm": adjusted["for"][c.id] if run else None,
+            "verdict": verdict,
+            "why": _missing_text(missing),
+        }
+    return result
+
+
+def _p_for(part: Part, estimate: Estimate) -> float:
+    return estimate.p_above(part.above or 0.0) if part.within is None else estimate.p_within(part.within)
+
+
+def _p_against(part: Part, estimate: Estimate) -> float:
+    if part.within is None:
+        return estimate.p_below(part.above or 0.0)
+    return min(estimate.p_above(part.within), estimate.p_below(-part.within))
+
+
+def _verdict(claim: PrimaryClaim, estimates: list[Estimate], p: dict[str, float]) -> str:
+    """One word; a claim is reproduced or contradicted only if the two-sided 95 % interval says so as well."""
+    above = [
+        (part.above, estimate.interval())
+        for part, estimate in zip(claim.parts, estimates, strict=True)
+        if part.above is not None
+    ]
+    if p["for"] < LEVEL and all(low > bound for bound, (low, _) in above):
+        return REPRODUCED if above else EQUIVALENT
+    other_side = [high < bound for bound, (_, high) in above] + [
+        min(abs(low), abs(high)) > part.within and low * high > 0
+        for part, (low, high) in zip(claim.parts, (e.interval() for e in estimates), strict=True)
+        if part.within is not None
+    ]
+    if p["against"] < LEVEL and any(other_side):
+        return CONTRADICTED
+    if claim.otherwise_within is not None and p["equal"] < LEVEL:
+        return EQUIVALENT
+    return UNDECIDED
+
+
+def by_student(claims: list[PrimaryClaim], regime: Regime, runs: pd.DataFrame) -> pd.DataFrame:
+    """The parts that are about one group, on each of its students: ``value``, ``low``, ``high`` (95 %)."""
+    lines = []
+    for claim in claims:
+        for number, part in enumerate(claim.parts, 1):
+            students = regime.groups[part.groups[0]] if len(part.groups) == 1 else []
+            for student in students if len(students) > 1 else []:
+                finding = find(part, {part.groups[0]: [student]}, runs)
+                line = {"id": claim.id, "part": number, "student": student, "value": finding.value}
+                if finding.estimate and finding.fewest >= FEWEST_SEEDS:
+                    line["low"], line["high"] = finding.estimate.interval()
+                lines.append(line)
+    return pd.DataFrame(lines, columns=["id", "part", "student", "value", "low", "high"])
+
+
+def also_pooled(
+    regime: Regime, runs: pd.DataFrame, paper: Mapping[tuple[str, str, str], float], scale: str
+) -> pd.DataFrame:
+    """The differences of ALSO_POOLED that have runs, with 95 % intervals; they have no verdict."""
+    lines = []
+    for method, over, metric in ALSO_POOLED:
+        terms = tuple(Term(w, "compact", canonical(m), metric) for w, m in ((1, method), (-1, over)))
+        part = Part(terms, above=0.0)
+        finding = find(part, regime.groups, runs)
+        if finding.estimate and finding.fewest >= FEWEST_SEEDS:
+            low, high = finding.estimate.interval()
+            number, _ = papers_sum(part, regime, paper, scale)
+            lines.append((part.text, number, finding.value, low, high))
+    return pd.DataFrame(lines, columns=["sum", "paper", "value", "low", "high"])
+
+
+def paper_numbers() -> dict[tuple[str, str, str], float]:
+    """(student, method, metric) -> the paper's number, from its Tables 1, 2 and 5."""
+    numbers: dict[tuple[str, str, str], float] = {}
+    for table in ("table1", "table2", "table5"):
+        for line in pd.read_csv(PAPER / f"{table}.csv").to_dict("records"):
+            row = line.pop("student"), canonical(line.pop("method"))
+            for metric, number in line.items():
+                if pd.notna(number):
+                    numbers.setdefault((*row, metric), number)
+    return numbers
+
+
+def papers_sum(
+    part: Part, regime: Regime, paper: Mapping[tuple[str, str, str], float], scale: str
+) -> tuple[float | None, str]:
+    """The same sum of the paper's numbers, on its students that have all of them.
+
+    Returns:
+        None if a group has no such student; and the names of the students where some of a group are left out.
+    """
+    groups, all_there = {}, True
+    for group in part.groups:
+        terms = [term for term in part.terms if term.group == group]
+        students = [papers_student(student, scale) for student in regime.groups[group]]
+        groups[group] = [s for s in students if all((s, t.method, t.metric) in paper for t in terms)]
+        all_there &= groups[group] == students
+        if not groups[group]:
+            return None, ""
+    total = sum(
+        term.weight
+        * sum(paper[s, term.method, term.metric] for s in groups[term.group])
+        / len(groups[term.group])
+        for term in part.terms
+    )
+    return total, "" if all_there else ", ".join(dict.fromkeys(s for group in groups.values() for s in group))

@@ -1,0 +1,210 @@
+"""The primary claims as Markdown: verdicts, what an interval contains, what would have been detected."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from c2dlib.reporting.evidence import (
+    CONTRADICTED,
+    EQUIVALENT,
+    EXPLORED,
+    FEWEST_SEEDS,
+    LEVEL,
+    REPRODUCED,
+    UNDECIDED,
+    Evidence,
+)
+from c2dlib.reporting.markdown import MISSING, markdown_table, number
+from c2dlib.reporting.statistics import difference_text
+
+FIGURE = "claims.png"
+CLAIMS_FILE = "[primary_claims.yaml](../primary_claims.yaml)"
+NO_REGIME = (
+    f"The primary claims are not tested on these data: {CLAIMS_FILE} names other regimes. "
+    "What follows is descriptive."
+)
+ALT = (
+    "Forest plot of the primary claims: for each part the paper's difference, the reproduced one by student, "
+    "and the pooled one with its interval"
+)
+
+
+def ledger_text(found: Evidence) -> str:
+    """The section on the primary claims."""
+    parts = found.parts
+    paragraphs = [
+        "## The fifteen primary claims",
+        _status(found),
+        _counts(parts.drop_duplicates("id").verdict, found.regime.exploratory),
+        _table(parts, found.regime.exploratory),
+        f"![{ALT}]({FIGURE})",
+        _statistics(parts),
+        "\n".join(f"- {sentence}" for sentence in found.left_out),
+    ]
+    if found.students.value.notna().any():
+        paragraphs += [
+            "### By student",
+            "The same sums on each student, with its own pooled 95 % interval.",
+            _students_table(found),
+        ]
+    if len(found.also):
+        paragraphs += [
+            "### Not among the claims, pooled in the same way",
+            "Means over the compact students, descriptive: no verdict, no correction.",
+            _also_table(found.also),
+        ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def _status(found: Evidence) -> str:
+    if found.regime.exploratory:
+        return (
+            f"**Exploratory.** {CLAIMS_FILE} was written after these runs and with knowledge of them, so "
+            "they cannot test its claims. The same statistics on the same rows show what they suggest; no "
+            "claim is called reproduced or contradicted here. Seed 0 also chose settings, on val."
+        )
+    return (
+        f"Claims, rows, margins and families were committed before the runs ({CLAIMS_FILE}). Data: "
+        f"{found.regime.what}. Each claim has one verdict, here and wherever it is mentioned."
+    )
+
+
+def _counts(verdicts: pd.Series, exploratory: bool) -> str:
+    words = [REPRODUCED, CONTRADICTED, EQUIVALENT, UNDECIDED]
+    counted = [(verdicts == (EXPLORED[word] if exploratory else word)).sum() for word in words]
+    names = [EXPLORED[word] for word in words] if exploratory else words
+    none = verdicts.str.startswith("no verdict").sum()
+    texts = [f"**{count}** {name}" for count, name in zip(counted, names, strict=True)]
+    texts += [f"**{(verdicts == 'not run').sum()}** not run"] + (
+        [f"**{none}** without verdict"] if none else []
+    )
+    return f"Of {len(verdicts)} claims: {', '.join(texts)}."
+
+
+def _table(parts: pd.DataFrame, exploratory: bool) -> str:
+    rows = []
+    for line in parts.itertuples():
+        first = line.part == 1
+        rows.append(
+            [
+                f"{line.id}. {line.claim}" if first else "",
+                line.sum + _bound(line),
+                _paper(line),
+                _estimate(line),
+                _detectable(line),
+                line.seeds if line.draws == 1 else f"{line.seeds} in {line.draws} draws",
+                _p(line) if first else "",
+                _verdict(line, exploratory) if first else "",
+            ]
+        )
+    return markdown_table(
+        [
+            "claim",
+            "sum of means over seeds",
+            "paper",
+            "reproduced [95 % CI]",
+            "detectable",
+            "seeds",
+            "p, p after Holm",
+            "exploratory result" if exploratory else "verdict",
+        ],
+        rows,
+        text_columns=(0, 1, 7),
+    )
+
+
+def _bound(line) -> str:
+    if pd.notna(line.within):
+        return f", within ±{line.within:g}"
+    return "" if pd.isna(line.otherwise_within) else f", above 0, else within ±{line.otherwise_within:g}"
+
+
+def _paper(line) -> str:
+    if pd.isna(line.paper):
+        return MISSING
+    return f"{line.paper:+.1f}" + (f" ({line.paper_students} only)" if line.paper_students else "")
+
+
+def _estimate(line) -> str:
+    text = difference_text(line.value, line.low, line.high) or MISSING
+    return f"{text} (90 %)" if line.level == 0.9 and pd.notna(line.low) else text
+
+
+def _detectable(line) -> str:
+    return ("±" if pd.notna(line.within) and pd.notna(line.mde) else "") + number(line.mde)
+
+
+def _p(line) -> str:
+    return MISSING if pd.isna(line.p) else f"{_p_text(line.p)}, {_p_text(line.p_holm)}"
+
+
+def _p_text(p: float) -> str:
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
+def _verdict(line, exploratory: bool) -> str:
+    if line.verdict == "not run":
+        return line.why
+    if exploratory or line.verdict == UNDECIDED or line.verdict.startswith("no verdict"):
+        return line.verdict
+    return f"**{line.verdict}**"
+
+
+def _statistics(parts: pd.DataFrame) -> str:
+    if (parts.draws > 1).any():
+        residual = (
+            "The standard error is that of a mixed model: students and methods fixed; draw, its interactions "
+            "with student and method, and seed random."
+        )
+        noise = (
+            "The intervals contain two kinds of noise: the seed, and the draw of training set, backbone and "
+            "teacher. They do not contain the choice of test images."
+        )
+    else:
+        residual = (
+            "Each student and method has its own mean. The residual variance is a student's own, pooled over "
+            "all methods that the claims name; the variances of the students may differ (Welch)."
+        )
+        noise = (
+            "The intervals contain the noise of the seed alone: there is one training set, one teacher and "
+            "one pre-trained backbone per student. They do not contain the noise of the test images."
+        )
+    items = [
+        "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "
+        "direction, and for *within* two one-sided tests (TOST), whose interval has 90 %.",
+        f"Holm's correction is made within each family (classes 1 to 3, boxes 4 to 8, together 9 to 13, "
+        f"controls 14 and 15) at {100 * LEVEL:.0f} %, with p = 1 for a claim that is not run. *reproduced* "
+        "and *contradicted* also ask that the two-sided 95 % interval lies on that side.",
+        "*detectable*: the effect that these runs would have shown with 80 % power at the strictest step of "
+        "the correction; for *within*, the margin that they would have shown if the difference were 0. The "
+        f"smallest effect that matters is {parts.smallest_effect.min():g} points: where the detectable one "
+        "is larger, *undecided* does not mean that there is no effect.",
+        f"{residual} {noise}",
+        f"A sum over a row of fewer than {FEWEST_SEEDS} seeds gets no interval and no verdict.",
+        "*paper*: the same sum of the paper's numbers, on its students.",
+    ]
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _students_table(found: Evidence) -> str:
+    students = list(dict.fromkeys(found.students.student))
+    texts = found.parts.set_index(["id", "part"])["sum"]
+    rows = []
+    for (claim, part), lines in found.students.groupby(["id", "part"], sort=False):
+        cells = {
+            line.student: difference_text(line.value, line.low, line.high) for line in lines.itertuples()
+        }
+        rows.append([f"{claim}. {texts[claim, part]}", *(cells.get(s) or MISSING for s in students)])
+    return markdown_table(["sum of means over seeds", *students], rows, text_columns=(0,))
+
+
+def _also_table(also: pd.DataFrame) -> str:
+    rows = [
+        [
+            line.sum,
+            MISSING if pd.isna(line.paper) else f"{line.paper:+.1f}",
+            difference_text(line.value, line.low, line.high),
+        ]
+        for line in also.itertuples()
+    ]
+    return markdown_table(["difference", "paper", "reproduced [95 % CI]"], rows, text_columns=(0,))

@@ -1,0 +1,276 @@
+"""The primary claims: the right rows are estimated, and the verdict is what the file says it is."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from c2dlib.data.coco import CocoFolder
+from c2dlib.data.validation import Report
+from c2dlib.records import ROOT, write_record
+from c2dlib.reporting.evidence import (
+    REPRODUCED,
+    by_student,
+    evidence,
+    find,
+    judge,
+    paper_numbers,
+)
+from c2dlib.reporting.ledger import ledger_text
+from c2dlib.reporting.primary_claims import (
+    EXPLORATORY,
+    FILE,
+    Part,
+    PrimaryClaim,
+    Regime,
+    Term,
+    read_claims,
+    regime_of,
+)
+from c2dlib.reporting.work_list import IOUS, METRICS
+from c2dlib.training.run import experiment_for
+from c2dlib.workspace import Workspace
+from tests.reporting.helpers import record
+
+ONE = Regime("test", "simulated runs", {"compact": ["A"], "other": ["B"]}, exploratory=False)
+
+
+def simulated(means: dict[tuple[str, str], float], sd=0.0, seeds=4, draws=1, seed=0) -> pd.DataFrame:
+    """Runs with these means of mAP per student and method."""
+    generator, lines = np.random.default_rng(seed), []
+    for (student, method), mean in means.items():
+        for draw in range(draws):
+            for run in range(seeds):
+                lines.append((student, method, run, f"d{draw}", "CPU", mean + generator.normal(0, sd)))
+    return pd.DataFrame(lines, columns=["student", "method", "seed", "draw", "device", "mAP"])
+
+
+def gain(method="KDcls", group="compact", over="baseline", metric="mAP", **bound) -> Part:
+    terms = (Term(1, group, method, metric), Term(-1, group, over, metric))
+    return Part(terms, **(bound or {"above": 0.0}))
+
+
+def claim(*parts: Part, id=1, **more) -> PrimaryClaim:
+    return PrimaryClaim(id, "family", f"claim {id}", 0.5, parts, **more)
+
+
+def verdicts(claims: list[PrimaryClaim], runs: pd.DataFrame, regime: Regime = ONE) -> list[str]:
+    return judge(claims, regime, runs, {}, "mini").drop_duplicates("id").verdict.tolist()
+
+
+def test_the_file_has_fifteen_claims_of_four_families():
+    claims = read_claims()
+    assert [c.id for c in claims] == list(range(1, 16))
+    assert [c.family for c in claims] == ["classes"] * 3 + ["boxes"] * 5 + ["together"] * 5 + ["controls"] * 2
+    assert claims[1].text == "KD_cls raises AP50 and AP75, and AP50 more"
+    assert claims[1].parts[2].text == "(KDcls - baseline, AP50) - (KDcls - baseline, AP75)"
+    assert claims[1].parts[2].direction == {"AP50": 1, "AP75": -1}
+    assert claims[9].parts[0].row_weights == {
+        ("more compact", "KDcls+loc+KDloc"): 1,
+        ("more compact", "baseline"): -1,
+        ("less compact", "KDcls+loc+KDloc"): -1,
+        ("less compact", "baseline"): 1,
+    }
+    assert claims[14].parts[1].text == "loc - loc-L1, AP80 of the boxes"
+
+
+def test_rows_that_are_compared_by_different_metrics_are_refused():
+    part = Part((Term(1, "compact", "KDcls", "AP50"), Term(-1, "compact", "baseline", "AP75")), above=0.0)
+    with pytest.raises(ValueError, match="different metrics"):
+        _ = part.direction
+
+
+def test_the_residual_is_pooled_over_all_methods_of_a_student_and_welch_over_students():
+    runs = pd.DataFrame(
+        {
+            "student": list("AAAAAABBBB"),
+            "method": ["baseline", "baseline", "KDcls", "KDcls", "loc", "loc"] + ["baseline", "KDcls"] * 2,
+            "seed": [0, 1, 0, 1, 0, 1, 0, 0, 1, 1],
+            "draw": "d",
+            "mAP": [10.0, 12.0, 13.0, 13.0, 9.0, 13.0, 20.0, 20.5, 21.0, 21.5],
+        }
+    )
+    one = find(gain(), {"compact": ["A"]}, runs).estimate
+    variance = (2 + 0 + 8) / 3  # squares about the means of baseline, KDcls and loc; 3 degrees of freedom
+    assert one == pytest.approx((2.0, (variance * (1 / 2 + 1 / 2)) ** 0.5, 3))
+    two = find(gain(), {"compact": ["A", "B"]}, runs).estimate
+    a, b = variance / 4, 0.5 / 4  # variances of half the gain; B: squares .5 + .5, 2 degrees of freedom
+    assert two == pytest.approx((1.25, (a + b) ** 0.5, (a + b) ** 2 / (a**2 / 3 + b**2 / 2)))
+    between = find(
+        Part((*gain().terms, Term(-1, "other", "KDcls", "mAP"), Term(1, "other", "baseline", "mAP")), 0.0),
+        {"compact": ["A"], "other": ["B"]},
+        runs,
+    )
+    assert between.value == pytest.approx(2 - 0.5) and between.fewest == 2
+
+
+def test_a_claim_holds_only_if_all_its_parts_do():
+    means = {("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 10.1}
+    runs = simulated(means, sd=0.3)
+    both = claim(gain(), gain("loc"))
+    frame = judge([both], ONE, runs, {}, "mini")
+    one, other = (find(part, ONE.groups, runs).estimate for part in both.parts)
+    assert frame.p.tolist() == [pytest.approx(max(one.p_above(), other.p_above()))] * 2
+    assert verdicts([both], runs) == ["undecided"] and verdicts([claim(gain())], runs) == [REPRODUCED]
+
+
+def test_each_verdict():
+    means = {("A", m): v for m, v in (("baseline", 10), ("KDcls", 12), ("loc", 8), ("loc-L1", 8.02))}
+    runs = simulated(means, sd=0.1)
+    same = gain("loc", over="loc-L1", within=0.5)
+    assert verdicts([claim(gain())], runs) == ["reproduced"]
+    assert verdicts([claim(gain("loc"))], runs) == ["contradicted"]
+    assert verdicts([claim(gain(), gain("loc"))], runs) == ["contradicted"]
+    assert verdicts([claim(same)], runs) == ["equivalent"]
+    assert verdicts([claim(gain(within=0.5))], runs) == ["contradicted"]  # the difference is 2
+    assert verdicts([claim(gain(), same)], runs) == ["reproduced"]
+    negligible = gain("loc", over="loc-L1")
+    assert verdicts([claim(negligible)], runs) == ["undecided"]
+    assert verdicts([claim(negligible, otherwise_within=0.5)], runs) == ["equivalent"]
+    explored = Regime("test", "", ONE.groups, exploratory=True)
+    assert verdicts([claim(gain()), claim(gain("loc"), id=2)], runs, explored) == [
+        "in the paper's direction",
+        "against the paper",
+    ]
+
+
+def test_holms_correction_is_made_within_a_family_of_its_full_size():
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 10.7}, sd=0.4, seeds=5, seed=4)
+    alone = judge([claim(gain())], ONE, runs, {}, "mini").iloc[0]
+    not_run = [claim(gain("loc"), id=2), claim(gain("FKD"), id=3)]
+    frame = judge([claim(gain()), *not_run], ONE, runs, {}, "mini")
+    assert alone.p_holm == alone.p == frame.p[0] and frame.p_holm[0] == pytest.approx(3 * alone.p)
+    assert frame.mde[0] > alone.mde  # at the strictest step of the correction
+    assert frame.verdict.tolist()[1:] == ["not run"] * 2 and frame.why[1] == "not run: loc (A)"
+
+
+def test_rows_of_fewer_than_three_seeds_have_no_interval_and_no_verdict():
+    means = {("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 10.0}
+    for seeds, word in ((1, "no verdict: one seed"), (2, "no verdict: 2 seeds")):
+        frame = judge([claim(gain())], ONE, simulated(means, sd=0.1, seeds=seeds), {}, "mini")
+        assert (
+            frame.verdict[0] == word and pd.isna(frame.low[0]) and frame.value[0] == pytest.approx(2, abs=0.5)
+        )
+
+
+def test_several_draws_widen_the_interval_by_what_differs_between_them():
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 11.0}, sd=0.2, draws=4)
+    shift = {"d0": -2.0, "d1": 2.0, "d2": -2.0, "d3": 2.0}
+    runs.loc[runs.method == "KDcls", "mAP"] += runs.draw.map(shift)
+    finding = find(gain(), ONE.groups, runs)
+    assert finding.draws == 4 and finding.estimate.value == pytest.approx(2, abs=0.2)
+    assert finding.estimate.se > 0.9 and finding.estimate.df == 6
+    assert judge([claim(gain())], ONE, runs, {}, "mini").verdict[0] == "undecided"
+
+
+def test_the_papers_sum_is_on_its_students_and_says_which():
+    paper = paper_numbers()
+    assert paper["SSD300-VGG16", "KDcls+loc+KDloc", "mAP"] == 27.9
+    badges = Workspace("mini", Path(), Path("badges-mini"), Path(), "cpu")
+    frame = judge(read_claims(), regime_of(badges), simulated({}), paper, "mini").set_index(["id", "part"])
+    # 26.3 - 25.6, 30.3 - 29.4, 25.9 - 23.3, 32.6 - 31.9
+    assert frame.paper[1, 1] == pytest.approx((0.7 + 0.9 + 2.6 + 0.7) / 4)
+    assert frame.paper[10, 1] == pytest.approx(3.9 - 0.8) and frame.paper_students[7, 1] == "SSD300-VGG16"
+    assert frame.paper[[14, 15]].isna().all()
+    photos = Workspace("photos", Path(), Path("groceries-photos"), Path(), "cpu")
+    frame = judge(read_claims(), regime_of(photos), simulated({}), paper, "photos").set_index(["id", "part"])
+    assert frame.paper[1, 1] == pytest.approx((2.6 + 0.7) / 2)  # of Faster R-CNN-QR50 and SSD300
+
+
+def test_no_regime_no_claim():
+    for name in ("groceries-mini", "badges-smoke"):
+        scale = name.split("-")[1]
+        assert regime_of(Workspace(scale, Path(), Path(name), Path(), "cpu")) is None
+
+
+@pytest.fixture
+def photos(tmp_path) -> tuple[Workspace, CocoFolder]:
+    folder = CocoFolder(
+        Path("nowhere"),
+        "groceries",
+        {"train": range(3456), "val": range(742), "test": range(743)},
+        list(range(25)),
+        Report(),
+        (0, 0),
+        "ab" * 32,
+    )
+    (tmp_path / "groceries-photos").mkdir()
+    return Workspace("photos", Path("nowhere"), tmp_path / "groceries-photos", Path("nowhere"), "cpu"), folder
+
+
+def recorded(photos, student: str, method: str, seed: int, mAP: float, device="cpu", **changes) -> None:
+    workspace, folder = photos
+    e = experiment_for(workspace, folder, student, method, seed, **changes)
+    data = {"annotation_hash": folder.annotation_hash, "initial_weights": "w"}
+    metrics = dict.fromkeys([*METRICS, *IOUS], 5.0) | {"mAP": mAP, "mAR": mAP}
+    fields = {"eval_split": e.eval_split, "data": data, "experiment": e.identity(), "device": device}
+    write_record(record(e, metrics=metrics, **fields), workspace.results / "records")
+
+
+def test_which_records_count(photos):
+    """The scale's own settings, the test split, seeds that chose nothing, one kind of device per seed."""
+    student, other = "FasterRCNN-MV1x025", "SSD300-MV1x025"
+    for seed in range(3):
+        for method, mAP in (("baseline", 20.0), ("KDcls", 22.0)):
+            recorded(photos, student, method, seed, mAP + 0.1 * seed)
+            recorded(photos, other, method, seed, mAP + 0.1 * seed)
+    recorded(photos, student, "KDcls", 100, 99.0)
+    recorded(photos, student, "KDcls", 3, 99.0, eval_split="val")
+    recorded(photos, student, "KDcls", 4, 99.0, lambda_kc=0.4)
+    recorded(photos, student, "AT", 0, 99.0)  # no claim names it
+    recorded(photos, student, "baseline", 5, 99.0)
+    recorded(photos, student, "KDcls", 5, 99.0, device="NVIDIA H100")
+    found = evidence(*photos)
+    line = found.parts.set_index("id").loc[1]
+    assert (line.value, line.seeds, line.verdict) == (pytest.approx(2.0), "3", REPRODUCED)
+    assert found.left_out == [f"{student}, seed 5: left out, because its rows are from CPUs and from a GPU"]
+    assert found.students[found.students.id == 1].value.tolist() == pytest.approx([2.0, 2.0])
+    assert "AP80 of the boxes" in found.parts.set_index("id").loc[15, "sum"].tolist()[1]
+    text = ledger_text(found)
+    assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.6 | +2.0 [+1.9, +2.1] |" in text
+    assert "**reproduced**" in text and "not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025)" in text
+    assert "noise of the seed alone" in text and found.left_out[0] in text
+
+
+def test_boxes_that_are_not_measured_are_named(photos):
+    for seed in range(3):
+        for method in ("loc", "loc-L1"):
+            recorded(photos, "FasterRCNN-MV1x025", method, seed, 20.0 + 0.1 * seed)
+            recorded(photos, "SSD300-MV1x025", method, seed, 20.0 + 0.1 * seed)
+    line = evidence(*photos).parts.set_index(["id", "part"]).loc[15, 2]
+    assert line.verdict == "not run" and line.why == (
+        "AP80 of the boxes not measured: loc, loc-L1 (FasterRCNN-MV1x025, SSD300-MV1x025)"
+    )
+
+
+def test_a_part_on_one_student_has_no_line_by_student():
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}, sd=0.1)
+    assert by_student([claim(gain())], ONE, runs).empty
+
+
+def git(*arguments: str) -> str:
+    completed = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+    )
+    return completed.stdout.strip() if completed.returncode == 0 else ""
+
+
+@pytest.mark.parametrize(
+    "results",
+    [p.parent for p in sorted(ROOT.glob("results/*-*/records"))],
+    ids=lambda p: p.name,
+)
+def test_the_claims_are_older_than_the_records_that_test_them(results):
+    """The last change of the claims' file is an ancestor of every commit that added a record of a regime."""
+    changed = git("log", "-1", "--format=%H", "--", str(FILE))
+    if not changed or git("rev-parse", "--is-shallow-repository") == "true":
+        pytest.skip("no git history")
+    regime = regime_of(Workspace(results.name.rpartition("-")[2], Path(), results, Path(), "cpu"))
+    if regime is None:
+        pytest.skip("no claim is tested on these data")
+    added = git("log", "--diff-filter=A", "--format=%H", "--", str(results / "records")).split()
+    later = [c for c in added if git("merge-base", changed, c) == changed]
+    assert regime.exploratory == (results.name in EXPLORATORY)
+    assert later == ([] if regime.exploratory else added)
