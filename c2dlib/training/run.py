@@ -244,9 +244,15 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
 
 
 def _prepare(context: _Context) -> _Prepared:
-    """Teachers, initial weights and student. Their order is fixed: each draws random numbers."""
+    """Teachers, initial weights and student.
+
+    Whatever may have to be trained comes before the seed is set. After it, the student, its detector teacher
+    and the adapters draw random numbers in this order, whether or not a teacher was trained in this process.
+    """
     e, workspace = context.e, context.workspace
     teacher, teachers = _classification_teacher(context)
+    if imitation_in(e.method):
+        teachers |= _train_detector_teacher(context)
     train = context.data.splits["train"].first(e.train_share)
     if e.architecture.family.masks:
         train = train.with_masks()
@@ -255,9 +261,8 @@ def _prepare(context: _Context) -> _Prepared:
     student = build_student(e, len(context.data.categories), initial)
     imitation = None
     if imitation_in(e.method):
-        detector, about_detector = _detector_teacher(context)
+        detector = trained_student(detector_teacher(e), workspace).to(workspace.device)
         imitation = build_imitation(e, student, detector)
-        teachers |= about_detector
     distillers = build_distillers(e, teacher, imitation, _class_logits(context, teacher, train))
     if e.compile:
         student.model.backbone.compile()
@@ -274,12 +279,11 @@ def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
     return teacher.to(context.workspace.device), about
 
 
-def _detector_teacher(context: _Context) -> tuple[nn.Module, dict]:
-    """The trained detector that the student imitates, and its entries in the record."""
+def _train_detector_teacher(context: _Context) -> dict:
+    """Train the detector that the student imitates, if it is not there; return its entries in the record."""
     e = detector_teacher(context.e)
     record = run(e, context.workspace, context.progress, with_weights=True)
-    about = {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
-    return trained_student(e, context.workspace).to(context.workspace.device), about
+    return {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
 
 
 def _class_logits(context: _Context, teacher: Teacher | None, train: CocoSplit) -> dict[str, Tensor]:
