@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import yaml
 
-from c2dlib.config.identity import USERS, digest, run_identity
+from c2dlib.config.identity import PRETRAINING, USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES, Architecture
+from c2dlib.config.weights import check_reference
 
 SCALES = Path(__file__).parent / "scales"
 
@@ -324,6 +326,15 @@ class Experiment:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for f in dataclasses.fields(self):
+            if isinstance(f.default, float) and not math.isfinite(getattr(self, f.name)):
+                raise ValueError(f"{f.name}={getattr(self, f.name)} must be a finite number")
+        for name, sources in {
+            "backbone_weights": ("imagenet", "none", *PRETRAINING),
+            "detector_teacher_weights": ("", "imagenet", "none", *PRETRAINING),
+            "teacher_weights": ("",),
+        }.items():
+            check_reference(getattr(self, name), sources, name)
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
         for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):

@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import (
@@ -24,7 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 from torchvision.ops.misc import ConvNormActivation
 
-from c2dlib.config.weights import WeightsError, weights_path
+from c2dlib.config.weights import WeightsError, read_weights, weights_path
 from c2dlib.data.augment import VGG_STD
 from c2dlib.detectors.ssd import vgg_features
 
@@ -198,7 +197,7 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
     elif isinstance(source, dict):
         state = source
     else:
-        state = load_file(weights_path(str(source)))
+        state = read_weights(weights_path(str(source)))
         if kind.startswith("mv1"):  # a whole classifier's file: what comes after the body is not used
             state = {
                 k: v for k, v in state.items() if (i := k.partition(".")[0]).isdigit() and int(i) < len(body)

@@ -7,12 +7,11 @@ from typing import ClassVar
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from c2dlib.config.weights import WeightsError, weights_path
+from c2dlib.config.weights import WeightsError, read_weights, weights_path
 from c2dlib.detectors.backbones import ConvNorm, load_initial_weights, mobilenet_v1
 from c2dlib.detectors.train_output import TeacherReading
 
@@ -86,7 +85,7 @@ def _load_but_last(classifier: nn.Module, weights: str) -> None:
     """Weights of a timm classifier's file; those of its last layer only where they fit the classes."""
     path, needed = weights_path(weights), classifier.state_dict()
     last = tuple(classifier.pretrained_cfg["classifier"] + end for end in (".weight", ".bias"))
-    state = {k: v for k, v in load_file(path).items() if k not in last or v.shape == needed[k].shape}
+    state = {k: v for k, v in read_weights(path).items() if k not in last or v.shape == needed[k].shape}
     problems = [
         f"missing {k}"
         for k in needed.keys() - state.keys()
