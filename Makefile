@@ -33,6 +33,9 @@ GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 UNKNOWN := $(filter-out $(KNOWN) SHELL MAKE% -%,$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN): choose from $(KNOWN)))
 
+# Values are taken as they are typed: make does not expand a $ in them, here or in the environment of a command.
+$(foreach v,$(KNOWN),$(eval override $v := $$(value $v)))
+
 # Packages come from the index alone: a stray local build must not replace a pinned one.
 unexport PIP_FIND_LINKS UV_FIND_LINKS
 

@@ -1,12 +1,21 @@
-"""Atomic writes, and hashes of file contents."""
+"""Atomic writes, their leftovers, and hashes of file contents."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
+import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+# A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
+NO_HASH = "0" * 64  # in the place of a content's hash while the hash is computed
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -16,32 +25,107 @@ def write_whole(path: Path, content: bytes | str) -> None:
         OSError: if the file cannot be written, for instance to a full disk; the message names it. The old
             file is intact.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
+    with errors_named(path, f" ({len(content) / 2**20:.1f} MiB)"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path) as (handle, temporary):
+            with open(handle, "wb", closefd=False) as file:
+                file.write(content)
+            os.fsync(handle)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+
+
+class WriteError(OSError):
+    """A file could not be written; the message names it and gives the reason."""
+
+
+@contextlib.contextmanager
+def errors_named(path: Path, about: str = "") -> Iterator[None]:
+    """Turn an OSError of writing ``path`` into a ``WriteError``."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "no space left on the device; free some and run again" if full else error.strerror
-            raise OSError(
-                error.errno,
-                f"cannot write {path} ({len(content) / 2**20:.1f} MiB): {reason}. "
-                f"The previous file is intact.",
-            ) from error
+        yield
+    except WriteError:
         raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "no space left on the device; free some and run again" if full else error.strerror or error
+        raise WriteError(
+            error.errno, f"cannot write {path}{about}: {reason}. The previous file is intact."
+        ) from error
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path, suffix: str = "") -> Iterator[tuple[int, str]]:
+    """An open temporary file beside ``path``; removed at the end, if it was not renamed.
+
+    It is locked until then, so that ``sweep`` in another process leaves it alone.
+
+    Yields:
+        Its descriptor and its path.
+    """
+    while True:
+        handle, temporary = tempfile.mkstemp(f".tmp{suffix}", f".{path.name}.", path.parent)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(temporary):
+            break
+        os.close(handle)  # swept before it was locked
+    try:
+        yield handle, temporary
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files in a folder whose processes have ended."""
+    for path in sorted(folder.glob(".*")) if folder.is_dir() else []:
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError), open(path, "rb") as file:  # locked, or just renamed
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def sha256(content: bytes) -> str:
     """The sha256 of some bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def body_hash(body: dict) -> str:
+    """The sha256 of a JSON object, independent of the order of its keys."""
+    return sha256(json.dumps(body, sort_keys=True).encode())
+
+
+def json_with_hash(body: dict, sort_keys: bool = False) -> str:
+    """A JSON object as text, with the hash of its content as last entry, ``sha256``."""
+    return json.dumps({**body, "sha256": body_hash(body)}, indent=1, sort_keys=sort_keys)
+
+
+def read_json_with_hash(text: str) -> dict:
+    """The object of ``json_with_hash``, without its hash; every byte of the text is checked.
+
+    Raises:
+        ValueError: if it is no such object, its content does not match its hash, or the text is not as
+            ``json_with_hash`` writes it.
+    """
+    body = json.loads(text)
+    if not isinstance(body, dict) or "sha256" not in body:
+        raise ValueError("not an object with an entry sha256")
+    plain = json.dumps(body, indent=1)
+    written_hash = body.pop("sha256")
+    if body_hash(body) != written_hash or plain != text:
+        raise ValueError("content does not match its hash")
+    return body
+
+
+def hash_filled_in(content: bytes) -> bytes:
+    """``content`` with its own hash in place of the first ``NO_HASH`` in it."""
+    return content.replace(NO_HASH.encode(), sha256(content).encode(), 1)
+
+
+def hash_matches(content: bytes, written_hash: object) -> bool:
+    """Whether ``content`` is what ``hash_filled_in`` made, with ``written_hash`` in it."""
+    if not isinstance(written_hash, str) or len(written_hash) != len(NO_HASH):
+        return False
+    return sha256(content.replace(written_hash.encode(), NO_HASH.encode(), 1)) == written_hash

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import shlex
@@ -14,7 +13,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
 
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "hotcoco", "pycocotools", "numpy"]
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
@@ -57,6 +56,7 @@ class RunRecord:
     memory_mb: float = 0.0  # peak during training: of all tensors (GPU) or of the process (CPU); 0: not known
     # step -> metrics on val during training; {} unless validate_every is set
     validation: dict = field(default_factory=dict)
+    detections_sha256: str = ""  # of detections.json.gz; "" in records of earlier versions
 
     @property
     def name(self) -> str:
@@ -76,7 +76,7 @@ def write_record(record: RunRecord, folder: Path) -> Path:
     """Write ``<student>.<method>.s<seed>.<hash>.json`` with a hash of its own content; return its path."""
     body = dataclasses.asdict(record)
     path = folder / f"{record.name}.json"
-    write_whole(path, json.dumps({**body, "sha256": body_hash(body)}, indent=1, sort_keys=True) + "\n")
+    write_whole(path, json_with_hash(body, sort_keys=True) + "\n")
     return path
 
 
@@ -87,23 +87,17 @@ def read_record(path: Path) -> RunRecord:
         RecordError: if the file is truncated, was altered or renamed, or lacks a field.
     """
     try:
-        body = json.loads(path.read_text())
-        written_hash = body.pop("sha256")
-        record = RunRecord(**body)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        text = path.read_bytes().decode()
+        record = RunRecord(**read_json_with_hash(text.removesuffix("\n")))
+        if not text.endswith("\n"):
+            raise ValueError("its end is missing")
+    except (OSError, ValueError, TypeError) as error:
         raise RecordError(
             f"{path}: not a whole run record ({error}); not used. Delete it to run again."
         ) from error
-    if body_hash(body) != written_hash:
-        raise RecordError(f"{path}: content does not match its hash; not used. Delete it to run again.")
     if path.stem != record.name:
         raise RecordError(f"{path}: holds the record of {record.name}; not used.")
     return record
-
-
-def body_hash(body: dict) -> str:
-    """The sha256 of a JSON object, independent of the order of its keys."""
-    return sha256(json.dumps(body, sort_keys=True).encode())
 
 
 def command() -> str:

@@ -102,6 +102,22 @@ def waiting_lock(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def lock_if_free(folder: Path) -> Iterator[bool]:
+    """Whether no process works in a folder; if so, none begins until the end of the context."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f"{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 class ProgressBar:
     """A ``Progress`` for a terminal, with an estimate of the time left.
 

@@ -10,7 +10,7 @@ import torch
 
 import c2dlib
 from c2dlib import files
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import sha256, sweep, write_whole
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -56,6 +56,41 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OSError, match="taken"):
         write_whole(tmp_path / "taken" / "file", "text")
+
+
+def test_leftovers_are_swept_but_not_files_that_are_being_written(tmp_path):
+    path = tmp_path / "file"
+    with files.temporary_file(path) as (_, temporary):
+        left = tmp_path / ".file.abcdefgh.tmp"
+        left.write_text("of a killed process")
+        sweep(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [Path(temporary).name]
+    assert not list(tmp_path.iterdir())
+    sweep(tmp_path / "nowhere")
+
+
+def test_a_file_swept_before_it_is_locked_is_begun_again(tmp_path, monkeypatch):
+    real, made = files.tempfile.mkstemp, []
+
+    def swept(*arguments):
+        made.append(real(*arguments))
+        if len(made) == 1:
+            os.unlink(made[0][1])
+        return made[-1]
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", swept)
+    write_whole(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text" and len(made) == 2
+
+
+def test_a_full_disk_is_named_whoever_writes(tmp_path):
+    path = tmp_path / "file"
+    with pytest.raises(OSError, match=f"cannot write {path}.*no space left") as error:
+        with files.errors_named(path), open("/dev/full", "w") as file:
+            file.write("x" * 100000)
+    with pytest.raises(OSError) as again, files.errors_named(tmp_path / "outer"):
+        raise error.value
+    assert again.value is error.value
 
 
 def state(step: int) -> dict:

@@ -136,6 +136,25 @@ def test_a_data_set_is_fetched_only_if_the_command_line_names_it(given, expected
 
 
 @needs_make
+@pytest.mark.parametrize(
+    "value", ["/tmp/a$b/c", "$(shell touch EXECUTED)", "${HOME}", "`touch EXECUTED`", "a'$x b"]
+)
+def test_make_takes_a_value_as_it_is_typed(tmp_path, value):
+    """Nothing of it is expanded or executed, by this make or the one that `make reproduce` starts."""
+    value = value.replace("EXECUTED", str(tmp_path / "executed"))
+    without_setup = MAKEFILE.replace("setup:\n", "setup:\n\t@exit 0\n\nformer-setup:\n")
+    (tmp_path / "Makefile").write_text(without_setup.replace(".venv/bin/python", "@echo"))
+    given = [f"{name}={value}" for name in ("DATA", "SCALE", "PYTHON")]
+    for target in ("reproduce-table1", "reproduce"):
+        result = make(target, *given, folder=tmp_path)
+        lines = [line for line in result.stdout.splitlines() if "reproduce table1" in line]
+        assert lines and all(f"--data {value} " in line and f"--scale {value} " in line for line in lines)
+    in_environment = make("reproduce-table1", folder=tmp_path, DATA=value).stdout
+    assert f"--data {value} " in in_environment
+    assert not (tmp_path / "executed").exists()
+
+
+@needs_make
 def test_misspelt_variable_is_an_error():
     result = make("-n", "reproduce-table2", "SEED=3")
     assert result.returncode != 0 and "unknown variable SEED" in result.stderr and "SEEDS" in result.stderr

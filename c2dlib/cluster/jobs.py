@@ -16,7 +16,7 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.run import detector_teacher, experiment_for, run
+from c2dlib.training.run import detector_teacher, experiment_for, run, sweep_leftovers
 from c2dlib.training.schedule import Job, plan
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 
@@ -185,10 +185,13 @@ def write_plan(
     lines = []
     if slurm_folder:
         written = write_slurm(planned, Path(slurm_folder), gpus, gpus_per_node)
-        lines += [*map(str, written), f"sh {written[-1]}   queues {len(planned)} jobs"]
+        lines += [*map(str, written), f"sh {shlex.quote(str(written[-1]))}   queues {len(planned)} jobs"]
     if make_file:
         write_whole(Path(make_file), makefile(planned))
-        lines += [make_file, f"make -k -j N -f {make_file}   runs {len(planned)} jobs, N at once"]
+        lines += [
+            make_file,
+            f"make -k -j N -f {shlex.quote(make_file)}   runs {len(planned)} jobs, N at once",
+        ]
     return "\n".join(lines)
 
 
@@ -223,7 +226,7 @@ SBATCH = """#!/bin/sh
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
-#SBATCH --output={folder}/%x-%a.log
+#SBATCH --output={output}
 # Slurm queues a pre-empted job again, the trap one whose time ends; both continue from a checkpoint.
 trap 'kill -TERM $task; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; wait' USR1
 export PATH="$PWD/.venv/bin:$PATH" # where it was submitted
@@ -277,16 +280,22 @@ def write_slurm(
                 gpus=gpus_here,
                 cpus=gpus_here * cpus_per_gpu,
                 hours=hours,
-                folder=folder,
-                commands=commands,
+                output=_sbatch_quoted(folder),
+                commands=shlex.quote(str(commands)),
             ),
         )
         earlier = [n for n, (before, _) in enumerate(arrays) if before < level]
         after = f" --dependency=afterok:{':'.join(f'$job{n}' for n in earlier)}" if earlier else ""
-        submit.append(f"job{number}=$(sbatch --parsable{after} {script})")
+        submit.append(f"job{number}=$(sbatch --parsable{after} {shlex.quote(str(script))})")
         written += [commands, script]
     write_whole(folder / "submit.sh", "\n".join([*submit, "squeue --me", ""]))
     return [*written, folder / "submit.sh"]
+
+
+def _sbatch_quoted(folder: Path) -> str:
+    """The pattern of a folder's logs, as the value of an option in a ``#SBATCH`` line."""
+    path = str(folder).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{path}/%x-%a.log"'
 
 
 def _on_nodes(job: PlannedJob, nodes: int, gpus_per_node: int) -> str:
@@ -332,6 +341,8 @@ def run_job(
         raise ValueError(
             f"{data}: the processes do not read the same data or settings (runs {', '.join(sorted(hashes))})"
         )
+    if distributed.first():
+        sweep_leftovers(workspace)
     progress = ProgressBar()
     if part == "student":
         return _print_record(run(e, workspace, progress), workspace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -328,6 +329,9 @@ class Experiment:
         check_reference("backbone_weights", self.backbone_weights, SOURCES)
         check_reference("teacher_weights", self.teacher_weights, ("",))
         check_reference("detector_teacher_weights", self.detector_teacher_weights, ("", *SOURCES))
+        for f in dataclasses.fields(self):
+            if isinstance(f.default, float) and not math.isfinite(getattr(self, f.name)):
+                raise ValueError(f"{f.name}={getattr(self, f.name)} must be a finite number")
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
         for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):

@@ -60,7 +60,7 @@ def weights_path(reference: str) -> Path:
             f"(backbone_weights=FOLDER/{places[0].name}, likewise teacher_weights). "
             f"{ORIGIN.get(places[0].name, '')}".rstrip()
         )
-    if wanted and (actual := _content_hash(path, path.stat().st_mtime_ns)) != wanted:
+    if wanted and (actual := _content_hash(path)) != wanted:
         raise WeightsError(
             f"{path}: its content has the hash {actual}, not {wanted} as in {reference}. To use it all the "
             f"same, name it without the hash: {name}; the results are then those of other weights, under "
@@ -81,12 +81,16 @@ def identity(reference: str) -> str:
         return reference
     name, _, wanted = reference.partition("@")
     if not wanted:
-        path = weights_path(reference)
-        wanted = _content_hash(path, path.stat().st_mtime_ns)
+        wanted = _content_hash(weights_path(reference))
     return f"{Path(name).name}@{wanted}"
 
 
+def _content_hash(path: Path) -> str:
+    """The first twelve digits of a file's sha256, computed again only if the file was changed or replaced."""
+    about = path.stat()
+    return _hash_of(path.absolute(), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
 @cache
-def _content_hash(path: Path, changed: int) -> str:
-    """The first twelve digits of a file's sha256, computed again only if its time of change differs."""
+def _hash_of(path: Path, *about: int) -> str:
     return sha256(path.read_bytes())[:12]

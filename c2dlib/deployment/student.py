@@ -5,7 +5,9 @@ It is evaluated on a COCO-format folder, or run on pictures of any kind.
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from c2dlib.data.coco import Category, CocoFolder
 from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import coco_metrics, detect
-from c2dlib.files import write_whole
+from c2dlib.files import hash_matches, write_whole
 from c2dlib.workspace import Progress
 
 
@@ -39,10 +41,12 @@ class Checkpoint:
 def load_student(path: str | Path) -> Checkpoint:
     """The student of a run, from its ``student.safetensors`` alone.
 
+    A file that an earlier version wrote has no hash of its own; it is loaded with a note on stderr.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        WeightsError: if it is not a run's student, or its weights are not those of the detector it names; the
-            message names the keys.
+        WeightsError: if it is damaged, is not a run's student, or its weights are not those of the detector
+            it names; the message names the keys.
     """
     path = Path(path)
     if path.is_dir():
@@ -59,15 +63,39 @@ def load_student(path: str | Path) -> Checkpoint:
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
     if "c2dlib" not in metadata:
         raise WeightsError(f"{path}: does not say which detector it is of, as the student of a run does")
-    about = json.loads(metadata["c2dlib"])
-    settings = {k: v for k, v in about["experiment"].items() if k != "recipe"}
-    e = Experiment().replace(**settings)
-    model = build_student(e, len(about["categories"]), "none").model
+    e, categories, area_cuts = _description(path, metadata["c2dlib"])
+    model = build_student(e, len(categories), "none").model
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # names the missing, unexpected and ill-shaped keys
         raise WeightsError(f"{path}: {error}") from error
-    return Checkpoint(model.eval(), e, [Category(*c) for c in about["categories"]], tuple(about["area_cuts"]))
+    return Checkpoint(model.eval(), e, categories, area_cuts)
+
+
+def _description(path: Path, text: str) -> tuple[Experiment, list[Category], tuple[float, float]]:
+    """What a student's file says of it, after a check of the file's hash.
+
+    Raises:
+        WeightsError: if the file does not match its hash, or a field is missing or has no such value.
+    """
+    try:
+        about = json.loads(text)
+        written_hash = about.pop("sha256", None)
+        if unknown := set(about) - {"experiment", "categories", "area_cuts"}:
+            raise ValueError(f"unknown field {', '.join(sorted(unknown))}")
+        if written_hash is not None and not hash_matches(path.read_bytes(), written_hash):
+            raise ValueError("its content does not match its hash")
+        settings = {k: v for k, v in about["experiment"].items() if k != "recipe"}
+        categories = [Category(*category) for category in about["categories"]]
+        low, high = about["area_cuts"]
+        e = Experiment().replace(**settings)
+    except KeyError as error:
+        raise WeightsError(f"{path}: damaged, or not a run's student (no field {error}); not used") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: damaged, or not a run's student ({error}); not used") from error
+    if written_hash is None:
+        print(f"{path}: has no hash of its own (an earlier version wrote it); not checked", file=sys.stderr)
+    return e, categories, (low, high)
 
 
 def evaluate(
@@ -146,7 +174,9 @@ def detect_on(
         ]
         width = max(1, round(min(image.shape[1:]) / 200))
         drawn = draw_bounding_boxes(image, boxes, words, colors="red", width=width) if len(boxes) else image
-        save_image(drawn, out / f"{name}.png")
+        picture = io.BytesIO()
+        save_image(drawn, picture, format="png")
+        write_whole(out / f"{name}.png", picture.getvalue())
         corner, far = boxes[:, :2], boxes[:, 2:]
         listed[str(path)] = [
             {

@@ -36,6 +36,7 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], color: str, size: tup
             label,
             fontsize=7,
             color="white",
+            parse_math=False,  # a class name may hold dollar signs
             ha="right" if right else "left",
             va="top" if below else "bottom",
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},

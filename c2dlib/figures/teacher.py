@@ -1,4 +1,7 @@
-"""The teacher: the crops it reads, its class probabilities, confusions, calibration and attention."""
+"""The teacher: the crops it reads, its class probabilities, confusions, calibration and attention.
+
+A class name is text, whatever dollar signs are in it (``parse_math=False``).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: li
     figure, axes = new_figure(3, count, (max(1.75 * count, 3.5), 5.2), height_ratios=[1.2, 1.2, 1])
     for i in range(count):
         show_image(axes[0][i], crops[i].clamp(0, 255) / 255, torch.zeros(0, 4), [])
-        axes[0][i].set_title(names[labels[i]], fontsize=9, color=GREEN)
+        axes[0][i].set_title(names[labels[i]], fontsize=9, color=GREEN, parse_math=False)
         axes[1][i].imshow(maps[i].abs().mean(0).cpu().numpy(), cmap="cividis")
         axes[1][i].set(xticks=[], yticks=[])
         best, ax = probabilities[i].topk(min(5, len(names))), axes[2][i]
@@ -35,7 +38,8 @@ def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: li
             color=[GREEN if c == labels[i] else GREY for c in best.indices],
         )
         for y, c in enumerate(best.indices.tolist()):
-            ax.text(0.03, y, f"{names[c]}  {best.values[y]:.2f}", va="center", fontsize=7)
+            text = f"{names[c]}  {best.values[y]:.2f}"
+            ax.text(0.03, y, text, va="center", fontsize=7, parse_math=False)
         ax.set(xlim=(0, 1), yticks=[], xticks=[0, 1], ylim=(len(best.values) - 0.4, -0.6))
         ax.tick_params(labelsize=7)
     for row, text in zip(axes, ("crop", "map l0, mean |activation|", "probability"), strict=True):
@@ -57,7 +61,8 @@ def class_probabilities(probabilities: dict[str, Tensor], names: list[str], labe
             range(len(names)), row.tolist(), color=[GREEN if c == label else GREY for c in range(len(names))]
         )
         plain_axes(ax)
-        ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
+        ax.set_yticks(range(len(names)), names, parse_math=False)
+        ax.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
         ax.set_title(title, fontsize=9)
     return figure
 
@@ -85,8 +90,8 @@ def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
                         fontsize=6,
                         color="white" if share > 0.6 else "black",
                     )
-        ax.set_xticks(range(count), names, rotation=90)
-        ax.set_yticks(range(count), names)
+        ax.set_xticks(range(count), names, rotation=90, parse_math=False)
+        ax.set_yticks(range(count), names, parse_math=False)
     ax.tick_params(labelsize=7)
     ax.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(heat, ax=ax, shrink=0.7)
@@ -144,5 +149,5 @@ def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Figure:
             show_image(row[i], crops[i].clamp(0, 255) / 255, torch.zeros(0, 4), [])
         most = float(maps[i].abs().max().clamp(min=1e-9))
         axes[1][i].imshow(maps[i].numpy(), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.65)
-        axes[0][i].set_title(titles[i], fontsize=8)
+        axes[0][i].set_title(titles[i], fontsize=8, parse_math=False)
     return figure

@@ -6,14 +6,13 @@ An executed copy is written whole or not at all.
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from html import escape
 from pathlib import Path
 
 import nbformat
 
-from c2dlib.files import write_whole
+from c2dlib.files import errors_named, sweep, temporary_file, write_whole
 from c2dlib.records import ROOT
 from c2dlib.workspace import Workspace
 
@@ -60,29 +59,29 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(known)}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".ipynb")
-    os.close(handle)
+    sweep(target.parent)
     os.environ[HEADLESS] = "1"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            papermill.execute_notebook(
-                str(source),
-                temporary,
-                given,
-                cwd=str(Path.cwd()),
-                kernel_name="python3",
-                progress_bar=False,
-                coalesce_streams=True,
-            )
-        _keep(temporary, target)
+        with errors_named(target), temporary_file(target, ".ipynb") as (_, temporary):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    papermill.execute_notebook(
+                        str(source),
+                        temporary,
+                        given,
+                        cwd=str(Path.cwd()),
+                        kernel_name="python3",
+                        progress_bar=False,
+                        coalesce_streams=True,
+                    )
+            except papermill.PapermillExecutionError:
+                _keep(temporary, target.with_suffix(".failed.ipynb"))
+                raise
+            _keep(temporary, target)
         target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
-    except papermill.PapermillExecutionError:
-        _keep(temporary, target.with_suffix(".failed.ipynb"))
-        raise
     finally:
         del os.environ[HEADLESS]
-        Path(temporary).unlink(missing_ok=True)
     return target
 
 

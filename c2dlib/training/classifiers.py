@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -26,8 +25,7 @@ from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoSplit
 from c2dlib.detectors.backbones import build_body
 from c2dlib.detectors.build import parameter_count
-from c2dlib.files import sha256, write_whole
-from c2dlib.records import body_hash
+from c2dlib.files import json_with_hash, read_json_with_hash, sha256, write_whole
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
 from c2dlib.teacher.crops import crop_batch
 from c2dlib.training.loop import OptimizerSettings, fit
@@ -75,6 +73,8 @@ def trained_classifier(
     with waiting_lock(folder, training.title):
         if report := _load(training, folder, classifier):
             return classifier, report
+        for path in folder.glob(".*"):  # left by a killed process; only the holder of the lock writes there
+            path.unlink(missing_ok=True)
         if (folder / "report.json").exists():
             print(f"{folder}: damaged, not used; training it again", file=sys.stderr)
             shutil.rmtree(folder)
@@ -191,12 +191,11 @@ def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softm
 def _load(training: ClassifierTraining, folder: Path, module: nn.Module) -> dict | None:
     """Load a finished classifier into ``module``; return its report, or None if a hash differs."""
     try:
-        report = json.loads((folder / "report.json").read_text())
+        report = read_json_with_hash((folder / "report.json").read_bytes().decode())
         content = (folder / "weights.safetensors").read_bytes()
     except (FileNotFoundError, ValueError):
         return None
-    intact = isinstance(report, dict) and report.pop("sha256", "") == body_hash(report)
-    if not intact or report["hash"] != training.key or report["weights_sha256"] != sha256(content):
+    if report["hash"] != training.key or report["weights_sha256"] != sha256(content):
         return None
     module.load_state_dict(load_safetensors(content))
     module.eval()
@@ -207,7 +206,7 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
     content = save_safetensors({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
     report["weights_sha256"] = sha256(content)
     write_whole(folder / "weights.safetensors", content)
-    write_whole(folder / "report.json", json.dumps({**report, "sha256": body_hash(report)}, indent=1))
+    write_whole(folder / "report.json", json_with_hash(report))
     for checkpoint in folder.glob("step-*.pt"):
         checkpoint.unlink()
 

@@ -144,19 +144,70 @@ def fit(
             require_finite(named, step, several)
         if accelerator.scaler is None:  # fp16: the scaler skips such a step itself
             require_finite({"gradient norm": norm}, step)
-        scaled_optimizer.step()
+        _update(scaled_optimizer, step)
         progress(step + 1, steps)
         after_step(step + 1)
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
             log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
+        if step + 1 == steps:
+            with accelerator.autocast():
+                _check_last_weights(trained, losses, images, targets, step, several)
         if distributed.first() and (step + 1 == steps or time.monotonic() - saved > save_interval):
             save_start = time.monotonic()
             save(step + 1)
             saved = time.monotonic()
             save_interval = max(CHECKPOINT_SECONDS, 20 * (saved - save_start))  # at most 5 % of the time
     return log
+
+
+def _update(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """One update of the weights.
+
+    Raises:
+        NonFiniteLoss: for a learning rate that torch cannot compute with.
+    """
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if "without overflow" not in str(error):
+            raise
+        lr = optimizer.param_groups[0]["lr"]
+        raise NonFiniteLoss(
+            f"step {step}: a learning rate of {lr:.3g} is too large; try a lower lr"
+        ) from None
+
+
+@torch.no_grad()
+def _check_last_weights(
+    trained: dict[str, nn.Module],
+    losses: Callable[[list, list], dict[str, Tensor]],
+    images: list,
+    targets: list,
+    step: int,
+    several: bool,
+) -> None:
+    """Check the weights after the last update: they are numbers, and so are their losses on the last batch.
+
+    Running statistics are as before afterwards.
+
+    Raises:
+        NonFiniteLoss: naming what is not a number.
+    """
+    largest = {
+        f"the largest weight of {name}": torch.stack(
+            [p.abs().max().float() for p in module.parameters()]
+        ).max()
+        for name, module in trained.items()
+        if any(p.numel() for p in module.parameters())
+    }
+    require_finite(largest, step, several)
+    buffers = [(buffer, buffer.clone()) for module in trained.values() for buffer in module.buffers()]
+    terms = losses(images, targets)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    require_finite({f"loss term {name} after this last step": v for name, v in terms.items()}, step, several)
 
 
 def _resume(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import statistics
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +31,26 @@ from c2dlib.detectors.build import build_student, parameter_count
 from c2dlib.distillation.build import build_distillers, build_imitation
 from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import (
+    NO_HASH,
+    hash_filled_in,
+    json_with_hash,
+    read_json_with_hash,
+    sha256,
+    sweep,
+    write_whole,
+)
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
-from c2dlib.workspace import Progress, Workspace, opened, waiting_lock
+from c2dlib.workspace import Progress, Workspace, lock_if_free, opened, waiting_lock
+
+# In a run's folder until it is recorded: checkpoints, what it was started with, metrics during training.
+WORKING_FILES = ("step-*.pt", "started.json", "validation.json")
+STARTED = {"identity", "data_hash", "files_hash"}  # the entries of started.json
 
 
 def experiment_for(
@@ -107,8 +121,9 @@ def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
     """
     record, path = find_record(e, workspace), run_folder(e, workspace) / "student.safetensors"
     if record is None or not path.exists():
+        why = f" ({record.status}: {record.reason})" if record and record.reason else ""
         raise FileNotFoundError(
-            f"{path}: no finished run of {e.name}; its checkpoint stays with whoever trained it"
+            f"{path}: no finished run of {e.name}{why}; its checkpoint stays with whoever trained it"
         )
     content = path.read_bytes()
     if sha256(content) != record.checkpoint_sha256:
@@ -126,17 +141,58 @@ def run_detections(e: Experiment, workspace: Workspace) -> list[dict]:
     Raises:
         FileNotFoundError: naming the run, if it was not trained on this machine.
     """
-    path = run_folder(e, workspace) / "detections.json.gz"
-    if find_record(e, workspace) is None or not path.exists():
+    record, path = find_record(e, workspace), run_folder(e, workspace) / "detections.json.gz"
+    if record is None or not path.exists():
         raise FileNotFoundError(f"{path}: no detections of {e.name}; they stay with whoever trained it")
-    return json.loads(gzip.decompress(path.read_bytes()))
+    return _read_detections(path, record, workspace)
+
+
+def _read_detections(path: Path, record: RunRecord, workspace: Workspace) -> list[dict]:
+    """The detections of a record's student; for a record without their hash, the metrics are compared."""
+    content, problem = path.read_bytes(), "does not match the hash in its record"
+    try:
+        if record.detections_sha256 in ("", sha256(content)):
+            detections = json.loads(gzip.decompress(content))
+            if record.detections_sha256 or _metrics_match(detections, record, workspace):
+                return detections
+            problem = "its metrics are not those of its record"
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        problem = f"not a whole file of detections ({error})"
+    raise RecordError(f"{path}: {problem}; not used. Delete it, and the run is repeated where it is needed.")
+
+
+def _metrics_match(detections: list[dict], record: RunRecord, workspace: Workspace) -> bool:
+    data = opened(workspace.data)
+    metrics = coco_metrics(data.splits[record.eval_split].annotations, detections, data.area_cuts)
+    return metrics.keys() == record.metrics.keys() and all(
+        value == record.metrics[name] or math.isclose(value or 0, record.metrics[name] or 0, abs_tol=1e-6)
+        for name, value in metrics.items()
+    )
+
+
+def _damaged(e: Experiment, record: RunRecord, workspace: Workspace) -> str:
+    """What is damaged of the files that a finished run left in ``runs/``; empty: nothing."""
+    folder = run_folder(e, workspace)
+    weights, detections = folder / "student.safetensors", folder / "detections.json.gz"
+    if weights.exists() and sha256(weights.read_bytes()) != record.checkpoint_sha256:
+        return f"{weights}: does not match the hash in its record"
+    try:
+        if detections.exists():
+            _read_detections(detections, record, workspace)
+    except RecordError as error:
+        return str(error)
+    return ""
 
 
 def finished(e: Experiment, workspace: Workspace, with_weights: bool = False) -> RunRecord | None:
-    """The record of a finished run; ``with_weights``: only if its student is in ``runs/`` too."""
+    """The record of a finished run; ``with_weights``: only if its student is in ``runs/``, undamaged."""
     record = find_record(e, workspace)
-    complete = not with_weights or (run_folder(e, workspace) / "student.safetensors").exists()
-    return record if record and record.status == "done" and complete else None
+    if record is None or record.status != "done":
+        return None
+    if not with_weights:
+        return record
+    there = (run_folder(e, workspace) / "student.safetensors").exists()
+    return record if there and not _damaged(e, record, workspace) else None
 
 
 def run(
@@ -150,7 +206,8 @@ def run(
     next time.
 
     Args:
-        with_weights: train again if there is a record but no checkpoint, as in a fresh clone.
+        with_weights: train again if there is a record but no checkpoint, as in a fresh clone, or if what the
+            run left is damaged.
 
     Raises:
         DataError, WeightsError, OSError: nothing is recorded.
@@ -162,6 +219,8 @@ def run(
         record = distributed.agreed(finished(e, workspace, with_weights))
         if record:  # by the process that held the lock before
             return record
+        if distributed.first():
+            _prepare_folders(e, workspace, with_weights)
         circumstances()  # before hours of training in which a checkout may change
         try:
             record = _train_and_evaluate(e, workspace, folder, progress)
@@ -175,9 +234,65 @@ def run(
         if distributed.first():
             write_record(record, workspace.results / "records")
             if record.status == "done":
-                for path in (*folder.glob("step-*.pt"), folder / "started.json", folder / "validation.json"):
-                    path.unlink(missing_ok=True)
+                _remove_working_files(folder)
         return distributed.agreed(record)
+
+
+def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) -> None:
+    """Remove what killed processes left where this run writes, and say what is trained again, and why."""
+    folder = run_folder(e, workspace)
+    for path in folder.glob(".*"):  # only the holder of the lock writes there
+        path.unlink(missing_ok=True)
+    sweep(workspace.results / "records")
+    record = find_record(e, workspace) if with_weights else None
+    if record and record.status == "done" and (damage := _damaged(e, record, workspace)):
+        print(f"{damage}\n{e.name} is trained again", file=sys.stderr)
+
+
+def _remove_working_files(folder: Path) -> None:
+    for pattern in WORKING_FILES:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def sweep_leftovers(workspace: Workspace) -> None:
+    """Remove what killed processes left: temporary files, and the working files of what is finished.
+
+    What a living process works on is left alone.
+    """
+    for folder in (workspace.results, *(workspace.results / name for name in ("records", "errors", "html"))):
+        sweep(folder)
+    runs, cache = workspace.runs / workspace.results.name, workspace.runs / "cache"
+    records = workspace.results / "records"
+    for folder in [*runs.glob("*/"), *cache.glob("*/")]:
+        sweep(folder)
+        report = folder / "report.json" if folder.parent == cache else records / f"{folder.name}.json"
+        if report.exists() and any(any(folder.glob(pattern)) for pattern in WORKING_FILES):
+            with lock_if_free(folder) as free:
+                if free and (folder.parent == cache or _is_done(report)):
+                    _remove_working_files(folder)
+
+
+def _is_done(path: Path) -> bool:
+    try:
+        return read_record(path).status == "done"
+    except RecordError:
+        return False
+
+
+def record_killed(e: Experiment, workspace: Workspace, reason: str) -> RunRecord | None:
+    """Record why a run's process ended; the run is tried again next time.
+
+    Returns:
+        The record; the one that the process or another one wrote, if the run is finished or goes on.
+    """
+    with lock_if_free(run_folder(e, workspace)) as free:
+        if free and not finished(e, workspace):
+            record = _record(
+                e, workspace, status="failed", reason=f"{reason}. The next start goes on with it."
+            )
+            write_record(record, workspace.results / "records")
+        return find_record(e, workspace)
 
 
 def _out_of_memory(e: Experiment) -> str:
@@ -226,7 +341,7 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
     log = _train(context, prepared)
     memory = max(distributed.gathered(peak()))
     evaluation_start = time.monotonic()
-    metrics, checkpoint = _evaluate(context, prepared.step.student.model)
+    metrics, checkpoint, detections = _evaluate(context, prepared.step.student.model)
     return _record(
         e,
         workspace,
@@ -235,6 +350,7 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
         log=log,
         teacher=prepared.teachers,
         checkpoint=checkpoint,
+        detections=detections,
         initial=prepared.initial_weights,
         relative=_relative_cost(context, prepared),  # after the evaluation: it changes batch statistics
         seconds=_training_seconds(log) + time.monotonic() - evaluation_start,
@@ -244,9 +360,15 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
 
 
 def _prepare(context: _Context) -> _Prepared:
-    """Teachers, initial weights and student. Their order is fixed: each draws random numbers."""
+    """Teachers, initial weights and student.
+
+    Whatever may have to be trained comes before the seed is set. After it, the student, its detector teacher
+    and the adapters draw random numbers in this order, whether or not a teacher was trained in this process.
+    """
     e, workspace = context.e, context.workspace
     teacher, teachers = _classification_teacher(context)
+    if imitation_in(e.method):
+        teachers |= _train_detector_teacher(context)
     train = context.data.splits["train"].first(e.train_share)
     if e.architecture.family.masks:
         train = train.with_masks()
@@ -255,9 +377,8 @@ def _prepare(context: _Context) -> _Prepared:
     student = build_student(e, len(context.data.categories), initial)
     imitation = None
     if imitation_in(e.method):
-        detector, about_detector = _detector_teacher(context)
+        detector = trained_student(detector_teacher(e), workspace).to(workspace.device)
         imitation = build_imitation(e, student, detector)
-        teachers |= about_detector
     distillers = build_distillers(e, teacher, imitation, _class_logits(context, teacher, train))
     if e.compile:
         student.model.backbone.compile()
@@ -274,12 +395,11 @@ def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
     return teacher.to(context.workspace.device), about
 
 
-def _detector_teacher(context: _Context) -> tuple[nn.Module, dict]:
-    """The trained detector that the student imitates, and its entries in the record."""
+def _train_detector_teacher(context: _Context) -> dict:
+    """Train the detector that the student imitates, if it is not there; return its entries in the record."""
     e = detector_teacher(context.e)
     record = run(e, context.workspace, context.progress, with_weights=True)
-    about = {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
-    return trained_student(e, context.workspace).to(context.workspace.device), about
+    return {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
 
 
 def _class_logits(context: _Context, teacher: Teacher | None, train: CocoSplit) -> dict[str, Tensor]:
@@ -336,11 +456,11 @@ def _validate(context: _Context, prepared: _Prepared, done: int) -> None:
     model.train()
     if distributed.first():
         validation = _validation(context.folder) | {str(done): metrics}
-        write_whole(context.folder / "validation.json", json.dumps(validation))
+        write_whole(context.folder / "validation.json", json_with_hash(validation))
 
 
-def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str]:
-    """Write the student's weights and its detections; return its metrics and the hash of its weights."""
+def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str, str]:
+    """Write the student's weights and its detections; return its metrics and the hashes of the two files."""
     split = context.data.splits[context.e.eval_split]
     detections = detect(
         model,
@@ -349,14 +469,15 @@ def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str]:
         progress=lambda done, of: context.progress(f"{context.e.name} evaluation", done, of),
     )
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    weights = save_safetensors(state, describe(context.e, context.data))
-    metrics = None
+    weights = student_file(state, context.e, context.data)
+    metrics, detections_hash = None, ""
     if distributed.first():
         metrics = coco_metrics(split.annotations, detections, context.data.area_cuts, verify=True)
         write_whole(context.folder / "student.safetensors", weights)
-        detections_json = json.dumps(detections).encode()
-        write_whole(context.folder / "detections.json.gz", gzip.compress(detections_json, mtime=0))
-    return distributed.agreed(metrics), sha256(weights)
+        compressed = gzip.compress(json.dumps(detections).encode(), mtime=0)
+        write_whole(context.folder / "detections.json.gz", compressed)
+        detections_hash = sha256(compressed)
+    return distributed.agreed(metrics), sha256(weights), detections_hash
 
 
 def _training_seconds(log: list[dict]) -> float:
@@ -377,12 +498,30 @@ def _relative_cost(context: _Context, prepared: _Prepared) -> float:
 def _validation(folder: Path) -> dict[str, dict]:
     """Step -> metrics on val, of the evaluations during training."""
     path = folder / "validation.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    validation = _read_working_file(path) if path.exists() else None
+    if validation is None or not all(step.isdigit() for step in validation):
+        return {}
+    return validation
+
+
+def _read_working_file(path: Path) -> dict | None:
+    """The JSON object in a working file; a damaged one is named on stderr, not used."""
+    try:
+        text = path.read_bytes().decode()
+        body = json.loads(text)
+        if isinstance(body, dict) and (set(body) == STARTED or all(key.isdigit() for key in body)):
+            return body  # of an earlier version, without a hash
+        return read_json_with_hash(text)
+    except (OSError, ValueError) as error:
+        print(f"{path}: damaged ({error}), not used", file=sys.stderr)
+        return None
 
 
 def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     """Write into a run's folder what it is started with; where there is a checkpoint, check that this did not
     change.
+
+    A damaged file of an earlier start is named on stderr; it stops nothing.
 
     Raises:
         DataError: if annotations or image files changed since; the checkpoint is left as it is.
@@ -397,7 +536,9 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
         return {k: v for k, v in started["identity"].items() if k != "data_hash"}
 
     for path in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
-        earlier = json.loads(path.read_text())
+        earlier = _read_working_file(path)
+        if earlier is None:
+            continue
         has_checkpoint = any(path.parent.glob("step-*.pt"))
         if has_checkpoint and settings(earlier) == settings(present) and earlier != present:
             what = "annotations" if earlier["data_hash"] != present["data_hash"] else "image files"
@@ -407,7 +548,7 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
                 f"{present['data_hash'][:12]}/{present['files_hash'][:12]} now). "
                 f"Put the data back as they were to go on, or delete {path.parent} to start anew."
             )
-    write_whole(folder / "started.json", json.dumps(present, indent=1))
+    write_whole(folder / "started.json", json_with_hash(present))
 
 
 def describe(e: Experiment, data: CocoFolder) -> dict[str, str]:
@@ -418,6 +559,12 @@ def describe(e: Experiment, data: CocoFolder) -> dict[str, str]:
         "area_cuts": data.area_cuts,
     }
     return {"c2dlib": json.dumps(about)}  # one key: the order of several would change from process to process
+
+
+def student_file(state: dict[str, Tensor], e: Experiment, data: CocoFolder) -> bytes:
+    """A student's ``student.safetensors``; the header holds the hash of the file."""
+    about = json.loads(describe(e, data)["c2dlib"]) | {"sha256": NO_HASH}
+    return hash_filled_in(save_safetensors(state, {"c2dlib": json.dumps(about)}))
 
 
 def _fingerprint(initial: str | dict) -> str:
@@ -438,6 +585,7 @@ def _record(
     log: Sequence[dict] = (),
     teacher: dict | None = None,
     checkpoint: str = "",
+    detections: str = "",
     initial: str = "",
     seconds: float = 0.0,
     relative: float = 0.0,
@@ -472,6 +620,7 @@ def _record(
         }
         | ({"initial_weights": initial} if initial else {}),
         checkpoint_sha256=checkpoint,
+        detections_sha256=detections,
         command=command(),
         device=torch.cuda.get_device_name()
         if workspace.device == "cuda"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -21,10 +20,16 @@ from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.distributed import claim_gpu
 from c2dlib.records import RunRecord, command
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.run import detector_teacher, find_record, finished, run
+from c2dlib.training.run import (
+    detector_teacher,
+    find_record,
+    finished,
+    record_killed,
+    run,
+    sweep_leftovers,
+)
+from c2dlib.training.workers import Send, Worker
 from c2dlib.workspace import Workspace
-
-_messages: Any = None  # in a worker: the queue that its progress goes to
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def run_all(
     Returns:
         A record per experiment, None where the run ended in an unexpected error (shown on stderr).
     """
+    sweep_leftovers(workspace)
     planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}
     for e in experiments:
@@ -98,72 +104,80 @@ def run_all(
     return [find_record(e, workspace) for e in experiments]
 
 
-def _execute(planned: list[Job], workspace: Workspace, jobs: int):
-    """Yield (job, its record or None) as jobs finish, never starting one before what it needs."""
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, _begin, (messages, os.getpid(), workspace, command()))
-    todo, ended = list(planned), set[str]()
-    running: dict[Future, Job] = {}
-    known = {j.key for j in planned}
-    bar = _Bar(planned, messages)
+def _execute(planned: list[Job], workspace: Workspace, jobs: int) -> Iterator[tuple[Job, RunRecord | None]]:
+    """Yield (job, its record or None) as jobs finish, never starting one before what it needs.
+
+    A worker that is killed ends no job but its own; another one takes its place.
+    """
+    todo, ended, known = list(planned), set[str](), {j.key for j in planned}
+    do, prepare = partial(_do, workspace=workspace), partial(_begin, workspace, command())
+    workers: list[Worker] = []
+    bar = _Bar(len(planned))
     try:
-        while todo or running:
+        while todo or any(worker.job for worker in workers):
             for job in [j for j in todo if all(k in ended or k not in known for k in j.needs)]:
-                if len(running) < jobs:
+                if _start(job, workers, jobs, do, prepare):
                     todo.remove(job)
-                    running[pool.submit(_do, job, workspace)] = job
-            done, _ = wait(running, timeout=0.3, return_when=FIRST_COMPLETED)
-            bar.update()
-            for future in done:
-                job = running.pop(future)
-                ended.add(job.key)
-                bar.finish(job)
-                yield job, _result(future, job)
+            busy = {worker.connection: worker for worker in workers if worker.job}
+            for connection in wait(list(busy), timeout=0.3):
+                worker = busy[connection]  # type: ignore[index]
+                for kind, *content in worker.messages():
+                    if kind == "progress":
+                        bar.progress(worker, *content)
+                        continue
+                    job, worker.job = worker.job, None
+                    if kind == "killed":
+                        workers.remove(worker)
+                    ended.add(job.key)
+                    bar.finish(worker)
+                    yield job, _result(job, kind, content[0], workspace)
+            bar.show()
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoints.", file=sys.stderr)
         raise
     finally:
         bar.close()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        for worker in workers:
+            worker.end()
 
 
-def _result(future: Future, job: Job) -> RunRecord | None:
-    if error := future.exception():
-        tqdm.write(
-            f"{job.key} ({job.e.student} {job.e.method}): {type(error).__name__}: {error}", file=sys.stderr
-        )
-        return None
-    return future.result()
+def _start(job: Job, workers: list[Worker], jobs: int, do: Callable, prepare: Callable) -> bool:
+    """Give a job to a worker that has none, or to a new one; False if there are ``jobs`` that are busy."""
+    for worker in [worker for worker in workers if not worker.job]:
+        if worker.start(job):
+            return True
+        workers.remove(worker)  # killed while it had no job
+    if len(workers) == jobs:
+        return False
+    workers.append(Worker(do, prepare))
+    return workers[-1].start(job)
 
 
-def _begin(messages, parent: int, workspace: Workspace, parent_command: str) -> None:
-    """Prepare a worker: one thread on CPU or a GPU of its own. It ends when its parent does."""
-    global _messages
-    _messages = messages
+def _result(job: Job, kind: str, content: Any, workspace: Workspace) -> RunRecord | None:
+    """The record of a job that ended; why it ended is printed if that was not as expected."""
+    if kind == "result":
+        return content
+    tqdm.write(f"{job.key} ({job.e.student} {job.e.method}): {content}", file=sys.stderr)
+    return record_killed(job.e, workspace, content) if (kind, job.kind) == ("killed", "run") else None
+
+
+def _begin(workspace: Workspace, parent_command: str) -> None:
+    """Prepare a worker: one thread on CPU or a GPU of its own."""
     os.environ["C2D_COMMAND"] = parent_command
     if workspace.device == "cpu":
         torch.set_num_threads(1)
     else:
         claim_gpu(workspace.runs / "locks")
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _do(job: Job, workspace: Workspace) -> RunRecord | None:
+def _do(job: Job, send: Send, workspace: Workspace) -> RunRecord | None:
+    """In a worker: do a job, and report its progress twice a second."""
     e, last = job.e, [0.0]
 
     def progress(what: str, done: int, of: int) -> None:
         if done == of or time.monotonic() - last[0] > 0.5:
             last[0] = time.monotonic()
-            _messages.put((os.getpid(), what, done, of))
+            send(what, done, of)
 
     if job.kind == "pretrain":
         initial_weights(e, workspace, progress)
@@ -177,27 +191,27 @@ def _do(job: Job, workspace: Workspace) -> RunRecord | None:
 class _Bar:
     """One line: jobs done, what runs now and how far it is, time left."""
 
-    def __init__(self, planned: list[Job], messages):
-        self.messages, self.done = messages, 0
-        self.now: dict[int, tuple[str, int, int]] = {}  # process -> what it does, steps done, steps in all
+    def __init__(self, jobs: int):
+        self.done = 0
+        self.now: dict[Worker, tuple[str, int, int]] = {}  # what each does, steps done, steps in all
         self.bar = tqdm(
-            total=len(planned),
+            total=jobs,
             unit="run",
             dynamic_ncols=True,
             smoothing=0,
             bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}",
         )
 
-    def update(self) -> None:
-        while not self.messages.empty():
-            process, what, done, of = self.messages.get()
-            self.now[process] = (what, done, of)
+    def progress(self, worker: Worker, what: str, done: int, of: int) -> None:
+        self.now[worker] = (what, done, of)
+
+    def show(self) -> None:
         self.bar.n = self.done + sum(done / of for what, done, of in self.now.values())
         self.bar.set_postfix_str(" · ".join(f"{what} {done}/{of}" for what, done, of in self.now.values()))
 
-    def finish(self, job: Job) -> None:
+    def finish(self, worker: Worker) -> None:
         self.done += 1
-        self.now = {p: v for p, v in self.now.items() if v[1] < v[2]}
+        self.now.pop(worker, None)
 
     def close(self) -> None:
         self.bar.close()

@@ -1,8 +1,10 @@
 """A table as independent jobs, and their costs: counted by hand, planned in order, written for schedulers."""
 
 import json
+import os
 import shlex
 import subprocess
+from functools import partial
 
 import pytest
 import torch
@@ -212,6 +214,33 @@ def test_slurm_arrays_are_whole_shell_scripts_in_order(here, capsys):
     )
     submit = (folder / "submit.sh").read_text().splitlines()
     assert "--dependency" not in submit[3] and any("--dependency=afterok:$job0" in line for line in submit)
+
+
+def test_the_folder_of_a_plan_may_have_any_name(here, capsys):
+    """submit.sh queues each array, and an array reads its commands, from ``my jobs;echo "$x"%``."""
+    name = 'my jobs;echo "$x"%'
+    arguments = ["plan", "table2", "--scale", "coco", "--data", str(here), "--students", "RetinaNet-R50"]
+    assert main([*arguments, "--slurm", name, "--make", "all jobs.mk"]) == 0
+    printed, folder = capsys.readouterr().out, here.parent / name
+    assert f"sh {shlex.quote(f'{name}/submit.sh')}" in printed and "-f 'all jobs.mk'" in printed
+    tools = here.parent / "tools"
+    tools.mkdir()
+    for tool, body in {
+        "sbatch": 'for script; do :; done; test -f "$script" && echo 1',
+        "squeue": ":",
+        "scontrol": "echo here",
+        "srun": 'shift 2; echo "$1"',
+    }.items():
+        (tools / tool).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / tool).chmod(0o755)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "1"}
+    run = partial(
+        subprocess.run, cwd=here.parent, env=environment, capture_output=True, text=True, check=True
+    )
+    run(["sh", str(folder / "submit.sh")])
+    script = folder / "0.sbatch"
+    assert run(["sh", str(script)]).stdout == (folder / "0.commands").read_text().splitlines()[0] + "\n"
+    assert '#SBATCH --output="my jobs;echo \\"$x\\"%%/%x-%a.log"\n' in script.read_text()
 
 
 def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):

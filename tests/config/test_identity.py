@@ -1,6 +1,7 @@
 """What reaches which hash: by ``used_by`` alone, with nothing to list elsewhere."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -14,6 +15,7 @@ from c2dlib.config.identity import (
     run_identity,
     teacher_identity,
 )
+from c2dlib.config.weights import WeightsError, weights_path
 
 SSD = "SSD300-VGG16"
 
@@ -88,6 +90,37 @@ def test_experiments_that_differ_in_a_teacher_setting_do_not_share_its_job():
     assert job_key("teacher", e) == job_key("teacher", experiment("mini", "SSD512-VGG16", "C2D", seed=3))
     assert job_key("teacher", e) != job_key("teacher", experiment("mini", "RetinaNet-R50", "C2D"))
     assert job_key("run", e) == f"run:{e.hash()}"
+
+
+def test_a_file_of_weights_is_identified_by_its_content(tmp_path):
+    """Wherever it lies; a file that is put in its place is another one, even of equal size and time."""
+    path, other = tmp_path / "body.safetensors", tmp_path / "elsewhere" / "body.safetensors"
+    other.parent.mkdir()
+    for place in (path, other):
+        place.write_bytes(b"first")
+    first = experiment("mini", SSD, backbone_weights=str(path))
+    assert first.hash() == experiment("mini", SSD, backbone_weights=str(other)).hash()
+    other.write_bytes(b"third")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    before, written = first.hash(), first.identity()["backbone_weights"].partition("@")[2]
+    os.replace(other, path)
+    assert first.hash() != before
+    with pytest.raises(WeightsError, match="its content has the hash"):
+        weights_path(f"{path}@{written}")
+
+
+@pytest.mark.parametrize(
+    "given", [{"backbone_weights": "x.pt"}, {"teacher_weights": "x.pth"}, {"detector_teacher_weights": "x"}]
+)
+def test_weights_of_another_kind_are_refused(given):
+    with pytest.raises(WeightsError, match="a file that ends in .safetensors"):
+        experiment("mini", SSD, **given)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_are_finite(value):
+    with pytest.raises(ValueError, match="weight_decay=.* must be a finite number"):
+        experiment("mini", SSD, weight_decay=value)
 
 
 def test_data_counts_for_a_pretraining_on_crops_only():

@@ -19,7 +19,7 @@ def drawn():
     """Draws a figure and returns it."""
 
     def draw(figure: Figure) -> Figure:
-        figure.canvas.draw()
+        figure.draw_without_rendering()  # the canvas of a closed figure draws nothing
         return figure
 
     return draw

@@ -34,6 +34,23 @@ def test_teacher_view_marks_the_truth_among_the_bars(drawn):
     )  # more than fit, and a single class
 
 
+def test_a_class_name_may_hold_dollar_signs(drawn):
+    """``5$_$ note`` is no formula."""
+    names = ["5$_$ note", "$\\wrong{$", "c"]
+    image = torch.zeros(3, 40, 40)
+    boxes = torch.tensor([[1.0, 2, 30, 30]])
+    crops, maps = torch.rand(3, 3, 8, 8) * 255, torch.randn(3, 4, 3, 3)
+    probabilities, labels = torch.full((3, 3), 1 / 3), torch.arange(3)
+    for figure in (
+        figures.teacher_view(crops, labels, probabilities, names, maps),
+        figures.class_probabilities({"T = 1": probabilities[0]}, names, 0),
+        figures.confusion(probabilities, names),
+        figures.attention_maps(crops, torch.randn(3, 8, 8), names),
+        figures.detections(image, (boxes, names[:1]), {"baseline": (boxes, names[1:2])}),
+    ):
+        drawn(figure)
+
+
 def test_reliability_and_confusion_count(drawn):
     probabilities = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.4, 0.6], [0.05, 0.95]])
     above, below = drawn(figures.reliability(probabilities, torch.tensor([0, 1, 1, 1]))).axes

@@ -271,6 +271,16 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     assert record.parameters == sum(p.numel() for p in trained_student(e, workspace).parameters())
 
 
+def test_a_run_does_not_depend_on_who_trained_its_detector_teacher(place):
+    """In this process, or before in another one, as ``reproduce`` does."""
+    workspace, e = place[0], tiny(place, "FKD", steps=1, detector_teacher_steps=1, backbone_weights="none")
+    in_one_go = run(e, workspace)
+    (workspace.results / "records" / f"{in_one_go.name}.json").unlink()
+    teacher_was_there = run(e, workspace)
+    assert in_one_go.checkpoint_sha256 == teacher_was_there.checkpoint_sha256
+    assert in_one_go.curve == teacher_was_there.curve and in_one_go.teacher == teacher_was_there.teacher
+
+
 def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
     """With settings it does not know of, another run's cached weights are those it would have made itself."""
     initial_weights(tiny(place, vertical_flip=False), place[0])

@@ -1,0 +1,223 @@
+"""Whatever a run wrote and a disk damaged is named, not used, and made again where it can be."""
+
+import gzip
+import json
+import random
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from c2dlib.config.weights import WeightsError
+from c2dlib.deployment.student import evaluate, load_student
+from c2dlib.files import write_whole
+from c2dlib.records import RecordError, read_record, write_record
+from c2dlib.training import loop
+from c2dlib.training import run as runs
+from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
+from c2dlib.training.run import (
+    detector_teacher,
+    experiment_for,
+    run,
+    run_detections,
+    run_folder,
+    student_file,
+    sweep_leftovers,
+    trained_student,
+)
+from c2dlib.workspace import open_workspace
+
+TINY = {
+    "steps": 1,
+    "image_size": 64,
+    "batch_size": 2,
+    "backbone_weights": "none",
+    "detector_teacher_steps": 1,
+    "score_threshold": 0.0,
+}
+STUDENT = "SSD512-VGG16"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workspace")
+    return open_workspace("smoke", "", folder / "results", folder / "runs", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    workspace, data = place
+    e = experiment_for(workspace, data, STUDENT, **TINY)
+    return e, run(e, workspace)
+
+
+def damages(content: bytes, count: int, seed: int = 0):
+    """Copies of ``content`` with one byte changed, or cut; at every place if ``count`` is 0."""
+    chance = random.Random(seed)
+    places = chance.sample(range(len(content)), count) if count else range(len(content))
+    for place in places:
+        other = bytes([content[place] ^ chance.randint(1, 255)])
+        yield content[:place] + other + content[place + 1 :]
+    for place in [*chance.sample(range(len(content)), min(count or 50, 50)), len(content) - 1]:
+        yield content[:place]
+        yield content[:place] + content[place + 1 :]
+
+
+def test_any_changed_or_missing_byte_of_a_record_is_named(trained, tmp_path):
+    path = write_record(trained[1], tmp_path)
+    assert read_record(path) == trained[1]
+    for damaged in damages(path.read_bytes(), 1500):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match=re.escape(str(path))):
+            read_record(path)
+
+
+def test_any_changed_or_missing_byte_of_a_checkpoint_is_named(tmp_path, capsys):
+    path = save_checkpoint(tmp_path, 3, {"step": 3, "modules": {"student": {"weight": torch.arange(64.0)}}})
+    for damaged in damages(path.read_bytes(), 400):
+        path.write_bytes(damaged)
+        assert load_checkpoint(tmp_path) is None and str(path) in capsys.readouterr().err
+
+
+def test_any_changed_or_missing_byte_of_a_student_is_named(place, trained, tmp_path):
+    """The bytes of its header and of its weights."""
+    whole = student_file({"weight": torch.rand(50)}, trained[0], place[1])
+    path = tmp_path / "student.safetensors"
+    named = f"{re.escape(str(path))}: (damaged|not a whole safetensors file|does not say which detector)"
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError, match="Missing key"):  # undamaged, but not the detector's weights
+        load_student(path)
+    for damaged in damages(whole, 1500):
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=named):
+            load_student(path)
+
+
+def test_a_damaged_student_of_a_run_is_refused(place, trained, tmp_path):
+    whole = (run_folder(trained[0], place[0]) / "student.safetensors").read_bytes()
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(whole)
+    load_student(path)
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(WeightsError, match="does not match its hash"):
+        load_student(path)
+
+
+def test_a_student_of_an_earlier_version_is_loaded_with_a_note(place, trained, tmp_path, capsys):
+    workspace, data = place
+    state = trained_student(trained[0], workspace).state_dict()
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(runs.save_safetensors(state, runs.describe(trained[0], data)))
+    assert evaluate(load_student(path), data, "test", "cpu") == trained[1].metrics
+    assert f"{path}: has no hash of its own" in capsys.readouterr().err
+
+
+def test_other_detections_are_refused(place, trained):
+    e, record = trained
+    path = run_folder(e, place[0]) / "detections.json.gz"
+    whole = path.read_bytes()
+    assert run_detections(e, place[0])
+    others = gzip.compress(json.dumps(json.loads(gzip.decompress(whole))[1:]).encode(), mtime=0)
+    record_path = place[0].results / "records" / f"{record.name}.json"
+    written = record_path.read_bytes()
+    try:
+        for damaged in [gzip.compress(b"[]"), others, b"", whole[:-9], b"[]", *damages(whole, 10)]:
+            path.write_bytes(damaged)
+            with pytest.raises(RecordError, match=re.escape(str(path))):
+                run_detections(e, place[0])
+        path.write_bytes(whole)  # the record of an earlier version has no hash of them
+        earlier = replace(record, detections_sha256="")
+        write_record(earlier, record_path.parent)
+        assert run_detections(e, place[0])
+        for damaged in [b"", whole[:-9], b"[]"]:
+            path.write_bytes(damaged)
+            with pytest.raises(RecordError, match=f"{re.escape(str(path))}: not a whole file"):
+                run_detections(e, place[0])
+        path.write_bytes(whole)
+        write_record(replace(earlier, metrics=record.metrics | {"mAP": 77.0}), record_path.parent)
+        with pytest.raises(RecordError, match="its metrics are not those of its record"):
+            run_detections(e, place[0])
+    finally:
+        path.write_bytes(whole)
+        record_path.write_bytes(written)
+
+
+@pytest.mark.parametrize("file", ["student.safetensors", "detections.json.gz"])
+def test_a_damaged_detector_teacher_is_trained_again(place, capsys, file):
+    """The retry of a run whose teacher is damaged says so and ends as if nothing had been."""
+    workspace, data = place
+    e = experiment_for(workspace, data, STUDENT, "FKD", **TINY)
+    first = run(e, workspace)
+    path = run_folder(detector_teacher(e), workspace) / file
+    whole = path.read_bytes()
+    path.write_bytes(next(iter(damages(whole, 1))))
+    (workspace.results / "records" / f"{first.name}.json").unlink()
+    capsys.readouterr()
+    again = run(e, workspace)
+    assert again.checkpoint_sha256 == first.checkpoint_sha256 and path.read_bytes() == whole
+    said = capsys.readouterr().err
+    assert str(path) in said and f"{detector_teacher(e).name} is trained again" in said
+
+
+def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
+    workspace, data = place
+    e = experiment_for(workspace, data, STUDENT, seed=5, **TINY | {"steps": 2})
+    other = run_folder(e, workspace).parent / f"{e.name}.000000000000"
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+
+    def stop(what, done, of):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(e, workspace, stop)
+    path = run_folder(e, workspace) / "started.json"
+    whole = path.read_bytes()
+    shutil.copytree(path.parent, other)
+    for damaged in (*damages(whole, 20), b"", b"[]", b"\xff"):
+        (other / "started.json").write_bytes(damaged)
+        path.write_bytes(damaged)
+        runs.require_same_data(e, data, path.parent)
+        said = capsys.readouterr().err
+        assert f"{path}: damaged" in said and f"{other / 'started.json'}: damaged" in said
+        assert path.read_bytes() == whole
+    (path.parent / "validation.json").write_text('{"1": {"mAP"')
+    seen = []
+    assert run(e, workspace, lambda what, done, of: seen.append((what, done))).status == "done"
+    assert (e.name, 1) not in seen and "validation.json: damaged" in capsys.readouterr().err
+    shutil.rmtree(other)
+
+
+def test_what_kills_left_is_removed_at_the_next_start(place, trained):
+    workspace, folder = place[0], run_folder(trained[0], place[0])
+    old = [
+        folder / "step-00000001.0123456789abcdef.pt",
+        folder / "started.json",
+        folder / ".student.safetensors.abcdefgh.tmp",
+        workspace.results / ".table1.ipynb.abcdefgh.tmp.ipynb",
+        workspace.results / ".table1.csv.abcdefgh.tmp",
+        workspace.results / "records" / ".x.s0.0.json.abcdefgh.tmp",
+        workspace.runs / "cache" / "teacher-0" / ".weights.safetensors.abcdefgh.tmp",
+    ]
+    kept = [workspace.results / ".gitignore", workspace.results / ".my.notebook.ipynb"]
+    unfinished = folder.parent / "SSD300-VGG16.baseline.s9.0123456789ab" / "step-00000001.0123456789abcdef.pt"
+    for path in [*old, *kept, unfinished]:
+        write_whole(path, "x")
+    sweep_leftovers(workspace)
+    assert not [path for path in old if path.exists()]
+    assert all(path.exists() for path in [*kept, unfinished])
+    assert (folder / "student.safetensors").exists()
+    shutil.rmtree(unfinished.parent)
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e38])
+def test_weights_after_the_last_update_are_checked(place, lr):
+    """Also where there is but one update."""
+    workspace, data = place
+    e = experiment_for(workspace, data, "FasterRCNN-QR50", **TINY | {"lr": lr})
+    record = run(e, workspace)
+    assert record.status == "failed" and record.reason.startswith("step 0: ")
+    assert "lower lr" in record.reason and record.metrics == {}
+    assert run(e, workspace).status == "failed"  # there is no checkpoint of these weights to go on from

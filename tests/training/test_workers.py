@@ -1,0 +1,131 @@
+"""A worker that is killed ends no other job; no worker outlives its parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from c2dlib.training import schedule
+from c2dlib.training.run import experiment_for, find_record, record_killed
+from c2dlib.training.schedule import run_all
+from c2dlib.training.workers import Worker
+from c2dlib.workspace import open_workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def nothing() -> None:
+    pass
+
+
+def do_or_die(job: schedule.Job, send, workspace):
+    """Jobs without training: seed 1 is killed, seed 2 raises, the others end after it is."""
+    if job.e.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.e.seed == 2:
+        raise ValueError("as told")
+    send("waiting", 1, 2)
+    time.sleep(0.5)
+    return record_killed(job.e, workspace, "written by the worker")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return open_workspace("smoke", "", tmp_path / "results", tmp_path / "runs", "cpu")
+
+
+def test_a_killed_worker_is_named_in_its_row_and_the_others_go_on(place, monkeypatch, capsys):
+    workspace, folder = place
+    experiments = [
+        experiment_for(workspace, folder, "SSD300-VGG16", seed=seed, backbone_weights="none")
+        for seed in range(5)
+    ]
+    monkeypatch.setattr(schedule, "_do", do_or_die)
+    seen = []
+    records = run_all(experiments, workspace, 2, seen.append)
+    killed = records.pop(1)
+    assert killed.status == "failed" and "ended by SIGKILL" in killed.reason and killed in seen
+    assert records.pop(1) is None and "ValueError: as told" in capsys.readouterr().err
+    assert len(records) == 3 and all("written by the worker" in record.reason for record in records)
+    assert find_record(experiments[1], workspace) == killed
+
+
+def test_a_worker_that_died_without_a_job_is_replaced():
+    worker = Worker(partial(print), nothing)
+    worker.process.kill()
+    worker.process.join()
+    workers = [worker]
+    deadline = time.monotonic() + 20
+    while worker.start("job") and time.monotonic() < deadline:  # the pipe may take it before it is closed
+        assert worker.messages()[-1][0] == "killed"
+        worker.job = None
+    assert schedule._start("job", workers, 1, partial(print), nothing) and workers != [worker]
+    workers[0].end()
+
+
+PARENT = """
+import signal, sys, time
+from c2dlib.training.workers import Worker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell would have it ignored
+def nothing(): pass
+def busy(job, send):
+    send("busy", 1, 2)
+    while True:  # holds the interpreter for long stretches, as a metric does
+        sum(range(10**7))
+if __name__ == "__main__":
+    workers = [Worker(busy, nothing) for _ in range(2)]
+    try:
+        for worker in workers:
+            worker.start("job")
+            while not worker.messages(): time.sleep(0.05)
+        print([worker.process.pid for worker in workers], flush=True)
+        time.sleep(60)
+    finally:
+        for worker in workers:
+            worker.end()
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie that nobody has reaped does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_worker_outlives_its_parent(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    parents = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "parent.py")],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for _ in signals
+    ]
+    workers = [json.loads(parent.stdout.readline()) for parent in parents]
+    assert all(alive(pid) for pids in workers for pid in pids)
+    for parent, number in zip(parents, signals, strict=True):
+        parent.send_signal(number)
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pids in workers for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = {number.name: pids for number, pids in zip(signals, workers, strict=True) if any(map(alive, pids))}
+    for parent in parents:
+        parent.kill()
+        parent.wait()
+    for pids in left.values():
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    assert not left
