@@ -118,7 +118,7 @@ reproduce-%: setup
 # Some systems set NAME in the environment, to the machine's name: only the command line counts.
 ## check a COCO copy, convert PASCAL VOC (make data DATA=FOLDER) or fetch a data set (NAME=groceries)
 data: setup
-	.venv/bin/python -m c2dlib data$(call option,--data,$(DATA))$(if $(filter command,$(origin NAME)),$(call \
+	.venv/bin/python -m c2dlib data$(call option,--data,$(DATA))$(if $(filter NAME,$(GIVEN)),$(call \
 	    option,--name,$(NAME))) $(ARGS)
 
 ## every table, figure and notebook, one after the other, then the claims and the pages

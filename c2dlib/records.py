@@ -101,10 +101,14 @@ def read_record(path: Path) -> RunRecord:
 
 
 def command() -> str:
-    """The command that started this process, or a worker's parent process, without the machine's paths."""
+    """The command that started this process, or a worker's parent process, without the machine's paths.
+
+    Of an absolute path only the last part is kept: records are published.
+    """
     program = Path(sys.argv[0])
+    arguments = [Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:]]
     own_command = (
-        f"python -m c2dlib {shlex.join(sys.argv[1:])}" if program.parent.name == "c2dlib" else program.name
+        f"python -m c2dlib {shlex.join(arguments)}" if program.parent.name == "c2dlib" else program.name
     )
     return os.environ.get("C2D_COMMAND", own_command)
 

@@ -3,10 +3,19 @@
 import dataclasses
 import json
 import re
+import sys
 
 import pytest
 
-from c2dlib.records import PACKAGES, RecordError, RunRecord, circumstances, read_record, write_record
+from c2dlib.records import (
+    PACKAGES,
+    RecordError,
+    RunRecord,
+    circumstances,
+    command,
+    read_record,
+    write_record,
+)
 
 
 @pytest.fixture
@@ -118,3 +127,10 @@ def test_a_checkout_that_changes_while_a_run_trains_does_not_change_its_commit(t
     circumstances.cache_clear()
     assert circumstances()["commit"] == "unknown"
     circumstances.cache_clear()
+
+
+def test_the_command_of_a_record_has_no_absolute_path(monkeypatch, tmp_path):
+    monkeypatch.delenv("C2D_COMMAND", raising=False)
+    started = ["c2dlib/__main__.py", "run", "S", "M", "--data", str(tmp_path / "my data"), "--out", "a/b"]
+    monkeypatch.setattr(sys, "argv", started)
+    assert command() == "python -m c2dlib run S M --data 'my data' --out a/b"
