@@ -154,8 +154,10 @@ def _origin(records: list[RunRecord]) -> list[str]:
     if not records:
         return []
     commits = sorted({record.commit[:10] + (" (dirty)" if record.dirty else "") for record in records})
+    devices = list(dict.fromkeys(record.device for record in records))
+    named = f"Device{'s' if len(devices) > 1 else ''}: {'; '.join(devices)}"
     return [
-        f"Device: {records[0].device}; commits: {', '.join(commits)}. "
+        f"{named}; commits: {', '.join(commits)}. "
         "Each number can be traced to files in `records/`."
     ]
 

@@ -67,3 +67,12 @@ def test_the_comparison_in_sentences(place):
         "C2D + FKD has +0.4 mAP over FKD alone."
     ]
     assert comparison(table(rows, {})) == []
+
+
+def test_every_device_of_a_table_is_named(place):
+    workspace, folder = place
+    e = work_list("table1", *place, students=[SSD], methods=["baseline"])[0].experiments[0]
+    runs = [record(e.replace(seed=seed), device=device) for seed, device in enumerate(("cpu", "H200"))]
+    for count, words in ((1, "Device: cpu; commits: "), (2, "Devices: cpu; H200; commits: ")):
+        text = notes(workspace, folder, {r.hash: r for r in runs[:count]})
+        assert sum(words in note for note in text) == 1
