@@ -27,11 +27,12 @@ CLASSES = 90  # of the published COCO weights: COCO's category ids, with gaps
 
 
 def built(name: str) -> nn.Module:
-    """A builder's detector with random weights; it reads small images, except for the SSDs."""
+    """A builder's detector with random weights; it reads small images and few proposals (SSDs: 300 px)."""
     torch.manual_seed(0)
-    size = {} if name.startswith("ssd") else {"min_size": 96, "max_size": 128}
+    size = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 64}
+    few = {"box_batch_size_per_image": 8, "rpn_post_nms_top_n_train": 20} if "rcnn" in name else {}
     classes = {"num_classes": CLASSES + 1} if name.startswith("keypoint") else {}  # its default is 2
-    return getattr(detection, name)(weights=None, weights_backbone=None, **size, **classes)
+    return getattr(detection, name)(weights=None, weights_backbone=None, **size, **few, **classes)
 
 
 def scene() -> tuple[list, list]:
@@ -57,13 +58,16 @@ def test_no_builder_of_torchvision_is_left_out():
 def test_a_builders_detector_is_a_student(name):
     """Its own losses; of C2D and its losses a gradient in every part, none in the teacher; 91-class heads."""
     detector, (images, targets) = built(name), scene()
+    if name == "ssd300_vgg16":
+        images, targets = images[:1], targets[:1]  # the slowest by far
     teacher = c2dlib.Teacher(build_classifier("resnet18", CLASSES, 32, width=0.25), CLASSES, 32)
     distillers = c2dlib.C2D(teacher, sampling_size=16, max_positives=8)
     step = c2dlib.training_step(detector, distillers)
     assert type(step.student).__name__ == BUILDERS[name] and step.student.model is detector
     state = {key: value.clone() for key, value in detector.state_dict().items()}
     torch.manual_seed(7)
-    expected = detector(images, targets)
+    with torch.no_grad():
+        expected = detector(images, targets)
     detector.load_state_dict(state)  # batch statistics moved
     torch.manual_seed(7)
     terms = step(images, targets)
@@ -76,29 +80,6 @@ def test_a_builders_detector_is_a_student(name):
     assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
     assert all(p.grad is None for p in teacher.parameters())
     assert detector.state_dict().keys() == state.keys()  # it is exported as it was built
-
-
-@pytest.mark.parametrize("term", ["KDcls", "loc"])
-def test_the_published_head_learns_from_the_terms_alone(term):
-    """On the smallest detector: a step along the gradient of KD_cls, or of loc, lowers it."""
-    detector, (images, targets) = built("ssdlite320_mobilenet_v3_large"), scene()
-    teacher = c2dlib.Teacher(build_classifier("resnet18", CLASSES, 32, width=0.25), CLASSES, 32)
-    step = c2dlib.training_step(detector, c2dlib.C2D(teacher, sampling_size=16))
-    for module in detector.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    values = []
-    for _ in range(2):
-        value = step(images, targets)[term]
-        values.append(value.item())
-        step.zero_grad()
-        value.backward()
-        norm = torch.stack([p.grad.norm() for p in step.parameters() if p.grad is not None]).norm()
-        with torch.no_grad():
-            for p in step.parameters():
-                if p.grad is not None:
-                    p -= 1e-3 * p.grad / norm
-    assert values[1] < values[0]
 
 
 def test_a_backbone_of_one_map_is_a_student():
