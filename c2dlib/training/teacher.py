@@ -49,14 +49,13 @@ def train_teacher(
     sigmoid_too: bool = True,
     seed: int = 0,
     workers: int = 0,
-    device: str = "auto",
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] = lambda done, steps: None,
 ) -> Teacher:
     """Fine-tune a classifier on the crops of a detection data set's boxes (section 4): AdamW, cosine.
 
-    The classifier is trained in place. Where several processes train the detector, let one of them train the
-    teacher, and load its weights in the others.
+    The classifier is trained in place, on the device that it is on. Where several processes train the
+    detector, let one of them train the teacher, and load its weights in the others.
 
     Args:
         classifier: of timm, with C outputs: ``timm.create_model(name, pretrained=True, num_classes=C)``.
@@ -71,12 +70,11 @@ def train_teacher(
         sigmoid_too: train softmax and sigmoids jointly, so that one teacher serves detectors of both kinds
             (SSD and R-CNNs; RetinaNet, FCOS and DETR). False: softmax alone.
         workers: processes that load images. Their start method may need the data set to be picklable.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         folder: where a checkpoint is kept, from which an interrupted training resumes; None: none is kept.
         progress: called with the number of steps done and of all steps.
 
     Returns:
-        The frozen teacher, on ``device``.
+        The frozen teacher, on the same device.
 
     Raises:
         ValueError: for an empty data set, or labels outside 1..C.
@@ -85,7 +83,7 @@ def train_teacher(
     if not len(dataset):
         raise ValueError("train_teacher: the data set is empty")
     model: Any = classifier
-    classes, config = model.num_classes, model.pretrained_cfg
+    classes, config, device = model.num_classes, model.pretrained_cfg, next(model.parameters()).device
 
     def losses(images: list[Tensor], targets: list[dict]) -> dict[str, Tensor]:
         crops, labels = crop_batch(images, targets, size, jitter)
@@ -108,7 +106,7 @@ def train_teacher(
             lambda start: training_batches(_Pairs(dataset), _as_floats, seed, images, start, steps, workers),
             losses,
             Path(folder or temporary),
-            device,
+            device.type,
             progress,
         )
-    return Teacher(classifier, classes, size).to(next(classifier.parameters()).device)
+    return Teacher(classifier, classes, size).to(device)
