@@ -1,8 +1,8 @@
 """Classifier-to-detector distillation (Guo, Alvarez, Salzmann, NeurIPS 2021), reproduced.
 
 The names below are for a training loop of your own. Each is imported when it is first used, so that
-``import c2dlib`` alone needs no torch. Read ``detectors/train_output.py`` first, then
-``distillation/losses.py`` and ``training/step.py``.
+``import c2dlib`` alone needs no torch. ``train_teacher``, ``C2D`` and ``training_step`` are all that most
+loops need. To read on: ``detectors/train_output.py``, ``distillation/losses.py`` and ``training/step.py``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ _MODULES = {
     "kd_cls": "distillation.losses",
     "pooled_l1": "distillation.losses",
     "Teacher": "teacher.classifier",
+    "train_teacher": "training.teacher",
     "ClassificationDistiller": "distillation.classify",
     "LocalisationDistiller": "distillation.localise",
+    "C2D": "distillation.c2d",
+    "training_step": "training.step",
     "SSDStep": "detectors.ssd",
     "FasterRCNNStep": "detectors.faster_rcnn",
     "RetinaNetStep": "detectors.retinanet",

@@ -1,19 +1,24 @@
-"""From an Experiment to its detector."""
+"""From an Experiment, or from a detector that exists, to a training step."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.ssd import SSD
 
 from c2dlib.config import students
 from c2dlib.config.experiment import Experiment
 from c2dlib.detectors.backbones import build_body, load_initial_weights, with_pyramid
+from c2dlib.detectors.detr import DETR_MODELS, DETRStep, is_detr
 from c2dlib.detectors.faster_rcnn import FasterRCNNStep, build_faster_rcnn
 from c2dlib.detectors.fcos import FCOSStep, build_fcos
 from c2dlib.detectors.retinanet import RetinaNetStep, build_retinanet
 from c2dlib.detectors.ssd import SSD300, SSD512, SSDStep, build_mobilenet_ssd, build_ssd
 
 SSD_LAYOUTS = {300: SSD300, 512: SSD512}
-Step = SSDStep | FasterRCNNStep | RetinaNetStep | FCOSStep
+Step = SSDStep | FasterRCNNStep | RetinaNetStep | FCOSStep | DETRStep
+# torchvision's detectors; its Mask R-CNN and Keypoint R-CNN are FasterRCNNs, its SSDLite is an SSD
+STEPS = {SSD: SSDStep, FasterRCNN: FasterRCNNStep, RetinaNet: RetinaNetStep, FCOS: FCOSStep}
 
 
 def build_student(e: Experiment, num_classes: int, initial: str | dict[str, Tensor]) -> Step:
@@ -123,6 +128,32 @@ BUILDERS = {
     students.RETINANET: _retinanet,
     students.FCOS: _fcos,
 }
+
+
+def step_for(detector: nn.Module) -> Step:
+    """The training step for a detector, by its type.
+
+    Args:
+        detector: any of torchvision's (SSD, SSDLite, Faster, Mask and Keypoint R-CNN, RetinaNet, FCOS), or
+            RT-DETR, RT-DETRv2 or D-FINE of transformers. It is not copied or changed.
+
+    Raises:
+        TypeError: for another model; it says how to write a step for it.
+    """
+    for kind, step in STEPS.items():
+        if isinstance(detector, kind):
+            return step(detector)
+    if is_detr(detector):
+        return DETRStep(detector)
+    raise TypeError(
+        f"no training step for {type(detector).__name__}. There are steps for torchvision's "
+        f"{', '.join(kind.__name__ for kind in STEPS)} and their subclasses, and for transformers' "
+        f"{', '.join(DETR_MODELS)}. A model wrapped by DistributedDataParallel or torch.compile is unknown "
+        "too: wrap the training step instead. For a detector of your own write an nn.Module whose attribute "
+        "`model` is the detector and whose forward(images, targets) returns a c2dlib.TrainOutput with its "
+        "c2dlib.MatchedPositives (c2dlib/detectors/ssd.py is an example), and pass it to "
+        "c2dlib.training.step.TrainingStep(your_step, distillers)."
+    )
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -10,10 +10,10 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
+from torchvision.models.detection.roi_heads import fastrcnn_loss, keypointrcnn_loss, maskrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from c2dlib.detectors.matching import mean_and_std, on_demand, true_class
+from c2dlib.detectors.matching import feature_maps, mean_and_std, on_demand, true_class
 from c2dlib.detectors.roi_align import pool_regions
 from c2dlib.detectors.train_output import Head, MatchedPositives, TrainOutput
 
@@ -67,7 +67,8 @@ def build_faster_rcnn(
 class FasterRCNNStep(nn.Module):
     """One training step of a torchvision Faster R-CNN; its losses equal ``model(images, targets)``.
 
-    Of a Mask R-CNN it is the box branch; the mask branch trains with it where the targets have masks.
+    Of a Mask R-CNN or Keypoint R-CNN it is the box branch; the other branch trains with it where the targets
+    have masks or keypoints.
 
     Args:
         weighted_sum: on a CPU RoIAlign is ``roi_align.pool_regions``, see the setting ``roi_align``.
@@ -82,7 +83,7 @@ class FasterRCNNStep(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict]) -> TrainOutput:
         model, heads = self.model, self.model.roi_heads
         batch, targets = model.transform(images, targets)
-        features = model.backbone(batch.tensors)
+        features = feature_maps(model.backbone, batch.tensors)
         proposals, rpn_losses, rpn = self._rpn(batch, features, targets)
         # sampling reads the boxes alone, but that of a Mask R-CNN requires the key "masks"
         with_key = [{"masks": None, **t} for t in targets]
@@ -92,15 +93,17 @@ class FasterRCNNStep(nn.Module):
         logits, deltas = heads.box_predictor(heads.box_head(pooled))  # [R, C + 1], [R, 4 (C + 1)]
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, **rpn_losses}
+        third = features, batch.image_sizes, proposals, matches, labels, targets
         if heads.has_mask() and all("masks" in t for t in targets):
-            losses["loss_mask"] = self._mask_loss(
-                features, batch.image_sizes, proposals, matches, labels, targets
-            )
+            losses["loss_mask"] = self._mask_loss(*third)
+        if heads.has_keypoint() and all("keypoints" in t for t in targets):
+            losses["loss_keypoint"] = self._keypoint_loss(*third)
         positives = self._positives(proposals, matches, labels, logits, deltas)
         divisors = {
             "loss_classifier": len(logits),
             "loss_box_reg": len(logits),
             "loss_mask": len(positives.labels),
+            "loss_keypoint": len(positives.labels),
             **dict.fromkeys(rpn_losses, self._sampled(rpn.labels.view(len(batch.tensors), -1))),
         }
 
@@ -164,14 +167,19 @@ class FasterRCNNStep(nn.Module):
 
     def _mask_loss(self, features, sizes, proposals, matches, labels, targets) -> Tensor:
         """Mask R-CNN's third loss, on the proposals with an object's label."""
-        heads, positive = self.model.roi_heads, [(row > 0).nonzero()[:, 0] for row in labels]
-        proposals, matches = (
-            [row[p] for row, p in zip(rows, positive, strict=True)] for rows in (proposals, matches)
-        )
+        heads, (proposals, matches) = self.model.roi_heads, _of_objects(labels, proposals, matches)
         logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, proposals, sizes)))
         return maskrcnn_loss(
             logits, proposals, [t["masks"] for t in targets], [t["labels"] for t in targets], matches
         )
+
+    def _keypoint_loss(self, features, sizes, proposals, matches, labels, targets) -> Tensor:
+        """Keypoint R-CNN's third loss, on the proposals with an object's label."""
+        heads, (proposals, matches) = self.model.roi_heads, _of_objects(labels, proposals, matches)
+        logits = heads.keypoint_predictor(
+            heads.keypoint_head(heads.keypoint_roi_pool(features, proposals, sizes))
+        )
+        return keypointrcnn_loss(logits, proposals, [t["keypoints"] for t in targets], matches)
 
     def _positives(self, proposals, matches, labels, logits, deltas) -> MatchedPositives:
         """The sampled proposals with an object's label (background is clamped to row 0: labels tell)."""
@@ -191,3 +199,9 @@ class FasterRCNNStep(nn.Module):
             background_logits=logits[positive, 0],
             pred_boxes=boxes.reshape(-1, 4),
         )
+
+
+def _of_objects(labels: list[Tensor], *of_all: list[Tensor]) -> list[list[Tensor]]:
+    """Of lists with a row per sampled proposal of each image, the rows with an object's label."""
+    positive = [(row > 0).nonzero()[:, 0] for row in labels]
+    return [[row[p] for row, p in zip(rows, positive, strict=True)] for rows in of_all]

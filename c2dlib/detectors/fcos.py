@@ -11,7 +11,7 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
-from c2dlib.detectors.matching import gather_positives, mean_and_std
+from c2dlib.detectors.matching import feature_maps, gather_positives, mean_and_std
 from c2dlib.detectors.train_output import TrainOutput
 
 
@@ -59,7 +59,7 @@ class FCOSStep(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict]) -> TrainOutput:
         model = self.model
         batch, targets = model.transform(images, targets)
-        features = model.backbone(batch.tensors)
+        features = feature_maps(model.backbone, batch.tensors)
         head = model.head(list(features.values()))
         anchors = model.anchor_generator(batch, list(features.values()))
         matches = self._matches(targets, head, anchors, [m.shape[2] * m.shape[3] for m in features.values()])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from c2dlib.detectors.train_output import MatchedPositives
@@ -65,6 +65,12 @@ def gather_positives(
 def mean_and_std(transform, images: Tensor) -> tuple[Tensor, Tensor]:
     """A torchvision detection transform's normalisation as two tensors [3]."""
     return images.new_tensor(transform.image_mean), images.new_tensor(transform.image_std)
+
+
+def feature_maps(backbone: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """A backbone's maps by name, as torchvision names them: one map alone is "0"."""
+    maps = backbone(images)
+    return {"0": maps} if isinstance(maps, Tensor) else maps
 
 
 def on_demand(build: Callable) -> Callable:

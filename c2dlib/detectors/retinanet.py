@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from c2dlib.detectors.matching import gather_positives, match_anchors, mean_and_std, on_demand
+from c2dlib.detectors.matching import (
+    feature_maps,
+    gather_positives,
+    match_anchors,
+    mean_and_std,
+    on_demand,
+)
 from c2dlib.detectors.train_output import Head, TrainOutput
 
 
@@ -53,7 +59,7 @@ class RetinaNetStep(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict]) -> TrainOutput:
         model = self.model
         batch, targets = model.transform(images, targets)
-        features = model.backbone(batch.tensors)
+        features = feature_maps(model.backbone, batch.tensors)
         head = model.head(list(features.values()))
         anchors = model.anchor_generator(batch, list(features.values()))
         matches = match_anchors(model.proposal_matcher, anchors, targets)

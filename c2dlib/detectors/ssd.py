@@ -11,7 +11,7 @@ from torchvision.models.detection.ssdlite import _extra_block, _normal_init
 from torchvision.models.vgg import cfgs, make_layers
 
 from c2dlib.data.augment import VGG_MEAN, VGG_STD
-from c2dlib.detectors.matching import gather_positives, match_anchors, mean_and_std
+from c2dlib.detectors.matching import feature_maps, gather_positives, match_anchors, mean_and_std
 from c2dlib.detectors.train_output import TrainOutput
 
 # Section 3.6 and footnote 5 of the SSD paper, COCO settings: default box scales, extra aspect ratios, and
@@ -176,7 +176,7 @@ class SSDStep(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict]) -> TrainOutput:
         model = self.model
         batch, targets = model.transform(images, targets)
-        features = model.backbone(batch.tensors)
+        features = feature_maps(model.backbone, batch.tensors)
         head = model.head(list(features.values()))
         anchors = model.anchor_generator(batch, list(features.values()))
         matches = match_anchors(model.proposal_matcher, anchors, targets)

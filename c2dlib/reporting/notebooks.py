@@ -23,6 +23,7 @@ PIECES = {
     "figure3": "figure3_errors",
     "figure4": "figure4_examples",
     "your_data": "your_data",
+    "own_loop": "own_loop",
     "scale": "scale",
 }  # what `reproduce` takes besides the tables -> its notebook
 # Environment variable, set while a notebook is executed: figures are shown in place of widgets.

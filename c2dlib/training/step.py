@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from c2dlib import distributed
-from c2dlib.detectors.build import Step
+from c2dlib.detectors.build import Step, step_for
 from c2dlib.distillation.distiller import Distiller
 
 
@@ -50,3 +50,21 @@ class TrainingStep(nn.Module):
         for distiller in distillers:
             divisors |= distiller.divisors(out)
         return distributed.as_one_batch(terms, divisors, len(images))
+
+
+def training_step(detector: nn.Module, distillers: Sequence[Distiller] = ()) -> TrainingStep:
+    """The training step of a detector that exists, for a training loop of one's own.
+
+    ``step(images, targets)`` takes what ``detector(images, targets)`` takes and returns its losses together
+    with the distillers' terms; their sum is minimised. ``step.parameters()`` are those to train. The detector
+    is trained in place and stays as it is: save, export and use it without the step.
+
+    Args:
+        detector: see ``detectors.build.step_for``; its head has C classes besides the background (labels are
+            1..C), for torchvision's published COCO weights C = 90.
+        distillers: of ``C2D``, or single ones. Their teacher has the same C classes, in the same order.
+
+    Raises:
+        TypeError: for a detector without a step; it says how to write one.
+    """
+    return TrainingStep(step_for(detector), distillers)

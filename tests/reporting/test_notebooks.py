@@ -193,6 +193,7 @@ def test_runs_headless(name, workspace):
         ("00_method", 6),
         ("01_teacher", 6),
         ("your_data", 3),
+        ("own_loop", 0),
         ("scale", 1),
     ],
 )
@@ -212,6 +213,9 @@ def test_figures_run_headless(name, figures, workspace):
     if name == "your_data":
         assert "detections on 8 images agree" in printed and "one CPU thread: onnx" in printed
         assert list(workspace.runs.rglob("*.onnx"))
+    if name == "own_loop":
+        assert "gradient: the same" in printed and "detections: the same" in printed
+        assert "RTDetrForObjectDetection" in printed and (workspace.runs / "own_loop.pth").exists()
     if name == "figure3_errors":
         frame = pd.read_csv(workspace.results / "figure3.csv")
         assert set(frame.method) == {"baseline", "KDcls+loc+KDloc"} and set(frame.type) == {*TYPES, BOXES}

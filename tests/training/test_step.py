@@ -1,5 +1,6 @@
 """The training step: its terms, its parameters, and how few calls lie between the loop and a loss."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import c2dlib
 from c2dlib import distributed
 from c2dlib.cluster.cost import CLASSES, random_step, scene
-from c2dlib.config.experiment import experiment
+from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.distillation import classify, localise
 from c2dlib.training import loop
 from c2dlib.training.loop import OptimizerSettings, fit
@@ -110,6 +111,42 @@ def test_only_student_and_adapters_are_trained_and_kept():
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for _, p in adapters)
 
 
+@pytest.mark.parametrize("student", ["SSD300-VGG16", "FasterRCNN-R50", "RetinaNet-R50", "FCOS-R50"])
+def test_a_loop_of_ones_own_has_the_gradient_of_the_librarys_run(student):
+    """A plain torchvision detector, ``C2D`` and ``training_step`` against an Experiment's step."""
+    library, teacher, images, targets = small("C2D", student)
+    e = experiment("smoke", student, "C2D")
+    names = "lambda_kc temperature lambda_l lambda_kl sampling_size pool_obj pool_maps kd_loc_layers".split()
+    settings = {name: getattr(e, name) for name in [*names, "max_positives", "loc_min_iou"]}
+    detector = copy.deepcopy(library.student.model)
+    own = c2dlib.training_step(detector, c2dlib.C2D(teacher, **settings))
+    gradients = []
+    for step in (library, own):
+        torch.manual_seed(7)
+        sum(step(images, targets).values()).backward()
+        gradients.append([p.grad for p in step.parameters() if p.requires_grad])
+    assert own.trained["student"] is detector and len(gradients[0]) == len(gradients[1]) > 20
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_c2d_has_the_papers_weights_and_leaves_out_what_has_none():
+    _, teacher, _, _ = small("C2D", "SSD300-VGG16")
+    classification, localisation = c2dlib.C2D(teacher)
+    paper = Experiment()
+    assert (classification.lambda_kc, classification.temperature) == (paper.lambda_kc, paper.temperature)
+    assert localisation.weights == {"loc": paper.lambda_l, "KDloc": paper.lambda_kl}
+    assert localisation.cells == {"loc": paper.pool_obj, "KDloc": paper.pool_maps}
+    assert (localisation.sampling_size, localisation.kd_loc_layers) == (
+        paper.sampling_size,
+        paper.kd_loc_layers,
+    )
+    (only,) = c2dlib.C2D(teacher, lambda_l=0, lambda_kl=0)
+    assert isinstance(only, c2dlib.ClassificationDistiller)
+    (only,) = c2dlib.C2D(teacher, lambda_kc=0, lambda_kl=0)
+    assert only.terms == ["loc"]
+
+
 def test_several_processes_scale_terms_by_their_divisors(monkeypatch):
     """The other process has as many images, so factor 1, but three times the positives: 2 n / 4 n."""
     step, _, images, targets = small("KDcls", "SSD300-VGG16")
@@ -132,8 +169,9 @@ def test_several_processes_scale_terms_by_their_divisors(monkeypatch):
 
 
 def test_the_public_names_are_the_librarys():
-    """The dozen names that DESIGN.md lists, and nothing else."""
+    """The dozen names that DESIGN.md lists, the three that put them together, and nothing else."""
     assert sorted(c2dlib.__all__) == [
+        "C2D",
         "ClassificationDistiller",
         "FCOSStep",
         "FasterRCNNStep",
@@ -146,6 +184,8 @@ def test_the_public_names_are_the_librarys():
         "crop_regions",
         "kd_cls",
         "pooled_l1",
+        "train_teacher",
+        "training_step",
     ]
     assert c2dlib.kd_cls is classify.kd_cls and c2dlib.LocalisationDistiller is localise.LocalisationDistiller
     assert all(getattr(c2dlib, name).__name__ == name for name in c2dlib.__all__)
