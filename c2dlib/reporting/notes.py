@@ -156,10 +156,7 @@ def _origin(records: list[RunRecord]) -> list[str]:
     commits = sorted({record.commit[:10] + (" (dirty)" if record.dirty else "") for record in records})
     devices = list(dict.fromkeys(record.device for record in records))
     named = f"Device{'s' if len(devices) > 1 else ''}: {'; '.join(devices)}"
-    return [
-        f"{named}; commits: {', '.join(commits)}. "
-        "Each number can be traced to files in `records/`."
-    ]
+    return [f"{named}; commits: {', '.join(commits)}. Each number can be traced to files in `records/`."]
 
 
 def comparison(frame: pd.DataFrame) -> list[str]:
