@@ -93,9 +93,8 @@ def test_every_command_of_make_reproduce_is_taken(here, monkeypatch, capsys):
         for line in printed.splitlines()
         if "-m c2dlib reproduce" in line
     ]
-    assert {words[1] for words in commands} == {*TABLES, *notebooks.PIECES} - {
-        "choices"
-    }  # of how the tables came about
+    expected = {*TABLES, *notebooks.PIECES} - {"choices"}  # choices: how the tables came about
+    assert {words[1] for words in commands} == expected, "OVER_SEEDS and ONE_SEED of the Makefile"
     given = {}
     monkeypatch.setattr(
         papermill,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from c2dlib.config import weights
 from c2dlib.config.methods import (
     CLASS_CONTROLS,
-    IMITATIONS,
+    L1_CONTROLS,
+    PARTS,
     imitation_in,
     localisation_term,
     needs_classifier,
@@ -39,10 +40,7 @@ USERS = (
     "detector_teacher",
     "pretraining",
     "crops",
-    "KDcls",
-    "loc",
-    "KDloc",
-    *IMITATIONS,
+    *(part for part in PARTS if part not in (*CLASS_CONTROLS, *L1_CONTROLS)),
     "machine",
 )
 
@@ -104,11 +102,11 @@ def _users(e: Experiment) -> set[str]:
     """The ``USERS`` that take part in a run."""
     names = parts(e.method)
     terms = {localisation_term(name) for name in names} - {""}
-    users = {"student"} | terms
-    users |= {"KDcls"} if {"KDcls", *CLASS_CONTROLS} & set(names) else set()
+    users = {"student"} | terms | (set(names) & set(USERS))
+    users |= {"KDcls"} if set(CLASS_CONTROLS) & set(names) else set()
     users |= {"loc"} if terms else set()  # KD_loc compares the crops of loc
     users |= {"teacher"} if needs_classifier(e.method) else set()
-    users |= {"detector_teacher", imitation_in(e.method)} if imitation_in(e.method) else set()
+    users |= {"detector_teacher"} if imitation_in(e.method) else set()
     users |= {"pretraining", e.backbone_weights} if e.backbone_weights in PRETRAINING else set()
     return users
 

@@ -1,7 +1,7 @@
 """Method names of the paper and of its controls, and what each method needs.
 
-A method is a sum of parts, such as ``KDcls+loc``; a part is a loss. A new loss is a name in one of the lists
-below.
+A method is a sum of parts, such as ``KDcls+loc``; a part is a loss. A new loss is a name in ``PARTS``, and in
+``READ_BY_TEACHER`` if the classification teacher reads crops for it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ PARTS = [
     *L1_CONTROLS,
     *IMITATIONS,
 ]  # in the order of a canonical name
+# Parts that need the classification teacher.
+READ_BY_TEACHER = ["KDcls", "KDcls-smooth", "KDcls-mean", "KDloc", "KDloc-L1"]
 ALIASES = {
     "C2D": "KDcls+loc+KDloc",
     "ours": "KDcls+loc+KDloc",
@@ -92,6 +94,4 @@ def localisation_term(part: str) -> str:
 
 def needs_classifier(method: str) -> bool:
     """Whether a part of a method needs the classification teacher."""
-    return any(
-        p in ("KDcls", "KDcls-smooth", "KDcls-mean") or localisation_term(p) == "KDloc" for p in parts(method)
-    )
+    return not set(READ_BY_TEACHER).isdisjoint(parts(method))

@@ -147,18 +147,23 @@ def build_body(kind: str, width: float, depth: float, norm: str) -> nn.Module:
         depth: factor on the published number of residual blocks per stage, at least one; not for ``vgg`` and
             ``mv1``.
         norm: ``frozen`` (statistics of the initial weights, as in the paper) or ``batch``.
+
+    Raises:
+        ValueError: for another ``kind``.
     """
     layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
     if kind.startswith("vgg"):
         return vgg_features(int(kind[3:]), width, batch_norm=norm == "batch")
-    if kind.startswith(
-        "mv1"
-    ):  # without its last block at full width, of which the published weights at hand lack a half
-        return mobilenet_v1(width / 4, norm) if kind == "mv1x025" else mobilenet_v1(width, norm, blocks=12)
+    if kind == "mv1x025":
+        return mobilenet_v1(width / 4, norm)
+    if kind == "mv1":  # without its last block, of which the published weights at hand lack a half
+        return mobilenet_v1(width, norm, blocks=12)
     if kind == "mv2":
         stages = [[t, c, max(1, round(n * depth)), s] for t, c, n, s in MV2_STAGES]
         model = MobileNetV2(width_mult=width, inverted_residual_setting=stages, norm_layer=layer)
         return model.features[:-1]  # without the layer of 1280 channels
+    if kind not in ("r50", "qr50", "r101"):
+        raise ValueError(f"unknown backbone {kind!r}: detectors/backbones.build_body does not build it")
     blocks = [3, 4, 23, 3] if kind == "r101" else [3, 4, 6, 3]
     body = SlimResNet(
         [max(1, round(n * depth)) for n in blocks], width / 4 if kind == "qr50" else width, layer
@@ -199,7 +204,8 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
     if source == "imagenet":
         if kind not in IMAGENET:
             raise WeightsError(
-                f"torchvision publishes no ImageNet weights for {kind}. {NO_IMAGENET[kind]}Name a file, "
+                f"torchvision publishes no ImageNet weights for {kind}. {NO_IMAGENET.get(kind, '')}"
+                "Name a file, "
                 f"backbone_weights=FILE.safetensors, or start from random weights, backbone_weights=none."
             )
         weights = IMAGENET[kind].get_state_dict(progress=True, check_hash=True)

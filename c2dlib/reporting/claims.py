@@ -89,7 +89,10 @@ def all_comparisons(workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
         ValueError: if a comparison refers to a row that its table does not have.
     """
     frames = []
+    claimed = {claim.source for claim in claims_at(workspace.scale)}
     for source, name in SOURCES.items():
+        if source not in claimed:
+            continue
         rows = work_list("table1" if source == "figure3" else source, workspace, folder, MOST_SEEDS)
         if "in_place_of" not in scale_tables(workspace.scale):
             require_rows([c for c in claims_at(workspace.scale) if c.source == source], rows)

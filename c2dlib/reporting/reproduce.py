@@ -99,6 +99,11 @@ def _reproduce_table(
     methods: tuple[str, ...],
     overrides: dict,
 ) -> bool:
+    if not (notebooks.FOLDER / f"{table}.ipynb").exists():
+        raise ValueError(
+            f"{table} has no notebook: copy notebooks/schedules.ipynb to notebooks/{table}.ipynb and change "
+            "the table's name in it"
+        )
     workspace, folder, rows = open_table(table, scale, data, seeds, students, methods, overrides, device)
     _print_header(work_list.TABLES[table].title, workspace, folder)
     for warning in folder.report.warnings:

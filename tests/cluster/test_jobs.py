@@ -14,7 +14,7 @@ from c2dlib.cluster import cost, jobs
 from c2dlib.config.experiment import Experiment, experiment, parse_override
 from c2dlib.data.badges import make_badges
 from c2dlib.records import ROOT
-from c2dlib.reporting.work_list import experiments, work_list
+from c2dlib.reporting.work_list import TABLES, experiments, work_list
 from c2dlib.training.run import experiment_for
 from c2dlib.training.schedule import plan
 from c2dlib.workspace import open_workspace
@@ -127,22 +127,7 @@ def test_a_plan_has_every_run_once_behind_what_it_needs(here):
     ]
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        "table1",
-        "table2",
-        "table2x",
-        "table3a",
-        "table3b",
-        "table4",
-        "table5",
-        "controls",
-        "sizes",
-        "schedules",
-        "choices",
-    ],
-)
+@pytest.mark.parametrize("table", TABLES)
 def test_every_table_can_be_planned(table, here, capsys):
     """Every command of the plan, parsed again, is the experiment of its own run."""
     assert main(["plan", table, "--scale", "coco", "--data", str(here), "--seeds", "2"]) == 0

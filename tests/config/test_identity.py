@@ -15,6 +15,7 @@ from c2dlib.config.identity import (
     run_identity,
     teacher_identity,
 )
+from c2dlib.config.methods import CLASS_CONTROLS, L1_CONTROLS, PARTS
 from c2dlib.config.weights import WeightsError, weights_path
 
 SSD = "SSD300-VGG16"
@@ -147,3 +148,21 @@ def test_ours_and_c2d_are_one_method():
         == experiment("mini", SSD, "C2D+FKD")
         == experiment("mini", SSD, "KDcls+loc+KDloc+FKD")
     )
+
+
+def test_a_setting_of_a_loss_is_in_the_hash_of_each_run_with_that_loss():
+    """Else a run with another weight would return the record of the first one."""
+    checked = set()
+    for f in dataclasses.fields(Experiment):
+        for part in set(f.metadata["used_by"]) & set(PARTS):
+            student = "FasterRCNN-R50"
+            plain = experiment("mini", student, part)
+            value = getattr(plain, f.name)
+            changed = plain.replace(**{f.name: value + 1})
+            assert changed.hash() != plain.hash(), f"{f.name} of {part}"
+            checked.add(part)
+    assert checked == {part for part in PARTS if part in USERS}
+
+
+def test_every_loss_is_a_user_of_settings_or_the_control_of_one():
+    assert set(PARTS) - set(USERS) == {*CLASS_CONTROLS, *L1_CONTROLS}

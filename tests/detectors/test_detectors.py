@@ -440,3 +440,8 @@ def test_torchvisions_imagenet_weights_fit(monkeypatch, kind, name):
         loaded.pop("0.weight")
     if device == "cpu":
         assert all(torch.equal(v, published[prefix + k]) for k, v in loaded.items())
+
+
+def test_an_unknown_backbone_is_refused():
+    with pytest.raises(ValueError, match="unknown backbone 'efficientnet'"):
+        build_body("efficientnet", 1.0, 1.0, "batch")

@@ -248,3 +248,13 @@ def test_where_other_students_take_the_places_of_the_papers():
     of_controls = {student for claim in here if claim.source == "controls" for student in claim.students}
     assert of_controls == {"FasterRCNN-MV1x025"}  # the student of tables that name none
     assert claims_at("mini") == claims()
+
+
+def test_a_table_without_claims_is_left_out(place, monkeypatch):
+    """As a new table is at first; the others are judged as before."""
+    written = place[0].results / "claims.csv"
+    write_claims(*place)
+    before = written.read_text()
+    monkeypatch.setitem(SOURCES, "choices", "Choices")
+    write_claims(*place)
+    assert written.read_text() == before != ""
