@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,9 +151,11 @@ def fit(
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
             log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
-        if step + 1 == steps:
-            with accelerator.autocast():
-                _check_last_weights(trained, losses, images, targets, step, several)
+        if step + 1 == steps:  # the weights after the last update, and their loss on the last batch
+            with torch.no_grad(), accelerator.autocast(), _buffers_kept(trained):
+                last = losses(images, targets)
+            named = {f"loss term {name} after this last step": value for name, value in last.items()}
+            require_finite(_largest_weights(trained) | named, step, several)
         if distributed.first() and (step + 1 == steps or time.monotonic() - saved > save_interval):
             save_start = time.monotonic()
             save(step + 1)
@@ -179,35 +181,26 @@ def _update(optimizer: torch.optim.Optimizer, step: int) -> None:
         ) from None
 
 
-@torch.no_grad()
-def _check_last_weights(
-    trained: dict[str, nn.Module],
-    losses: Callable[[list, list], dict[str, Tensor]],
-    images: list,
-    targets: list,
-    step: int,
-    several: bool,
-) -> None:
-    """Check the weights after the last update: they are numbers, and so are their losses on the last batch.
-
-    Running statistics are as before afterwards.
-
-    Raises:
-        NonFiniteLoss: naming what is not a number.
-    """
-    largest = {
-        f"the largest weight of {name}": torch.stack(
-            [p.abs().max().float() for p in module.parameters()]
-        ).max()
-        for name, module in trained.items()
-        if any(p.numel() for p in module.parameters())
+def _largest_weights(trained: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """The largest absolute weight of each module; NaN if one is."""
+    weights = {
+        name: [p.detach() for p in module.parameters() if p.numel()] for name, module in trained.items()
     }
-    require_finite(largest, step, several)
-    buffers = [(buffer, buffer.clone()) for module in trained.values() for buffer in module.buffers()]
-    terms = losses(images, targets)
-    for buffer, before in buffers:
-        buffer.copy_(before)
-    require_finite({f"loss term {name} after this last step": v for name, v in terms.items()}, step, several)
+    return {
+        f"the largest weight of {name}": torch.stack([p.abs().max().float() for p in tensors]).max()
+        for name, tensors in weights.items()
+        if tensors
+    }
+
+
+@contextlib.contextmanager
+def _buffers_kept(trained: dict[str, nn.Module]) -> Iterator[None]:
+    """Leave batch norm's running statistics as they were before."""
+    before = [(buffer, buffer.clone()) for module in trained.values() for buffer in module.buffers()]
+    yield
+    with torch.no_grad():
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _resume(

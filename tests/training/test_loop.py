@@ -131,7 +131,8 @@ def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     torch.manual_seed(99)
     nn.init.zeros_(second.net[0].weight)  # whatever it starts from, the checkpoint counts
     again = second.fit()
-    assert len(second.images) == 25 - 13 and torch.equal(second.images[0], whole.images[13])
+    assert len(second.images) == 25 - 13 + 1  # once more with the last weights
+    assert torch.equal(second.images[0], whole.images[13])
     states = [load_checkpoint(tmp_path / name) for name in ("whole", "parts")]
     assert all(same(states[0][k], states[1][k]) for k in ("step", "modules", "optimizer"))
     assert same(dict(whole.net.state_dict()), dict(second.net.state_dict()))
