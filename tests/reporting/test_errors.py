@@ -59,7 +59,7 @@ def test_detections_of_another_training_are_refused(place):
         for a in folder.splits[e.eval_split].annotations["annotations"]
     ]
     write_whole(run_folder(e, workspace) / "detections.json.gz", gzip.compress(json.dumps(perfect).encode()))
-    with pytest.raises(RecordError, match="give AP50 100.0000, its record says"):
+    with pytest.raises(RecordError, match="does not match the hash in its record"):
         run_errors(e, workspace)
     assert find_record(e, workspace).status == "done"
 
