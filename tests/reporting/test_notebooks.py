@@ -143,10 +143,9 @@ def test_tables_notebooks_do_not_drift_apart(name):
 
 
 def test_losses_are_computed_by_hand_in_two_notebooks_only():
-    assert {source.stem for source in SOURCES if "assert_close" in source.read_text()} == {
-        "00_method",
-        "table1",
-    }
+    """own_loop compares losses and gradients of two steps, and computes none by hand."""
+    comparing = {source.stem for source in SOURCES if "assert_close" in source.read_text()}
+    assert comparing - {"own_loop"} == {"00_method", "table1"}
 
 
 @pytest.mark.parametrize("name", TABLES)
