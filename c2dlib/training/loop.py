@@ -152,9 +152,9 @@ def fit(
             row_time, row_step = time.monotonic(), step + 1
             log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
         if step + 1 == steps:  # the weights after the last update, and their loss on the last batch
-            with torch.no_grad(), accelerator.autocast(), _buffers_kept(trained):
+            with accelerator.autocast(), _buffers_kept(trained):  # with gradients: some terms need them
                 last = losses(images, targets)
-            named = {f"loss term {name} after this last step": value for name, value in last.items()}
+            named = {f"loss term {name} after this last step": value.detach() for name, value in last.items()}
             require_finite(_largest_weights(trained) | named, step, several)
         if distributed.first() and (step + 1 == steps or time.monotonic() - saved > save_interval):
             save_start = time.monotonic()
