@@ -15,7 +15,6 @@ from pathlib import Path
 
 # A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
-NO_HASH = "0" * 64  # in the place of a content's hash while the hash is computed
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -117,15 +116,3 @@ def read_json_with_hash(text: str) -> dict:
     if body_hash(body) != written_hash or plain != text:
         raise ValueError("content does not match its hash")
     return body
-
-
-def hash_filled_in(content: bytes) -> bytes:
-    """``content`` with its own hash in place of the first ``NO_HASH`` in it."""
-    return content.replace(NO_HASH.encode(), sha256(content).encode(), 1)
-
-
-def hash_matches(content: bytes, written_hash: object) -> bool:
-    """Whether ``content`` is what ``hash_filled_in`` made, with ``written_hash`` in it."""
-    if not isinstance(written_hash, str) or len(written_hash) != len(NO_HASH):
-        return False
-    return sha256(content.replace(written_hash.encode(), NO_HASH.encode(), 1)) == written_hash

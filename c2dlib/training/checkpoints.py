@@ -1,13 +1,18 @@
-"""Checkpoints to go on from, which carry their own hash."""
+"""Checkpoints to go on from, and students' files; both carry their own hash."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
 from c2dlib.files import sha256, write_whole
 
@@ -34,3 +39,39 @@ def load_checkpoint(folder: Path) -> dict | None:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         print(f"{path}: damaged (its content does not match its hash), not used", file=sys.stderr)
     return None
+
+
+def student_file(state: dict[str, Tensor], about: dict) -> bytes:
+    """The content of a ``student.safetensors``.
+
+    Its header holds ``about`` and the hash of the same file without that hash, which is also the one in the
+    run's record.
+    """
+    plain = save_safetensors(state, _header(about))
+    return save_safetensors(state, _header(about | {"sha256": sha256(plain)}))
+
+
+def student_hash(content: bytes) -> str:
+    """The hash of a ``student.safetensors``; files of earlier versions have none in them.
+
+    Raises:
+        ValueError: if the file is not whole, or does not match the hash in it.
+    """
+    try:
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        about = json.loads(header["__metadata__"]["c2dlib"])
+        if "sha256" not in about:
+            return sha256(content)
+        state = load_safetensors(content)
+        exact = save_safetensors(state, _header(about)) == content
+        written_hash = about.pop("sha256")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a whole safetensors file of a student ({error})") from error
+    if not exact or sha256(save_safetensors(state, _header(about))) != written_hash:
+        raise ValueError("its content does not match its hash")
+    return written_hash
+
+
+def _header(about: dict) -> dict[str, str]:
+    return {"c2dlib": json.dumps(about)}  # one key: the order of several would change from process to process

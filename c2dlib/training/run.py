@@ -32,8 +32,6 @@ from c2dlib.distillation.build import build_distillers, build_imitation
 from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.files import (
-    NO_HASH,
-    hash_filled_in,
     json_with_hash,
     read_json_with_hash,
     sha256,
@@ -42,6 +40,7 @@ from c2dlib.files import (
 )
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.teacher.classifier import Teacher
+from c2dlib.training.checkpoints import student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
@@ -126,7 +125,7 @@ def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
             f"{path}: no finished run of {e.name}{why}; its checkpoint stays with whoever trained it"
         )
     content = path.read_bytes()
-    if sha256(content) != record.checkpoint_sha256:
+    if not _is_student_of(record, content):
         raise RecordError(f"{path}: does not match the hash in its record; not used")
     student = build_student(
         e.replace(backbone_weights="none"), len(opened(workspace.data).categories), "none"
@@ -170,11 +169,18 @@ def _metrics_match(detections: list[dict], record: RunRecord, workspace: Workspa
     )
 
 
+def _is_student_of(record: RunRecord, content: bytes) -> bool:
+    try:
+        return student_hash(content) == record.checkpoint_sha256
+    except ValueError:
+        return False
+
+
 def _damaged(e: Experiment, record: RunRecord, workspace: Workspace) -> str:
     """What is damaged of the files that a finished run left in ``runs/``; empty: nothing."""
     folder = run_folder(e, workspace)
     weights, detections = folder / "student.safetensors", folder / "detections.json.gz"
-    if weights.exists() and sha256(weights.read_bytes()) != record.checkpoint_sha256:
+    if weights.exists() and not _is_student_of(record, weights.read_bytes()):
         return f"{weights}: does not match the hash in its record"
     try:
         if detections.exists():
@@ -469,7 +475,7 @@ def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str, str]:
         progress=lambda done, of: context.progress(f"{context.e.name} evaluation", done, of),
     )
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    weights = student_file(state, context.e, context.data)
+    weights = student_file(state, describe(context.e, context.data))
     metrics, detections_hash = None, ""
     if distributed.first():
         metrics = coco_metrics(split.annotations, detections, context.data.area_cuts, verify=True)
@@ -477,7 +483,7 @@ def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str, str]:
         compressed = gzip.compress(json.dumps(detections).encode(), mtime=0)
         write_whole(context.folder / "detections.json.gz", compressed)
         detections_hash = sha256(compressed)
-    return distributed.agreed(metrics), sha256(weights), detections_hash
+    return distributed.agreed(metrics), student_hash(weights), detections_hash
 
 
 def _training_seconds(log: list[dict]) -> float:
@@ -551,20 +557,13 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     write_whole(folder / "started.json", json_with_hash(present))
 
 
-def describe(e: Experiment, data: CocoFolder) -> dict[str, str]:
-    """The header of a checkpoint: enough to build the detector and to name its classes."""
-    about = {
+def describe(e: Experiment, data: CocoFolder) -> dict:
+    """What the header of a checkpoint says: enough to build the detector and to name its classes."""
+    return {
         "experiment": e.identity(),
         "categories": [[c.id, c.name] for c in data.categories],
         "area_cuts": data.area_cuts,
     }
-    return {"c2dlib": json.dumps(about)}  # one key: the order of several would change from process to process
-
-
-def student_file(state: dict[str, Tensor], e: Experiment, data: CocoFolder) -> bytes:
-    """A student's ``student.safetensors``; the header holds the hash of the file."""
-    about = json.loads(describe(e, data)["c2dlib"]) | {"sha256": NO_HASH}
-    return hash_filled_in(save_safetensors(state, {"c2dlib": json.dumps(about)}))
 
 
 def _fingerprint(initial: str | dict) -> str:

@@ -69,7 +69,7 @@ def test_files_that_are_no_student_are_told(trained, tmp_path):
     save_file(
         {k: v for k, v in weights.items() if k != key} | {"stranger": torch.ones(1)},
         tmp_path / "other.safetensors",
-        describe(e, trained[1]),
+        {"c2dlib": json.dumps(describe(e, trained[1]))},
     )
     with pytest.raises(
         WeightsError, match=rf"(?s)other.safetensors: .*Missing key.*{key}.*Unexpected key.*stranger"
@@ -147,7 +147,7 @@ def test_a_student_of_full_width_loads_in_plain_torchvision(trained, tmp_path):
     save_file(
         {k: v.contiguous() for k, v in ours.state_dict().items()},
         tmp_path / "student.safetensors",
-        describe(e, trained[1]),
+        {"c2dlib": json.dumps(describe(e, trained[1]))},
     )
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=13, score_thresh=0.0)
     theirs.load_state_dict(load_file(tmp_path / "student.safetensors"))

@@ -9,21 +9,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from c2dlib.config.weights import WeightsError
 from c2dlib.deployment.student import evaluate, load_student
-from c2dlib.files import write_whole
+from c2dlib.files import sha256, write_whole
 from c2dlib.records import RecordError, read_record, write_record
 from c2dlib.training import loop
 from c2dlib.training import run as runs
-from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
+from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint, student_file
 from c2dlib.training.run import (
     detector_teacher,
     experiment_for,
     run,
     run_detections,
     run_folder,
-    student_file,
     sweep_leftovers,
     trained_student,
 )
@@ -83,7 +83,7 @@ def test_any_changed_or_missing_byte_of_a_checkpoint_is_named(tmp_path, capsys):
 
 def test_any_changed_or_missing_byte_of_a_student_is_named(place, trained, tmp_path):
     """The bytes of its header and of its weights."""
-    whole = student_file({"weight": torch.rand(50)}, trained[0], place[1])
+    whole = student_file({"weight": torch.rand(50)}, runs.describe(trained[0], place[1]))
     path = tmp_path / "student.safetensors"
     named = f"{re.escape(str(path))}: (damaged|not a whole safetensors file|does not say which detector)"
     path.write_bytes(whole)
@@ -109,8 +109,9 @@ def test_a_student_of_an_earlier_version_is_loaded_with_a_note(place, trained, t
     workspace, data = place
     state = trained_student(trained[0], workspace).state_dict()
     path = tmp_path / "student.safetensors"
-    path.write_bytes(runs.save_safetensors(state, runs.describe(trained[0], data)))
+    path.write_bytes(plain := save(state, {"c2dlib": json.dumps(runs.describe(trained[0], data))}))
     assert evaluate(load_student(path), data, "test", "cpu") == trained[1].metrics
+    assert sha256(plain) == trained[1].checkpoint_sha256  # which is the same in records of both versions
     assert f"{path}: has no hash of its own" in capsys.readouterr().err
 
 
