@@ -126,15 +126,15 @@ reproduce: $(OVER_SEEDS:%=reproduce-%)
 	$(MAKE) $(ONE_SEED:%=reproduce-%) SEEDS=1
 	$(MAKE) claims html
 
-## judge the primary claims by the records there are: claims.md and the forest plot claims.png
+## judge the primary claims by this machine's records: claims.md and claims.png (ARGS=--published: by the published ones)
 claims: setup
 	.venv/bin/python -m c2dlib claims$(SITE_OPTIONS) $(ARGS)
 
-## the executed notebooks as pages that a browser opens: results/<data>-<scale>/html/index.html
+## the executed notebooks as pages: results/<data>-<scale>/html/index.html (ARGS=--published: the published ones)
 html: setup
 	.venv/bin/python -m c2dlib html$(SITE_OPTIONS) $(ARGS)
 
-## write the README's tables from results/
+## write the README's tables from results/published/
 readme: setup
 	.venv/bin/python -m c2dlib readme
 

@@ -32,6 +32,7 @@ Checkpoint = Annotated[
     Positional[str],
     arg(help="A student.safetensors, or the folder of the run that wrote it.", metavar="CHECKPOINT"),
 ]
+Published = Annotated[bool, arg(help="The published results, not those of this machine.")]
 CpuOrCuda = Literal["cpu", "cuda"]
 
 
@@ -252,34 +253,39 @@ def bench(
     return measure(device, list(students), repeats)
 
 
-def claims(scale: Scale = "mini", data: Data = "") -> int:
+def claims(scale: Scale = "mini", data: Data = "", published: Published = False) -> int:
     """Judge the primary claims by the finished runs, list all other comparisons, draw the forest plot."""
     check_scale(scale)
     from c2dlib import figures
     from c2dlib.reporting.claims import write_claims
     from c2dlib.reporting.ledger import FIGURE
-    from c2dlib.workspace import open_workspace
 
-    workspace, folder = open_workspace(scale, data)
+    workspace, folder = _open(scale, data, published)
     if found := write_claims(workspace, folder):
         figures.save(figures.claims_forest(found.parts, found.students), workspace.results / FIGURE)
     print((workspace.results / "claims.md").read_text())
     return 0
 
 
-def html(scale: Scale = "mini", data: Data = "") -> int:
+def _open(scale: str, data: str, published: bool):
+    """The workspace of this machine's results, or of the published ones."""
+    from c2dlib.workspace import PUBLISHED, open_workspace
+
+    return open_workspace(scale, data, **({"results": PUBLISHED} if published else {}))
+
+
+def html(scale: Scale = "mini", data: Data = "", published: Published = False) -> int:
     """Write the executed notebooks as pages for a browser."""
     check_scale(scale)
     from c2dlib.reporting import notebooks
-    from c2dlib.workspace import open_workspace
 
-    workspace, _ = open_workspace(scale, data)
+    workspace, _ = _open(scale, data, published)
     print(f"written: {notebooks.html(workspace)}")
     return 0
 
 
 def readme() -> int:
-    """Write the README's tables from results/."""
+    """Write the README's tables from results/published/."""
     from c2dlib.reporting.readme import update_readme
 
     update_readme()

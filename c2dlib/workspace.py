@@ -1,4 +1,4 @@
-"""The folders of a table's runs (the data, the results, the ignored ``runs/``), and a run's progress bar."""
+"""The folders of a table's runs (data, results, checkpoints), the published results, a run's progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from c2dlib.config.experiment import scale_data
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
+from c2dlib.records import ROOT
 
+PUBLISHED = ROOT / "results" / "published"  # what the project publishes: <data>-<scale>/
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
 
@@ -28,14 +30,19 @@ class Workspace:
 
     scale: str
     data: Path  # a COCO-format folder
-    results: Path  # records and tables, to be committed
-    runs: Path  # checkpoints and detections, not to be committed
+    results: Path  # records and tables that are computed here
+    runs: Path  # checkpoints and detections
     device: str = "auto"  # auto, cpu, cuda or mps
 
     @property
     def data_name(self) -> str:
         """``badges`` for the embedded set, else the folder's name."""
         return self.results.name.removesuffix(f"-{self.scale}")
+
+    @property
+    def published(self) -> Path:
+        """The published results on data of this name at this scale; the folder need not exist."""
+        return PUBLISHED / self.results.name
 
     def __post_init__(self):
         if self.device == "auto":
@@ -56,7 +63,7 @@ def open_workspace(
 
     Args:
         data: the folder; empty: Badges.
-        results, runs: where results and checkpoints are written.
+        results, runs: where results and checkpoints are written; results ``PUBLISHED``: the published ones.
         check_images: whether the image files are checked too; False where another process has just checked
             them.
 

@@ -18,9 +18,8 @@ from c2dlib.reporting.markdown import MISSING, markdown_table, number
 from c2dlib.reporting.statistics import difference_text
 
 FIGURE = "claims.png"
-CLAIMS_FILE = "[primary_claims.yaml](../primary_claims.yaml)"
 NO_REGIME = (
-    f"The primary claims are not tested on these data: {CLAIMS_FILE} names other regimes. "
+    "The primary claims are not tested on these data: {file} names other regimes. "
     "What follows is descriptive."
 )
 ALT = (
@@ -29,12 +28,17 @@ ALT = (
 )
 
 
-def ledger_text(found: Evidence) -> str:
+def claims_file(published: bool) -> str:
+    """A link to the file of the claims, from ``results/<data>-<scale>/`` or from the published folder."""
+    return f"[primary_claims.yaml]({'../' * (2 if published else 1)}primary_claims.yaml)"
+
+
+def ledger_text(found: Evidence, published: bool = False) -> str:
     """The section on the primary claims."""
     parts = found.parts
     paragraphs = [
         "## The fifteen primary claims",
-        _status(found),
+        _status(found, claims_file(published)),
         _counts(parts.drop_duplicates("id").verdict, found.regime.exploratory),
         _table(parts, found.regime.exploratory),
         f"![{ALT}]({FIGURE})",
@@ -56,15 +60,15 @@ def ledger_text(found: Evidence) -> str:
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
-def _status(found: Evidence) -> str:
+def _status(found: Evidence, file: str) -> str:
     if found.regime.exploratory:
         return (
-            f"**Exploratory.** {CLAIMS_FILE} was written after these runs and with knowledge of them, so "
+            f"**Exploratory.** {file} was written after these runs and with knowledge of them, so "
             "they cannot test its claims. The same statistics on the same rows show what they suggest; no "
             "claim is called reproduced or contradicted here. Seed 0 also chose settings, on val."
         )
     return (
-        f"Claims, rows, margins and families were committed before the runs ({CLAIMS_FILE}). Data: "
+        f"Claims, rows, margins and families were committed before the runs ({file}). Data: "
         f"{found.regime.what}. Each claim has one verdict, here and wherever it is mentioned."
     )
 

@@ -108,7 +108,8 @@ def html(workspace: Workspace) -> Path:
     executed = sorted(p for p in workspace.results.glob("*.ipynb") if not p.name.startswith("."))
     if not executed:
         raise FileNotFoundError(
-            f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one"
+            f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one, "
+            "`make html ARGS=--published` renders the published ones"
         )
     exporter, items, folder = HTMLExporter(), [], workspace.results / "html"
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = (
@@ -131,8 +132,8 @@ def html(workspace: Workspace) -> Path:
             path.read_text()
             .replace("(reading.md)", "(reading.html)")
             .replace("(claims.md)", "(claims.html)")
+            .replace("(../", "(../../")
             .replace("(claims.png)", "(../claims.png)")
-            .replace("(../primary_claims.yaml)", "(../../primary_claims.yaml)")
         )
         write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
         items.insert(

@@ -266,8 +266,8 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
 
     ``badges``: crops of *other* badges, as the paper's students were trained on other images than COCO's
     before. ``crops``: crops of the training split itself, for photographs and backbones without public
-    weights. A backbone in ``results/<data>-<scale>/backbones/`` is not trained again: another CPU would give
-    other weights.
+    weights. A backbone in ``results/published/<data>-<scale>/backbones/`` is not trained again: another CPU
+    would give other weights.
     """
     if e.backbone_weights not in PRETRAINING:
         return e.backbone_weights
@@ -306,7 +306,7 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
         std,
     )
     name, classifier = f"pretrain-{kind}-{training.key}", build()
-    committed = workspace.results / "backbones" / name  # the same for every machine
+    committed = workspace.published / "backbones" / name  # the same for every machine
     if not _load(training, committed, classifier):
         if committed.exists():
             print(

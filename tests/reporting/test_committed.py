@@ -1,4 +1,4 @@
-"""This code makes the committed results/ again from the records: no hash, table, figure or claim differs."""
+"""This code makes results/published/ again from the records: no hash, table, figure or claim differs."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ from c2dlib.reporting.claims import write_claims
 from c2dlib.reporting.errors import gather, write_figure3
 from c2dlib.reporting.tables import write_table
 from c2dlib.reporting.work_list import TABLES, work_list
-from c2dlib.workspace import Workspace
+from c2dlib.workspace import PUBLISHED, Workspace
 
 FROZEN = json.loads((ROOT / "tests" / "config" / "frozen" / "hashes.json").read_text())
-RESULTS = sorted(path.parent for path in ROOT.glob("results/*-*/records"))
+RESULTS = sorted(path.parent for path in PUBLISHED.glob("*/records"))
 WRITTEN = [path for folder in RESULTS for path in sorted(folder.glob("*.csv"))]
 SEEDS = 20  # records beyond are not looked for
 
@@ -43,8 +43,10 @@ def place(results: Path, copy: Path) -> tuple[Workspace, CocoFolder]:
         (0, 0),
         record.data["annotation_hash"],
     )
-    workspace = Workspace(scale, Path("nowhere"), copy / results.name, Path("nowhere"), "cpu")
-    workspace.results.mkdir()
+    workspace = Workspace(
+        scale, Path("nowhere"), copy / PUBLISHED.name / results.name, Path("nowhere"), "cpu"
+    )
+    workspace.results.mkdir(parents=True)
     for part in ("records", "errors", "reading.md"):
         if (results / part).exists():
             (workspace.results / part).symlink_to(results / part)

@@ -31,7 +31,7 @@ from c2dlib.reporting.primary_claims import (
 )
 from c2dlib.reporting.work_list import IOUS, METRICS
 from c2dlib.training.run import experiment_for
-from c2dlib.workspace import Workspace
+from c2dlib.workspace import PUBLISHED, Workspace
 from tests.reporting.helpers import record
 
 ONE = Regime("test", "simulated runs", {"compact": ["A"], "other": ["B"]}, exploratory=False)
@@ -259,7 +259,7 @@ def git(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "results",
-    [p.parent for p in sorted(ROOT.glob("results/*-*/records"))],
+    [p.parent for p in sorted(PUBLISHED.glob("*/records"))],
     ids=lambda p: p.name,
 )
 def test_the_claims_are_older_than_the_records_that_test_them(results):
@@ -270,7 +270,8 @@ def test_the_claims_are_older_than_the_records_that_test_them(results):
     regime = regime_of(Workspace(results.name.rpartition("-")[2], Path(), results, Path(), "cpu"))
     if regime is None:
         pytest.skip("no claim is tested on these data")
-    added = git("log", "--diff-filter=A", "--format=%H", "--", str(results / "records")).split()
+    folders = (results / "records", ROOT / "results" / results.name / "records")  # also where they were first
+    added = git("log", "--find-renames", "--diff-filter=A", "--format=%H", "--", *map(str, folders)).split()
     later = [c for c in added if git("merge-base", changed, c) == changed]
     assert regime.exploratory == (results.name in EXPLORATORY)
     assert later == ([] if regime.exploratory else added)

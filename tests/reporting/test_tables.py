@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from c2dlib.config.experiment import SCALES
-from c2dlib.records import ROOT, read_record, write_record
+from c2dlib.records import read_record, write_record
 from c2dlib.reporting.notes import notes
 from c2dlib.reporting.tables import Printer, collect, markdown, table, write_table
 from c2dlib.reporting.work_list import METRICS, work_list
-from c2dlib.workspace import open_workspace
+from c2dlib.workspace import PUBLISHED, open_workspace
 from tests.reporting.helpers import SSD, cells, record
 
 
@@ -154,7 +154,7 @@ def test_written_tables_come_from_verified_records(place, capsys):
     assert len(collect(rows, workspace)) == 1
 
 
-COMMITTED = sorted(ROOT.glob("results/*-*/table*.csv"))
+COMMITTED = sorted(PUBLISHED.glob("*/table*.csv"))
 EMBEDDED = [
     p for p in COMMITTED if p.parent.name.removeprefix("badges-") in {s.stem for s in SCALES.glob("*.yaml")}
 ]
@@ -168,7 +168,7 @@ def test_the_committed_table_is_what_its_records_say(path, tmp_path):
         [int(s) for s in re.findall(r"\d+ of (\d+) seeds", text)]
         + [int(s) + 1 for s in re.findall(r"\.s(\d+)\.", text)]
     )
-    place = open_workspace(path.parent.name.removeprefix("badges-"), "", ROOT / "results", tmp_path, "cpu")
+    place = open_workspace(path.parent.name.removeprefix("badges-"), "", PUBLISHED, tmp_path, "cpu")
     rows = work_list(
         path.stem, *place, seeds, list(committed.student.unique()), list(committed.method.unique())
     )

@@ -292,12 +292,14 @@ def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
     assert all(torch.equal(v, found[k]) for k, v in made.items())
 
 
-def test_a_committed_backbone_is_not_trained_again(tmp_path, monkeypatch, capsys):
+def test_a_published_backbone_is_not_trained_again(tmp_path, monkeypatch, capsys):
     there = site_in(tmp_path)
     workspace, e = there[0], tiny(there)
     first = initial_weights(e, workspace)
     (cached,) = (p for p in (workspace.runs / "cache").iterdir() if p.is_dir())
-    kept = workspace.results / "backbones" / cached.name
+    monkeypatch.setattr("c2dlib.workspace.PUBLISHED", tmp_path / "published")
+    kept = workspace.published / "backbones" / cached.name
+    assert not kept.is_relative_to(workspace.results)
     shutil.move(cached, kept)
     monkeypatch.setattr(classifiers, "fit", no_training)
     assert all(torch.equal(first[k], v) for k, v in initial_weights(e, workspace).items())
