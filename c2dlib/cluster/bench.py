@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -33,7 +33,7 @@ from c2dlib.distillation.build import build_distillers
 from c2dlib.distillation.distiller import Distiller
 from c2dlib.files import write_whole
 from c2dlib.teacher.classifier import Teacher, build_classifier
-from c2dlib.teacher.crops import crop_batch
+from c2dlib.teacher.crops import crop_batch, crop_regions
 from c2dlib.training.loop import accelerate, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory
@@ -42,6 +42,7 @@ BATCH, OBJECTS, POSITIVES, SIZE, CLASSES = 8, 7, 42, 300, 80
 LIMITS = {
     "our plain step / torchvision's": 1.05,
     "KD_cls + loc + KD_loc / our plain step": 0.25,
+    "the same, teacher in bfloat16": 0.15,  # only where the processor has it
     "extra memory, GB": 1.0,
 }
 
@@ -62,12 +63,11 @@ class FixedPositives(Distiller):
         return terms
 
 
-def setup(device: str) -> tuple[TrainingStep, list[Tensor], list[dict]]:
+def setup(device: str, dtype: torch.dtype = torch.float32) -> tuple[TrainingStep, list[Tensor], list[dict]]:
     """SSD300 at 300 px, batch 8, 7 objects an image, and a ResNet50 teacher at 112 px."""
     torch.manual_seed(0)
     e = Experiment(student="SSD300-VGG16", method="C2D", image_size=SIZE)
     student = build_student(e, CLASSES, "none").to(device).train()
-    teacher = Teacher(build_classifier("resnet50", CLASSES, 112), CLASSES, 112).to(device)
     images = [torch.rand(3, SIZE, SIZE, device=device) for _ in range(BATCH)]
     targets = []
     for _ in range(BATCH):
@@ -76,12 +76,18 @@ def setup(device: str) -> tuple[TrainingStep, list[Tensor], list[dict]]:
         boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1).clamp(0, SIZE)
         labels = torch.randint(1, CLASSES + 1, (OBJECTS,), device=device)
         targets.append({"boxes": boxes.to(device), "labels": labels})
-    return TrainingStep(student, [FixedPositives(build_distillers(e, teacher))]), images, targets
+    distillers = build_distillers(e, _teacher(device, dtype))
+    return TrainingStep(student, [FixedPositives(distillers)]), images, targets
+
+
+def _teacher(device: str, dtype: torch.dtype) -> Teacher:
+    return Teacher(build_classifier("resnet50", CLASSES, 112), CLASSES, 112, dtype).to(device)
 
 
 def steps(device: str) -> dict[str, Callable[[], None]]:
     """Name -> a whole training step without the optimizer (it is the same for all)."""
     step, images, targets = setup(device)
+    in_bfloat16 = TrainingStep(step.student, setup(device, torch.bfloat16)[0].distillers)
 
     def backward(losses: dict[str, Tensor]) -> None:
         step.zero_grad(set_to_none=True)
@@ -91,7 +97,40 @@ def steps(device: str) -> dict[str, Callable[[], None]]:
         "torchvision": lambda: backward(step.student.model(images, targets)),
         "plain": lambda: backward(step(images, targets, distilled=False)),
         "distilled": lambda: backward(step(images, targets)),
+        "bfloat16": lambda: backward(in_bfloat16(images, targets)),
     }
+
+
+def step_parts(device: str) -> dict[str, Callable[[], object]]:
+    """Name -> what the losses add to a step, part by part, on as many objects and positives as ``steps``."""
+    _, images, targets = setup(device)
+    batch, boxes = torch.stack(images) * 255, torch.cat([target["boxes"] for target in targets])
+    rows = torch.arange(BATCH, device=device)
+    of_objects, of_positives = rows.repeat_interleave(OBJECTS), rows.repeat_interleave(POSITIVES)
+    predicted = boxes.repeat_interleave(POSITIVES // OBJECTS, dim=0)
+    crops, chunk = crop_regions(batch, boxes, of_objects, 112), 8 if device == "cpu" else 256
+
+    def of_predicted(read: Callable[[Tensor], Tensor] | None, backward: bool) -> None:
+        for part in torch.arange(len(predicted)).split(chunk):
+            chunk_boxes = predicted[part].requires_grad_(backward)
+            view = crop_regions(batch, chunk_boxes, of_positives[part], 112)
+            view = read(view) if read else view
+            if backward:
+                view.sum().backward()
+
+    calls: dict[str, Callable[[], object]] = {
+        "crops": lambda: of_predicted(None, False),
+        "crops, with backward": lambda: of_predicted(None, True),
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        teacher, name = _teacher(device, dtype), str(dtype).removeprefix("torch.")
+        early = lambda view, teacher=teacher: teacher.early(view, 1)[0]  # noqa: E731
+        calls |= {
+            f"logits, {name}": lambda teacher=teacher: teacher.read(crops),
+            f"crops, maps, {name}": lambda early=early: of_predicted(early, False),
+            f"the same, with backward, {name}": lambda early=early: of_predicted(early, True),
+        }
+    return calls
 
 
 def peak_memory(name: str, pipe) -> None:
@@ -105,7 +144,7 @@ def peak_memory(name: str, pipe) -> None:
 
 
 def bench(device: str = "cpu", repeats: int = 3) -> int:
-    """Print the ratios; exit status 1 if one is over its limit."""
+    """Print the ratios and the parts of a step; exit status 1 if a ratio is over its limit."""
     torch.set_num_threads(1)
     seconds = _turns(steps(device), device, repeats)
     print(
@@ -113,14 +152,19 @@ def bench(device: str = "cpu", repeats: int = 3) -> int:
         f"ResNet50 teacher at 112, {device}, 1 thread, torch {torch.__version__}, "
         f"median of {repeats} alternating runs"
     )
-    for name, values in seconds.items():
-        median, lowest, highest = statistics.median(values), min(values), max(values)
-        print(f"  {name:<12} {median:7.3f} s / step   ({lowest:.3f} to {highest:.3f})")
+    _print_seconds(seconds)
+    parts = _turns(step_parts(device), device, repeats)
+    print("Parts of the distilled step, each alone: the teacher reads the objects, then the predicted boxes")
+    _print_seconds(parts)
     plain = seconds["plain"]
     ratios = {
         "our plain step / torchvision's": _ratio(plain, seconds["torchvision"]),
         "KD_cls + loc + KD_loc / our plain step": _ratio(seconds["distilled"], plain) - 1,
+        "the same, teacher in bfloat16": _ratio(seconds["bfloat16"], plain) - 1,
     }
+    if _ratio(parts["logits, bfloat16"], parts["logits, float32"]) > 0.8:
+        print("  this processor computes bfloat16 no faster than float32: its limit does not count")
+        del ratios["the same, teacher in bfloat16"]
     if device == "cpu":
         ratios["extra memory, GB"] = _extra_memory()
     ok = True
@@ -129,6 +173,12 @@ def bench(device: str = "cpu", repeats: int = 3) -> int:
         ok &= within
         print(f"  {name:<40} {value:6.3f}   limit {LIMITS[name]}   {'ok' if within else 'OVER'}")
     return 0 if ok else 1
+
+
+def _print_seconds(seconds: dict[str, list[float]]) -> None:
+    for name, values in seconds.items():
+        median, lowest, highest = statistics.median(values), min(values), max(values)
+        print(f"  {name:<34} {median:7.3f} s / step   ({lowest:.3f} to {highest:.3f})")
 
 
 def _ratio(a: list[float], b: list[float]) -> float:
@@ -253,7 +303,7 @@ def _rates(e: Experiment, device: str, batch: int, repeats: int) -> dict:
     }
 
 
-def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> dict[str, list[float]]:
+def _turns(calls: Mapping[str, Callable[[], object]], device: str, repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, turn by turn, so that a change of the machine's speed affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
@@ -264,7 +314,7 @@ def _turns(calls: dict[str, Callable[[], None]], device: str, repeats: int) -> d
                 torch.cuda.synchronize()
             if turn:
                 seconds[name].append(time.perf_counter() - began)
-            print(f"\rturn {turn} of {repeats}: {name:<12}", end="", file=sys.stderr, flush=True)
+            print(f"\rturn {turn} of {repeats}: {name:<34}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return seconds
 

@@ -87,7 +87,8 @@ def random_step(e: Experiment, device: str = "cpu") -> tuple[TrainingStep, Teach
     teacher, imitation = None, None
     if needs_classifier(e.method):
         classifier = build_classifier(e.teacher, CLASSES, e.teacher_size, e.teacher_width)
-        teacher = Teacher(classifier, CLASSES, e.teacher_size).to(device)
+        dtype = getattr(torch, e.teacher_dtype)
+        teacher = Teacher(classifier, CLASSES, e.teacher_size, dtype).to(device)
     if imitation_in(e.method):
         detector = build_student(detector_teacher(e), CLASSES, "none").model.to(device)
         imitation = build_imitation(e, student, detector)

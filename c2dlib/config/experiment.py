@@ -210,6 +210,12 @@ class Experiment:
         used_by="teacher",
     )
 
+    teacher_dtype: str = setting(
+        "Numbers the teacher computes with as it reads crops: float32, or bfloat16 (faster, three digits).",
+        "float32",
+        used_by=("KDcls", "KDloc"),
+        since=2,
+    )
     teacher_image_size: int = setting(
         "Short side that images are scaled to before the teacher's crops are cut, in pixels; 0: not scaled.",
         0,
@@ -305,6 +311,7 @@ class Experiment:
             "optimizer": ["sgd", "adamw"],
             "schedule": ["step", "cosine"],
             "precision": ["no", "bf16", "fp16"],
+            "teacher_dtype": ["float32", "bfloat16"],
             "roi_align": ["operator", "weighted_sum"],
             "eval_split": ["val", "test"],
         }.items():

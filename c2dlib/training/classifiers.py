@@ -245,7 +245,7 @@ def classifier_teacher(
     classifier, report = trained_classifier(
         training, workspace.runs / "cache" / f"teacher-{training.key}", workspace, progress
     )
-    return Teacher(classifier, classes, e.teacher_size), report
+    return Teacher(classifier, classes, e.teacher_size, getattr(torch, e.teacher_dtype)), report
 
 
 class BodyClassifier(nn.Sequential):

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from c2dlib.distillation.losses import pooled_l1
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
+from c2dlib.teacher.crops import crop_regions
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +143,23 @@ def test_the_copy_for_reading_computes_the_same(size):
             teacher.read(x).logits, classifier((x - teacher.mean) / teacher.std), rtol=1e-4, atol=1e-4
         )
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in classifier.modules())  # the original is untouched
+
+
+def test_bfloat16_teacher_agrees_to_three_digits():
+    """Logits within 2 % of their spread; the gradient that KD_loc sends to boxes has the same direction."""
+    scene = F.interpolate(255 * torch.rand(1, 3, 12, 12), size=96, mode="bicubic").clamp(0, 255)
+    true = torch.tensor([[10.0, 12, 50, 60], [30.0, 20, 90, 80]]).repeat(20, 1)
+    net, rows = build_classifier("resnet18", 5, 64), torch.zeros(len(true), dtype=torch.int64)
+    logits, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        teacher = Teacher(net, 5, 64, dtype)
+        torch.manual_seed(1)
+        boxes = (true + 6 * torch.randn_like(true)).requires_grad_()
+        seen, reference = (crop_regions(scene, b, rows, 64) for b in (boxes, true))
+        pooled_l1(teacher.early(seen, 1)[0], teacher.early(reference, 1)[0], 8).backward()
+        logits.append(teacher.read(seen.detach()).logits)
+        gradients.append(boxes.grad.flatten())
+    assert all(x.dtype == torch.float32 for x in logits + gradients)
+    assert (logits[0] - logits[1]).abs().max() < 0.02 * (logits[0].max() - logits[0].min())
+    assert not torch.equal(logits[0], logits[1])
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
