@@ -134,7 +134,7 @@ claims: setup
 html: setup
 	.venv/bin/python -m c2dlib html$(SITE_OPTIONS) $(ARGS)
 
-## write the README's tables from results/published/
+## write the tables of README.md and docs/ from results/published/
 readme: setup
 	.venv/bin/python -m c2dlib readme
 

@@ -285,10 +285,11 @@ def html(scale: Scale = "mini", data: Data = "", published: Published = False) -
 
 
 def readme() -> int:
-    """Write the README's tables from results/published/."""
-    from c2dlib.reporting.readme import update_readme
+    """Write the tables of README.md and docs/ from results/published/."""
+    from c2dlib.reporting.readme import pages, update_tables
 
-    update_readme()
+    for page in pages():
+        update_tables(page)
     return 0
 
 

@@ -12,8 +12,8 @@ SOURCES = ("imagenet", "none", "badges", "crops")  # of a backbone's initial wei
 # files that the scale photos names: what they hold
 ORIGIN = {
     f"mobilenet_v1_{alpha * 100:03.0f}.safetensors": (
-        f"It holds the ImageNet weights of MobileNet (alpha={alpha}) from Keras Applications; README, "
-        "'On real photographs', has the lines that convert them."
+        f"It holds the ImageNet weights of MobileNet (alpha={alpha}) from Keras Applications; "
+        "docs/photographs.md has the lines that convert them."
     )
     for alpha in (0.25, 1.0)
 }

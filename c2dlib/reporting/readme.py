@@ -1,4 +1,4 @@
-"""The README's tables, written from the committed CSV files."""
+"""The tables of README.md and docs/, written from the committed CSV files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from c2dlib.reporting.tables import GAIN_HEAD, method_cell, result_cells
 MARKED = re.compile(r"(<!-- (results/\S+\.csv): written by `make readme` -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def update_readme(readme: Path = ROOT / "README.md") -> None:
+def pages() -> list[Path]:
+    """README.md and the pages of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def update_tables(page: Path) -> None:
     """Replace the text between each pair of markers by the table of the CSV that the first marker names.
 
     Raises:
-        FileNotFoundError: for a CSV that does not exist; the README is left as it is.
+        FileNotFoundError: for a CSV that does not exist; the page is left as it is.
     """
-    write_whole(
-        readme,
-        MARKED.sub(lambda match: match[1] + _short_table(ROOT / match[2]) + match[3], readme.read_text()),
-    )
+    text = page.read_text()
+    updated = MARKED.sub(lambda match: match[1] + _short_table(ROOT / match[2]) + match[3], text)
+    if updated != text:
+        write_whole(page, updated)
 
 
 def _short_table(csv: Path) -> str:

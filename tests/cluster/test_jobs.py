@@ -338,7 +338,7 @@ def test_the_whole_paper_is_every_run_once():
     assert (frame.source == "counted").all()
     one, eight = (frame[frame.gpus == n].hours.sum() for n in (1, 8))
     assert one == pytest.approx(8 * eight)
-    assert f"{round(one, -2):,.0f} A100 hours" in (ROOT / "README.md").read_text()
+    assert f"{round(one, -2):,.0f} A100 hours" in (ROOT / "docs" / "cluster.md").read_text()
 
 
 def test_the_learning_rate_follows_the_batch():

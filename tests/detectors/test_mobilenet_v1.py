@@ -293,19 +293,19 @@ def test_a_missing_file_of_the_scale_photos_says_where_it_comes_from(tmp_path, m
         "mobilenet_v1_025.safetensors@",
         "runs/weights/",
         "MobileNet (alpha=0.25) from Keras",
-        "README",
+        "docs/photographs.md",
     ):
         assert words in str(caught.value), words
-    with pytest.raises(WeightsError, match=r"mobilenet_v1_100.*alpha=1.0.*'On real photographs'"):
+    with pytest.raises(WeightsError, match=r"mobilenet_v1_100.*alpha=1.0.*docs/photographs"):
         build_classifier("mobilenet_v1", 5, 64, weights=e.teacher_weights)
     with pytest.raises(WeightsError, match=r"likewise teacher_weights\)\.$"):
         load_initial_weights(build_body("mv1x025", 1.0, 1.0, "batch"), "mv1x025", "mine.safetensors")
 
 
-def test_the_readmes_lines_convert_keras_weights(tmp_path, monkeypatch):
+def test_the_documented_lines_convert_keras_weights(tmp_path, monkeypatch):
     """Run with a stand-in for Keras; the first layer must compute what Keras' does, away from the border."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "import keras" in block]
+    page = (Path(__file__).parents[2] / "docs" / "photographs.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "import keras" in block]
     made = {}
 
     class MobileNet:

@@ -9,20 +9,38 @@ from torchvision.models import WeightsEnum, detection
 
 import c2dlib
 from c2dlib.records import ROOT
-from c2dlib.reporting.readme import update_readme
+from c2dlib.reporting.readme import pages, update_tables
 
 
-def test_the_readme_shows_the_committed_tables(tmp_path):
-    now = (ROOT / "README.md").read_text()
-    readme = tmp_path / "README.md"
-    readme.write_text(re.sub(r"(make readme` -->\n).*?(<!-- end)", r"\1stale\n\2", now, flags=re.DOTALL))
-    assert "stale" in readme.read_text()
-    update_readme(readme)
-    assert readme.read_text() == now
-    readme.write_text("<!-- results/none.csv: written by `make readme` -->\n<!-- end -->")
-    with pytest.raises(FileNotFoundError, match="none.csv"):
-        update_readme(readme)
-    assert readme.read_text().startswith("<!-- results/none.csv")
+def test_the_pages_show_the_committed_tables(tmp_path):
+    shown = 0
+    for page in pages():
+        now, copy = page.read_text(), tmp_path / page.name
+        copy.write_text(re.sub(r"(make readme` -->\n).*?(<!-- end)", r"\1stale\n\2", now, flags=re.DOTALL))
+        shown += copy.read_text().count("stale")
+        update_tables(copy)
+        assert copy.read_text() == now, page.name
+    assert shown >= 2
+    page = tmp_path / "page.md"
+    page.write_text("<!-- results/none.csv: written by `make readme` -->\n<!-- end -->")
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+        update_tables(page)
+    assert page.read_text().startswith("<!-- results/none.csv")
+
+
+def test_every_link_of_a_page_leads_somewhere():
+    """Files of this repository by their path, headings by the name that GitHub gives them."""
+    for page in [*pages(), ROOT / "METHOD.md", ROOT / "DEVIATIONS.md"]:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if link.startswith(("https://", "http://")):
+                continue
+            file, _, heading = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            assert target.exists(), f"{page.name}: {link}"
+            if heading:
+                titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+                names = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+                assert heading in names, f"{page.name}: {link}"
 
 
 def test_the_readmes_own_loop_runs_as_printed(tmp_path, monkeypatch):

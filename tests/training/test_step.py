@@ -15,7 +15,7 @@ from c2dlib.distillation import classify, localise
 from c2dlib.training import loop
 from c2dlib.training.loop import OptimizerSettings, fit
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ARCHITECTURE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 PACKAGE = Path(c2dlib.__file__).parent
 
 
@@ -61,7 +61,7 @@ def test_the_losses_are_as_few_calls_from_the_loop_as_the_readme_says(monkeypatc
         shared=True,
     )
     assert calls == {"KD_cls": {3}, "loc": {4}}
-    text = " ".join(README.read_text().split())
+    text = " ".join(ARCHITECTURE.read_text().split())
     assert "KD_cls is reached in 3 calls from the training loop, loc in 4" in text
 
 
