@@ -14,10 +14,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from c2dlib import distributed
-from c2dlib.config.experiment import scale_data
+from c2dlib.config.experiment import scale_data, scale_tables
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
+from c2dlib.data.validation import DataError
 from c2dlib.records import ROOT
 
 PUBLISHED = ROOT / "results" / "published"  # what the project publishes: <data>-<scale>/
@@ -68,12 +69,19 @@ def open_workspace(
             them.
 
     Raises:
-        DataError: with everything that is wrong with the folder.
+        DataError: with everything that is wrong with the folder; if it has no test split and the scale's
+            tables report test.
         ValueError: for an unknown scale.
     """
     scenes = scale_data(scale)
     if data:
         folder = load_folder(data, check_images=check_images)
+        if scale_tables(scale).get("split", folder.eval_split) != folder.eval_split:
+            raise DataError(
+                f"{folder.root} has no test split. At scale {scale} settings are chosen on val and tables "
+                "report test, so add annotations/instances_test2017.json and test2017/ "
+                "(`make data NAME=groceries DATA=FOLDER` writes them), or take SCALE=mini"
+            )
         name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
     else:
         root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)

@@ -412,8 +412,9 @@ def scale_tables(scale: str) -> dict:
 
     The entries of ``tables`` in its YAML: ``in_place_of`` (student -> the paper's student whose rows it has),
     ``ablated`` (the student of the tables that name none), ``more_rows`` (table -> student -> methods that
-    the paper does not have there), ``choices`` (student -> method, setting, values) and ``first_seed``
-    (table -> its first seed, where that is not 0).
+    the paper does not have there), ``choices`` (student -> method, setting, values), ``first_seed``
+    (table -> its first seed, where that is not 0) and ``split`` (the one that tables report; data without it
+    is refused).
     """
     return _read_scale(scale).get("tables", {})
 
