@@ -70,17 +70,17 @@ help:
 PYTHON_CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "c2dlib needs Python 3.11 or newer, but \
 $(PYTHON) is Python %d.%d.%d. Name a newer one: make setup PYTHON=python3.12" % sys.version_info[:3])
 
-# .venv/.installed holds what was installed: the lock, pyproject.toml, the folder and the index of PyTorch, which a
-# make without TORCH_INDEX keeps. The check is repeated under the lock because another make may have installed while
-# this one waited. With TORCH_INDEX, torch and torchvision come from there, in the pinned versions but without hashes,
-# which other builds do not share; all other packages are those of the lock.
+# .venv/.installed holds what was installed: the lock, pyproject.toml, the folder and the index of PyTorch, which
+# .venv/.torch-index keeps for a make without TORCH_INDEX. The check is repeated under the lock because another make
+# may have installed while this one waited. With TORCH_INDEX, torch and torchvision come from there, in the pinned
+# versions but without hashes, which other builds do not share; all other packages are those of the lock.
 TORCH := torch==|torchvision==
 GPU_ONLY := triton==|nvidia-|cuda-
 ## bring .venv up to date with requirements.lock (done by every target that needs it)
 setup:
 	@index=$(call quote,$(TORCH_INDEX)); \
-	index="$${index:-$$(sed -n 's/^index //p' .venv/.installed 2>/dev/null)}"; \
-	state="$$(cksum requirements.lock pyproject.toml && pwd && echo "index $$index")" || exit 1; \
+	index="$${index:-$$(cat .venv/.torch-index 2>/dev/null)}"; \
+	state="$$(cksum requirements.lock pyproject.toml && pwd && echo "$$index")" || exit 1; \
 	installed() { test -x .venv/bin/python && test "$$state" = "$$(cat .venv/.installed 2>/dev/null)"; }; \
 	if installed; then exit 0; fi; \
 	exec 9>.venv.lock; if command -v flock >/dev/null; then flock 9; fi; \
@@ -93,7 +93,7 @@ setup:
 	    $(call quote,$(PYTHON)) -c '$(PYTHON_CHECK)'; \
 	    $(call quote,$(PYTHON)) -m venv --clear --without-pip .venv; \
 	fi; \
-	rm -f .venv/.installed; \
+	rm -f .venv/.installed; printf '%s' "$$index" >.venv/.torch-index; \
 	PATH="$$PWD/.venv/bin:$$PATH"; \
 	if ! command -v uv >/dev/null; then \
 	    .venv/bin/python -m ensurepip >/dev/null || { \
@@ -108,8 +108,8 @@ setup:
 	fi; \
 	uv pip sync --python .venv/bin/python --require-hashes $$locked; \
 	if [ -n "$$index" ]; then \
-	    uv pip install --python .venv/bin/python --no-deps --index-url "$$index" \
-	        $$(awk '/^($(TORCH))/ { print $$1 }' requirements.lock); \
+	    env -u UV_INDEX -u UV_EXTRA_INDEX_URL UV_DEFAULT_INDEX="$$index" UV_INDEX_URL="$$index" \
+	        uv pip install --python .venv/bin/python --no-deps $$(awk '/^($(TORCH))/ { print $$1 }' requirements.lock); \
 	fi; \
 	uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e .; \
 	printf '%s\n' "$$state" >.venv/.installed

@@ -54,7 +54,7 @@ def open_table(
 def print_table(
     table: str, workspace: Workspace, folder: CocoFolder, rows: list[work_list.Row], also: str = ""
 ) -> None:
-    """Write a table from the records there are and print it with its notes and its agreement with the published.
+    """Write a table from the records there are and print it with its notes and its agreement.
 
     Args:
         also: a file that was written besides.
