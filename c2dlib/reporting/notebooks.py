@@ -6,6 +6,7 @@ An executed copy is written whole or not at all.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from html import escape
@@ -29,6 +30,7 @@ PIECES = {
 }  # what `reproduce` takes besides the tables -> its notebook
 # Environment variable, set while a notebook is executed: figures are shown in place of widgets.
 HEADLESS = "C2D_HEADLESS"
+BAR = re.compile(r"\r[^\r\n]*\n?")  # a progress bar, as tqdm writes it
 
 
 def parameters(name: str) -> list[str]:
@@ -93,7 +95,7 @@ class _BarsOnly:
     """A file that passes the progress bars of an executed notebook on to stderr, and nothing else."""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text[text.index("\r") :] if "\r" in text else "")
+        sys.stderr.write("".join(BAR.findall(text)))
 
     def flush(self) -> None:
         sys.stderr.flush()
