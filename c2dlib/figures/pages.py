@@ -27,7 +27,7 @@ from c2dlib.reporting.labels import method_label, run_labels
 from c2dlib.reporting.markdown import markdown_table, number
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
-from c2dlib.reporting.work_list import experiments, work_list
+from c2dlib.reporting.work_list import experiments, first_seed, work_list
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.run import experiment_for, run_detections
@@ -140,7 +140,9 @@ class TablePage(Page):
     ):
         super().__init__(scale, data, device, results, runs)
         self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
-        self.rows = work_list(table, self.workspace, self.folder, seeds, students, methods or None, overrides)
+        self.rows = work_list(
+            table, self.workspace, self.folder, seeds, students, methods or None, overrides, True
+        )
         self.experiments = experiments(self.rows)
         self._read_records()
 
@@ -171,7 +173,8 @@ class TablePage(Page):
         Returns:
             The text of ``<table>.md`` and a line about the runs.
         """
-        run_all(self.experiments, self.workspace, self.jobs, tables.Printer(self.rows))
+        printer = tables.Printer(self.rows, self.records)
+        run_all(self.experiments, self.workspace, self.jobs, printer)
         tables.write_table(self.name, self.rows, self.workspace, self.folder)
         self._read_records()
         devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
@@ -226,11 +229,14 @@ class ErrorsPage(TablePage):
         Returns:
             The text of ``figure3.md``.
         """
-        missing = errors.unknown(self.rows, self.workspace)
-        run_all(missing, self.workspace, self.jobs, tables.Printer(self.rows), with_weights=True)
+        last = first_seed("table1", self.workspace.scale) + self.seeds - 1  # further seeds are only read
+        missing = [e for e in errors.unknown(self.rows, self.workspace) if e.seed <= last]
+        run_all(missing, self.workspace, self.jobs, with_weights=True)
         self._read_records()
         self.by_iou, self.by_class = errors.gather(self.rows, self.workspace)
-        return Markdown(errors.write_figure3(self.by_iou, self.workspace))
+        every = work_list("table1", self.workspace, self.folder, with_recorded=True)
+        rows = tables.with_rows_of(self.workspace.results / "figure3.csv", self.rows, every)
+        return Markdown(errors.write_figure3(errors.gather(rows, self.workspace)[0], self.workspace))
 
     def boxes_alone(self) -> pd.DataFrame:
         """AP with every class counted as one, and its change against the baseline.
