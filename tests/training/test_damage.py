@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import random
 import re
 import shutil
 from dataclasses import replace
@@ -28,6 +27,7 @@ from c2dlib.training.run import (
     trained_student,
 )
 from c2dlib.workspace import open_workspace
+from tests.damage import damages
 
 TINY = {
     "steps": 1,
@@ -51,18 +51,6 @@ def trained(place):
     workspace, data = place
     e = experiment_for(workspace, data, STUDENT, **TINY)
     return e, run(e, workspace)
-
-
-def damages(content: bytes, count: int, seed: int = 0):
-    """Copies of ``content`` with one byte changed, or cut; at every place if ``count`` is 0."""
-    chance = random.Random(seed)
-    places = chance.sample(range(len(content)), count) if count else range(len(content))
-    for place in places:
-        other = bytes([content[place] ^ chance.randint(1, 255)])
-        yield content[:place] + other + content[place + 1 :]
-    for place in [*chance.sample(range(len(content)), min(count or 50, 50)), len(content) - 1]:
-        yield content[:place]
-        yield content[:place] + content[place + 1 :]
 
 
 def test_any_changed_or_missing_byte_of_a_record_is_named(trained, tmp_path):
