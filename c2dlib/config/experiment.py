@@ -418,7 +418,7 @@ def scale_data(scale: str) -> dict:
 
 @cache
 def _read_scale(scale: str) -> dict:
-    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text())
+    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text(encoding="utf-8"))
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:

@@ -70,7 +70,7 @@ class Published:
 def published() -> Published:
     """The photographs of the published results."""
     return Published(
-        read_split(Path(__file__).with_suffix(".txt").read_text()),
+        read_split(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")),
         {
             "train": ("69c4ca981bce1437f20dc46f5bafe5f0c8c64e6c7b1adc1593a2dec72c5d6d89", (",", ":")),
             "val": ("6f50d3c2e69e29aa125015cb49a264c105b56bd10a82ef65254e89ff5f98d31e", (", ", ": ")),
@@ -306,7 +306,7 @@ def _convert(repository: Repository, folder: Path, wanted: Published) -> list[st
                 (images / f"{name}.jpg").write_bytes(content)
                 resized += [] if fits else [name]
             text = annotation_text(boxes, wanted.categories, separators, left_out)
-            (folder / f"annotations/instances_{split}2017.json").write_text(text)
+            (folder / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
     return resized
 
 

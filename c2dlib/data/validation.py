@@ -169,6 +169,11 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be written: JSON can hold halves of a character."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -184,8 +189,8 @@ FIELDS = {  # field -> test, what it must be
     "category_id": (_is_id, "a whole number >= 0"),
     "width": (lambda v: _is_id(v) and v > 0, "a whole number > 0"),
     "height": (lambda v: _is_id(v) and v > 0, "a whole number > 0"),
-    "name": (lambda v: isinstance(v, str) and v.strip() != "", "a text that is not empty"),
-    "file_name": (lambda v: isinstance(v, str) and v != "", "a text that is not empty"),
+    "name": (lambda v: _is_text(v) and v.strip() != "", "a text that is not empty"),
+    "file_name": (lambda v: _is_text(v) and v != "", "a text that is not empty"),
     "bbox": (lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_number, v)), "four numbers"),
     "area": (lambda v: v is None or _is_number(v) and 0 <= _float(v) < math.inf, "a number >= 0"),
     "iscrowd": (lambda v: v is None or isinstance(v, int) and v in (0, 1), "0 or 1"),

@@ -128,7 +128,7 @@ def html(workspace: Workspace) -> Path:
         path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()
     ):
         text = (
-            path.read_text()
+            path.read_text(encoding="utf-8")
             .replace("(reading.md)", "(reading.html)")
             .replace("(claims.md)", "(claims.html)")
             .replace("(claims.png)", "(../claims.png)")

@@ -23,7 +23,10 @@ def update_readme(readme: Path = ROOT / "README.md") -> None:
     """
     write_whole(
         readme,
-        MARKED.sub(lambda match: match[1] + _short_table(ROOT / match[2]) + match[3], readme.read_text()),
+        MARKED.sub(
+            lambda match: match[1] + _short_table(ROOT / match[2]) + match[3],
+            readme.read_text(encoding="utf-8"),
+        ),
     )
 
 

@@ -54,7 +54,7 @@ def print_table(table: str, workspace: Workspace, folder: CocoFolder, rows: list
         The status of each row.
     """
     frame = tables.write_table(table, rows, workspace, folder)
-    print((workspace.results / f"{table}.md").read_text())
+    print((workspace.results / f"{table}.md").read_text(encoding="utf-8"))
     return list(frame.status)
 
 
@@ -153,7 +153,7 @@ def _reproduce_notebook(
         notebook, workspace, parameters | {key: value for key, value in common.items() if key in accepted}
     )
     if (text := workspace.results / f"{name}.md").exists():
-        print("\n" + text.read_text())
+        print("\n" + text.read_text(encoding="utf-8"))
     print(f"written: {executed}")
     return True
 
