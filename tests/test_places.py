@@ -121,7 +121,7 @@ def as_nobody(function, *arguments) -> tuple[int, str]:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     """The data may be read-only; where results or runs are, that is one line."""
     data = photographs(tmp_path / "photos")
-    for folder in tmp_path.parents[:2]:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)  # pytest's own folders are closed to others
     work = tmp_path / "work"
     for folder in (work, work / "results", work / "runs"):

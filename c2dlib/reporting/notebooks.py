@@ -68,8 +68,8 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)
                     papermill.execute_notebook(
-                        str(source),
-                        temporary,
+                        _unformatted(source),
+                        _unformatted(temporary),
                         given,
                         cwd=str(Path.cwd()),
                         kernel_name="python3",
@@ -84,6 +84,11 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
     finally:
         del os.environ[HEADLESS]
     return target
+
+
+def _unformatted(path: str | Path) -> str:
+    """A path for papermill, which takes braces in it for places of parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _keep(temporary: str, target: Path) -> None:
