@@ -145,7 +145,7 @@ def test_one_file_under_two_ids_and_one_name_of_two_classes(tmp_path):
         ('"id": 10', "an object with id 10 holds 'id' twice"),
         (
             '"categories": []',
-            "an object with keys ['annotations', 'categories', 'images'] holds 'categories'",
+            'an object with keys ["annotations", "categories", "images"] holds',
         ),
     ],
 )
