@@ -135,19 +135,34 @@ def places(value: object, *path) -> list[tuple]:
     return [place for key, part in inside for place in [(*path, key), *places(part, *path, key)]]
 
 
+def is_number(value: object, place: tuple) -> bool:
+    for key in place:
+        value = value[key]
+    return type(value) in (int, float)
+
+
+COUNTS = st.sampled_from([1, 1, 2, 3])  # changes of a mutant
+
+
 @st.composite
 def mutants(draw, whole: dict):
-    """Copies of a JSON object with up to three values replaced, removed, doubled, or copied elsewhere."""
+    """Copies of a JSON object with up to three values replaced, removed, doubled, or copied elsewhere.
+
+    Half of the changes are of a number into another one.
+    """
     mutant = copy.deepcopy(whole)
-    for _ in range(draw(st.integers(1, 3))):
-        if not (there := places(mutant)):
+    for _ in range(draw(COUNTS)):
+        change = draw(st.sampled_from(["number"] * 4 + ["replace", "remove", "double", "copy"]))
+        there = [place for place in places(mutant) if change != "number" or is_number(mutant, place)]
+        if not there:
             break
         *path, last = draw(st.sampled_from(there))
         holder = mutant
         for key in path:
             holder = holder[key]
-        change = draw(st.sampled_from(["replace", "replace", "remove", "double", "copy"]))
-        if change == "remove":
+        if change == "number":
+            holder[last] = draw(st.floats(-4, 20) | st.integers(0, 40))
+        elif change == "remove":
             del holder[last]
         elif change == "double" and isinstance(holder, list):
             holder.insert(last, copy.deepcopy(holder[last]))
@@ -163,12 +178,19 @@ def mutants(draw, whole: dict):
 
 @st.composite
 def damaged_bytes(draw, whole: bytes):
-    """Copies of a file with up to three bytes changed, inserted or removed, or its end or a part cut off."""
+    """Copies of a file with up to three bytes changed, inserted or removed, or its end or a part cut off.
+
+    Half of the changes are of a digit into another one, where there are digits.
+    """
     content = bytearray(whole)
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(COUNTS)):
         at = draw(st.integers(0, max(len(content) - 1, 0)))
-        change = draw(st.sampled_from(["flip", "flip", "insert", "remove", "cut", "end"]))
-        if change == "flip" and content:
+        change = draw(st.sampled_from(["digit"] * 5 + ["flip", "insert", "remove", "cut", "end"]))
+        if change == "digit" and (
+            digits := [i for i, byte in enumerate(content) if chr(byte) in "0123456789"]
+        ):
+            content[draw(st.sampled_from(digits))] = draw(st.sampled_from(b"0123456789"))
+        elif change in ("digit", "flip") and content:
             content[at] ^= draw(st.integers(1, 255))
         elif change == "insert":
             content[at:at] = draw(st.binary(min_size=1, max_size=4))
