@@ -174,6 +174,6 @@ lock: setup
 ## remove caches and build leftovers; never .venv, runs/ or results/
 clean:
 	find . \( -path ./.git -o -path ./.venv -o -path ./runs -o -path ./results \) -prune -o -type d \
-	    \( -name __pycache__ -o -name .pytest_cache -o -name .ruff_cache -o -name .mypy_cache -o -name .ipynb_checkpoints \) \
+	    \( -name __pycache__ -o -name .pytest_cache -o -name .ruff_cache -o -name .mypy_cache -o -name .hypothesis -o -name .ipynb_checkpoints \) \
 	    -prune -exec rm -rf {} +
 	rm -rf build c2dlib.egg-info

@@ -317,7 +317,7 @@ def claims(scale: Scale = "mini", data: Data = "", published: Published = False)
     workspace, folder = _open(scale, data, published)
     if found := write_claims(workspace, folder):
         figures.save(figures.claims_forest(found.parts, found.students), workspace.results / FIGURE)
-    print((workspace.results / "claims.md").read_text())
+    print((workspace.results / "claims.md").read_text(encoding="utf-8"))
     return 0
 
 

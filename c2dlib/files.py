@@ -115,12 +115,12 @@ def body_hash(body: dict) -> str:
     return sha256(json.dumps(body, sort_keys=True).encode())
 
 
-def json_with_hash(body: dict, sort_keys: bool = False) -> str:
+def json_with_hash(body: dict, sort_keys: bool = False, indent: int | None = 1) -> str:
     """A JSON object as text, with the hash of its content as last entry, ``sha256``."""
-    return json.dumps({**body, "sha256": body_hash(body)}, indent=1, sort_keys=sort_keys)
+    return json.dumps({**body, "sha256": body_hash(body)}, indent=indent, sort_keys=sort_keys)
 
 
-def read_json_with_hash(text: str) -> dict:
+def read_json_with_hash(text: str, indent: int | None = 1) -> dict:
     """The object of ``json_with_hash``, without its hash; every byte of the text is checked.
 
     Raises:
@@ -130,7 +130,7 @@ def read_json_with_hash(text: str) -> dict:
     body = json.loads(text)
     if not isinstance(body, dict) or "sha256" not in body:
         raise ValueError("not an object with an entry sha256")
-    plain = json.dumps(body, indent=1)
+    plain = json.dumps(body, indent=indent)
     written_hash = body.pop("sha256")
     if body_hash(body) != written_hash or plain != text:
         raise ValueError("content does not match its hash")

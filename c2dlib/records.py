@@ -143,9 +143,12 @@ def circumstances() -> dict:
     """
 
     def git(*args: str) -> str:
-        completed = subprocess.run(
-            ["git", "-C", str(ROOT), *args], check=False, capture_output=True, text=True
-        )
+        try:
+            completed = subprocess.run(
+                ["git", "-C", str(ROOT), *args], check=False, capture_output=True, text=True
+            )
+        except OSError:  # git is not installed
+            return "unknown"
         return completed.stdout.strip() if completed.returncode == 0 else "unknown"
 
     changes = git("status", "--porcelain", "--", "c2dlib", "pyproject.toml", "requirements.lock")

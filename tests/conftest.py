@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
 
@@ -18,4 +19,12 @@ def shared() -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="kill at several hundred moments, not at 50")
+    help = "kill at several hundred moments, not at 50, and try ten times as many damages"
+    parser.addoption("--long", action="store_true", help=help)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """hypothesis tries the same examples each time, keeps none, and does not time them."""
+    examples = 5000 if config.getoption("long") else 500
+    settings.register_profile("c2dlib", max_examples=examples, derandomize=True, deadline=None, database=None)
+    settings.load_profile("c2dlib")

@@ -163,7 +163,7 @@ def test_misspelt_variable_is_an_error():
 @pytest.fixture
 def checkout(tmp_path):
     """A folder with the Makefile, a lock, and an `uv` that only notes how it was called."""
-    folder = tmp_path / "a checkout"
+    folder = tmp_path / """it's "$HOME" {a} `b` Füße checkout"""
     (folder / "bin").mkdir(parents=True)
     (folder / "Makefile").write_text(MAKEFILE)
     (folder / "requirements.lock").write_text("one\n")

@@ -129,6 +129,13 @@ def test_a_checkout_that_changes_while_a_run_trains_does_not_change_its_commit(t
     circumstances.cache_clear()
 
 
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    circumstances.cache_clear()
+    assert circumstances()["commit"] == "unknown" and circumstances()["dirty"] is True
+    circumstances.cache_clear()
+
+
 def test_the_command_of_a_record_has_no_absolute_path(monkeypatch, tmp_path):
     monkeypatch.delenv("C2D_COMMAND", raising=False)
     started = ["c2dlib/__main__.py", "run", "S", "M", "--data", str(tmp_path / "my data"), "--out", "a/b"]

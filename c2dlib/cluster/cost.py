@@ -138,7 +138,7 @@ def count(e: Experiment) -> dict:
 def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
     """The rows of ``results/bench/<name>.json``; none where it was not made."""
     path = folder / f"{name}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
 
 
 def counted(e: Experiment, folder: Path = BENCH) -> dict | None:

@@ -426,7 +426,7 @@ def scale_data(scale: str) -> dict:
 
 @cache
 def _read_scale(scale: str) -> dict:
-    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text())
+    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text(encoding="utf-8"))
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:
@@ -451,16 +451,16 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
 
 
 def parse_override(text: str) -> tuple[str, object]:
-    """``steps=20`` -> ``("steps", 20)``: the value as YAML reads it."""
+    """``steps=20`` -> ``("steps", 20)``: the value as YAML reads it; that of a text as it is."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"override {text!r} must look like setting=value")
+    if isinstance(getattr(Experiment, key, None), str):  # a file may be called `no` or `[a`
+        return key, value
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"override {text!r} must look like setting=value ({error})") from error
-    if isinstance(getattr(Experiment, key, None), str):  # YAML 1.1 reads the text `no` as False
-        return key, value
     try:  # YAML 1.1 reads 1e-4 as a string
         parsed = float(parsed) if isinstance(parsed, str) else parsed
     except ValueError:

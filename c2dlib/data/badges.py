@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from c2dlib.files import errors_named, json_with_hash, read_json_with_hash, sha256
+
 VERSION = 4  # of the generator: raise it with any change of pixels or boxes
 SIZE = 128
 AREA_CUTS = [34, 46]  # px; COCO's 32 and 96 do not fit scenes this small
@@ -27,6 +29,7 @@ HUB_RADII = (0.18, 0.32)  # of the body's radius
 ARMS, HUB_BINS = (3, 4, 5, 6), 3
 TEXTURES = ("plain", "stripes", "checker")
 SPLITS = ("train", "val", "test")
+HASHES = "sha256.json"  # of the folder's files
 MAX_IMAGES = 100_000  # per split; split s has the image ids s * MAX_IMAGES + 1 ...
 CLASS_NAMES = {
     "graded": tuple(f"{k}-arm hub-{i + 1}" for k in ARMS for i in range(HUB_BINS)),
@@ -230,6 +233,33 @@ def _write_split(root: Path, split: str, count: int, seed: int, family: str, inf
     (root / "annotations" / f"instances_{split}2017.json").write_text(text, encoding="utf-8")
 
 
+def _hashes(root: Path) -> dict[str, str]:
+    """The sha256 of every annotation and image file, by its path in the folder."""
+    paths = [path for split in SPLITS for path in (root / f"{split}2017").glob("*.png")]
+    paths += (root / "annotations").glob("*.json")
+    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()) for path in sorted(paths)}
+
+
+def _require_undamaged(root: Path) -> None:
+    """Compare a folder with the hashes that were written with it; an earlier version's folder has none.
+
+    Raises:
+        FileExistsError: naming the first file that differs.
+    """
+    path = root / HASHES
+    if not path.exists():
+        return
+    advice = f"delete {root}, and it is made again"
+    try:
+        written = read_json_with_hash(path.read_bytes().decode())
+    except ValueError as error:
+        raise FileExistsError(f"{path}: damaged ({error}); {advice}") from error
+    found = _hashes(root)
+    for name in sorted(written.keys() | found.keys()):
+        if written.get(name) != found.get(name):
+            raise FileExistsError(f"{root / name}: damaged (its hash is not the one in {HASHES}); {advice}")
+
+
 def _is_complete(root: Path, info: dict) -> bool:
     """Whether root holds exactly what ``info`` asks for; False also for anything unreadable."""
     for split, count in info["images"].items():
@@ -249,7 +279,11 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
     """A COCO folder of so many images per split (0: no files of that split); returns root.
 
     Made beside root and renamed at the end, so root is whole or absent; at once if it stands already.
-    Raises ValueError for bad parameters, FileExistsError if root holds anything else.
+
+    Raises:
+        ValueError: for bad parameters.
+        FileExistsError: if root holds anything else, or a file in it is damaged.
+        OSError: if it cannot be written.
     """
     root, counts = Path(root), {"train": train, "val": val, "test": test}
     if family not in FAMILIES:
@@ -268,6 +302,7 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
         "area_cuts": AREA_CUTS,
     }
     info["parameters_sha256"] = hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
+    _require_undamaged(root)
     if _is_complete(root, info):
         return root
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
@@ -277,15 +312,17 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
         )
     temporary = root.parent / f".{root.name}.{uuid.uuid4().hex}.tmp"
     try:
-        (temporary / "annotations").mkdir(parents=True)
-        for split in SPLITS:
-            if counts[split]:
-                _write_split(temporary, split, counts[split], seed, family, info)
-        try:
-            os.replace(temporary, root)
-        except OSError:
-            if not _is_complete(root, info):  # else another process was faster
-                raise
+        with errors_named(root):
+            (temporary / "annotations").mkdir(parents=True)
+            for split in SPLITS:
+                if counts[split]:
+                    _write_split(temporary, split, counts[split], seed, family, info)
+            (temporary / HASHES).write_text(json_with_hash(_hashes(temporary)), encoding="utf-8")
+            try:
+                os.replace(temporary, root)
+            except OSError:
+                if not _is_complete(root, info):  # else another process was faster
+                    raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return root

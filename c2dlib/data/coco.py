@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from c2dlib.data.images import read_image
-from c2dlib.data.validation import DataError, Report, validate
+from c2dlib.data.segmentations import SegmentationError, check, draw
+from c2dlib.data.validation import SHOWN_PER_KIND, DataError, Report, validate
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,12 @@ class CocoSplit(Dataset):
     def with_masks(self) -> CocoSplit:
         """This split with ``masks`` uint8 [N, H, W] in its targets.
 
-        Where no box has a segmentation, it is the split itself.
+        Where no box has a segmentation, it is the split itself. Segmentations are read and checked only here,
+        all at once: a student of boxes can be trained on data with broken ones.
 
         Raises:
-            DataError: if some boxes have a segmentation and some have none. Reading an item raises it if a
-                segmentation cannot be drawn.
+            DataError: if some boxes have a segmentation and some have none, or segmentations cannot be drawn;
+                it names file, annotation id and what is wrong.
         """
         file = self.root / f"annotations/instances_{self.name}2017.json"
         segmentations = {
@@ -96,9 +97,25 @@ class CocoSplit(Dataset):
                 f"{file}: {len(missing)} of {len(ids)} boxes have no segmentation, such as annotation id "
                 f"{', '.join(map(str, missing[:5]))}. Mask R-CNN needs it for all boxes, or for none."
             )
+        self._check_segmentations(file, segmentations)
         part = copy.copy(self)
         part._segmentations = {i: segmentations[i] for i in ids}
         return part
+
+    def _check_segmentations(self, file: Path, segmentations: dict[int, list | dict]) -> None:
+        """Raise DataError if the segmentation of a box cannot be drawn."""
+        problems = []
+        for image in self.annotations["images"]:
+            for row in self._objects[image["id"]]:
+                try:
+                    check(segmentations[row["source_id"]], image["height"], image["width"])
+                except SegmentationError as error:
+                    problems.append(f"  annotation id {row['source_id']}: segmentation: {error}")
+        if problems:
+            more = [f"  ... and {len(problems) - SHOWN_PER_KIND} more"] if problems[SHOWN_PER_KIND:] else []
+            lines = [f"{file}: {len(problems)} segmentation(s) cannot be drawn:", *problems[:SHOWN_PER_KIND]]
+            fix = "What to do: correct or remove them, or train a student without masks, which ignores them."
+            raise DataError("\n".join([*lines, *more, fix]))
 
     def __getitem__(self, i: int) -> tuple[tv_tensors.Image, dict]:
         entry = self.annotations["images"][i]
@@ -118,13 +135,7 @@ class CocoSplit(Dataset):
     def _masks(self, rows: list[dict], size: tuple[int, int]) -> tv_tensors.Mask:
         masks = np.zeros((len(rows), *size), np.uint8)
         for i, row in enumerate(rows):
-            try:
-                masks[i] = _draw(self._segmentations[row["source_id"]], size)
-            except Exception as error:  # pycocotools raises bare ones
-                raise DataError(
-                    f"{self.name}2017, annotation id {row['source_id']}: segmentation cannot be drawn "
-                    f"({error}); must be COCO polygons or RLE of the image's size"
-                ) from error
+            masks[i] = draw(self._segmentations[row["source_id"]], *size)
         return tv_tensors.Mask(torch.from_numpy(masks))
 
     def _pixels(self, entry: dict) -> Tensor:
@@ -139,23 +150,6 @@ class CocoSplit(Dataset):
         if self._cache is not None:
             self._cache[entry["id"]] = pixels.clone()
         return pixels
-
-
-def _draw(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
-    """A COCO segmentation, polygons or run lengths, as uint8 [H, W]."""
-    if isinstance(segmentation, list):
-        if not all(
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
-            for polygon in segmentation
-        ):
-            raise ValueError("a polygon has at least three points, two numbers each")
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *size)))
-    compressed = (
-        segmentation
-        if isinstance(segmentation["counts"], str)
-        else coco_mask.frPyObjects(segmentation, *size)
-    )
-    return coco_mask.decode(compressed)
 
 
 @dataclass(frozen=True)
@@ -208,7 +202,7 @@ def load_folder(root: str | Path, cache_bytes: float = 1.5e9, check_images: bool
     Raises:
         DataError: with all problems of all splits at once.
     """
-    root = Path(os.path.abspath(Path(root).expanduser()))
+    root = Path(os.path.abspath(os.path.expanduser(root)))
     content = validate(root, check_images)
     splits = {
         name: CocoSplit(

@@ -19,14 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
 
+from defusedxml.ElementTree import fromstring
 from PIL import Image
 from tqdm import tqdm
 
 from c2dlib.data.coco import load_folder
 from c2dlib.data.validation import DataError
-from c2dlib.files import sha256
+from c2dlib.files import errors_named, sha256
 
 URL = "https://github.com/aleksandar-aleksandrov/groceries-object-detection-dataset"
 COMMIT = "0130c6cdbc9f8d278d8b9da5d07d97bcb6647d90"  # of the branch train-val, whose split is not used here
@@ -69,7 +70,7 @@ class Published:
 def published() -> Published:
     """The photographs of the published results."""
     return Published(
-        read_split(Path(__file__).with_suffix(".txt").read_text()),
+        read_split(Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")),
         {
             "train": ("69c4ca981bce1437f20dc46f5bafe5f0c8c64e6c7b1adc1593a2dec72c5d6d89", (",", ":")),
             "val": ("6f50d3c2e69e29aa125015cb49a264c105b56bd10a82ef65254e89ff5f98d31e", (", ", ": ")),
@@ -121,7 +122,7 @@ def make_groceries(target: str | Path, source: str = URL, wanted: Published | No
         OSError: if the folder cannot be written.
     """
     wanted = wanted or published()
-    target = Path(os.path.realpath(Path(target).expanduser()))
+    target = Path(os.path.realpath(os.path.expanduser(target)))
     if target.exists() and not target.is_dir():
         raise DataError(f"{target}: is a file. Name a folder that does not exist yet: --data FOLDER.")
     if target.is_dir() and any(target.iterdir()):
@@ -132,7 +133,10 @@ def make_groceries(target: str | Path, source: str = URL, wanted: Published | No
             )
         return "\n".join([f"{target}: is there already; nothing is written.", *_compare(target, wanted)])
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-unfinished-") as temporary:
+    with (
+        errors_named(target),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-unfinished-") as temporary,
+    ):
         made = Path(temporary) / "folder"
         resized = _convert(_fetch(Path(temporary) / "repository", source, wanted.commit), made, wanted)
         lines = _compare(made, wanted)
@@ -302,7 +306,7 @@ def _convert(repository: Repository, folder: Path, wanted: Published) -> list[st
                 (images / f"{name}.jpg").write_bytes(content)
                 resized += [] if fits else [name]
             text = annotation_text(boxes, wanted.categories, separators, left_out)
-            (folder / f"annotations/instances_{split}2017.json").write_text(text)
+            (folder / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
     return resized
 
 
@@ -316,17 +320,17 @@ def parse_boxes(content: bytes, path: str) -> list[list[float]]:
         DataError: if it is not such a file, says another picture size, or a box is not within the picture.
     """
 
-    def number(node: ElementTree.Element, tag: str) -> float:
+    def number(node: Element, tag: str) -> float:
         return float(node.findtext(tag, ""))
 
     try:
-        tree = ElementTree.fromstring(content)
+        tree = fromstring(content, forbid_dtd=True)
         size = (number(tree, "size/width"), number(tree, "size/height"))
         corners = [
             [number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
             for node in tree.iter("object")
         ]
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path}: cannot be read as VOC's annotation ({error})") from error
     if size != (SIDE, SIDE):
         raise DataError(f"{path}: size is {size[0]:g} x {size[1]:g}, must be {SIDE} x {SIDE}")

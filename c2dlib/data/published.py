@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
+import math
 import os
 import shutil
+import tempfile
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
 
+from defusedxml.ElementTree import fromstring
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 from torchvision.models.detection import SSD300_VGG16_Weights
 from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.validation import COCO_2017, DataError
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import errors_named, sha256
 
 # Of the published files: sha256 of each annotation file, number of images, number of annotations (crowds
 # among them); archives with bytes and md5.
@@ -73,12 +77,13 @@ def downloads() -> str:
 def check_data(data: str | Path) -> str:
     """Read a COCO copy, a folder of one's own or a VOCdevkit, and say what it is.
 
-    A COCO-format folder is only read. VOC is converted into ``<folder>-coco`` beside it.
+    A COCO-format folder is only read. VOC is converted into ``<folder>-coco`` beside it; see ``convert_voc``.
 
     Raises:
-        DataError: saying what is missing or damaged, and where to get it.
+        DataError: saying what is missing or damaged, and where to get it; or that ``<folder>-coco`` holds
+            something else.
     """
-    root = Path(os.path.abspath(Path(data).expanduser()))
+    root = Path(os.path.abspath(os.path.expanduser(data)))
     if archives := _archives(root):
         raise DataError("\n".join([f"{root}: archives that are not unpacked, or not whole:", *archives]))
     if devkit := next(
@@ -138,75 +143,155 @@ def convert_voc(devkit: Path, target: Path) -> Path:
 
     Without the 2007 test set: the train and val sets of 2012, or else of 2007. Objects marked difficult
     become crowds: no detector is trained on them, and in the evaluation they count neither as right nor as
-    wrong. Images are linked, or copied where the file system does not allow links. Annotation files are
-    written last, so an interrupted conversion is not yet a valid folder; the same command resumes it.
+    wrong. Images are linked, or copied where the file system does not allow links.
+
+    The folder appears under its name when it is complete. One that is there already is compared with what
+    would be written, and never changed.
 
     Raises:
-        DataError: for a list, image or XML file that is missing or cannot be read.
+        DataError: for a list, image or XML file that is missing or cannot be read, or a target that holds
+            anything but this conversion.
+        OSError: if the folder cannot be written.
     """
-
-    def has(year: str, part: str) -> bool:
-        return (devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt").is_file()
-
-    if has("2007", "test"):
-        splits = {
-            "train": [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")],
-            "val": [("2007", "test")],
-        }
-    else:
-        year = "2012" if has("2012", "val") else "2007"
-        splits = {"train": [(year, "train")], "val": [(year, "val")]}
-    for split, sources in splits.items():
-        rows = [(year, name) for year, part in sources for name in _names(devkit, year, part)]
-        images, annotations = [], []
-        (target / f"{split}2017").mkdir(parents=True, exist_ok=True)
-        for i, (year, name) in enumerate(tqdm(rows, desc=f"VOC {split}", unit="image"), start=1):
-            image, objects = _parse(devkit / f"VOC{year}", name)
-            _link(
-                devkit / f"VOC{year}" / "JPEGImages" / image["file_name"],
-                target / f"{split}2017" / image["file_name"],
+    splits = {split: _read_voc(devkit, split, sources) for split, sources in _voc_splits(devkit).items()}
+    if target.is_dir() and any(target.iterdir()):
+        if difference := _difference(target, splits):
+            raise DataError(
+                f"{target}: is there already and is not the conversion of {devkit} ({difference}); nothing "
+                "is written into it. Move it to another place, or delete it, and run again."
             )
-            images.append({"id": i, **image})
-            annotations += [
-                {"id": len(annotations) + k, "image_id": i, **row} for k, row in enumerate(objects, start=1)
-            ]
-        content = {
-            "info": {"description": "PASCAL VOC " + ", ".join(" ".join(s) for s in sources)},
-            "images": images,
-            "annotations": annotations,
-            "categories": [{"id": k, "name": n} for k, n in enumerate(VOC_NAMES, start=1)],
-        }
-        write_whole(target / "annotations" / f"instances_{split}2017.json", json.dumps(content))
+        return target
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
+        raise DataError(f"{target}: is a file or a link to nothing; move it away and run again.")
+    with (
+        errors_named(target),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-unfinished-") as temporary,
+    ):
+        made = Path(temporary) / "folder"
+        (made / "annotations").mkdir(parents=True)
+        for split, (text, images) in splits.items():
+            (made / f"{split}2017").mkdir()
+            for name, source in tqdm(images.items(), desc=f"VOC {split}", unit="image"):
+                _link(source, made / f"{split}2017" / name)
+            (made / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
+        if target.is_dir():
+            target.rmdir()  # empty, see above
+        os.replace(made, target)
     return target
 
 
+def _voc_splits(devkit: Path) -> dict[str, list[tuple[str, str]]]:
+    """Split -> the lists of VOC that it is made of, as year and name."""
+
+    def has(year: str, part: str) -> bool:
+        return _list_file(devkit, year, part).is_file()
+
+    if has("2007", "test"):
+        train = [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")]
+        return {"train": train, "val": [("2007", "test")]}
+    year = "2012" if has("2012", "val") else "2007"
+    return {"train": [(year, "train")], "val": [(year, "val")]}
+
+
+def _read_voc(devkit: Path, split: str, sources: list[tuple[str, str]]) -> tuple[str, dict[str, Path]]:
+    """A split's annotation file, and the files of its images by their names in the folder."""
+    images, annotations, files = [], [], {}
+    rows = [(year, name) for year, part in sources for name in _names(devkit, year, part)]
+    for i, (year, name) in enumerate(tqdm(rows, desc=f"VOC {split}, annotations", unit="image"), start=1):
+        image, objects = _parse(devkit / f"VOC{year}", name)
+        path = devkit / f"VOC{year}" / "JPEGImages" / image["file_name"]
+        if not path.is_file():
+            raise DataError(f"{path}: the image is missing; restore the file")
+        if image["file_name"] in files:
+            lists = ", ".join(str(_list_file(devkit, *source)) for source in sources)
+            raise DataError(f"{lists}: the image {name} is listed twice; restore the file")
+        files[image["file_name"]] = path
+        images.append({"id": i, **image})
+        annotations += [
+            {"id": len(annotations) + k, "image_id": i, **row} for k, row in enumerate(objects, start=1)
+        ]
+    content = {
+        "info": {"description": "PASCAL VOC " + ", ".join(" ".join(s) for s in sources)},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": k, "name": n} for k, n in enumerate(VOC_NAMES, start=1)],
+    }
+    return json.dumps(content), files
+
+
+def _difference(target: Path, splits: dict[str, tuple[str, dict[str, Path]]]) -> str:
+    """The first difference between a folder and what the conversion would write; empty: none."""
+    for split, (text, images) in splits.items():
+        annotations = target / f"annotations/instances_{split}2017.json"
+        if not annotations.is_file() or annotations.read_bytes() != text.encode():
+            return f"annotations/{annotations.name} is another or missing"
+        folder = target / f"{split}2017"
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if names != set(images):
+            return f"{split}2017/ holds other files, such as {min(names ^ set(images))}"
+        for name, source in images.items():
+            if not (folder / name).is_file() or not filecmp.cmp(folder / name, source, shallow=False):
+                return f"{split}2017/{name} is another file"
+    return ""
+
+
+def _list_file(devkit: Path, year: str, part: str) -> Path:
+    return devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt"
+
+
 def _names(devkit: Path, year: str, part: str) -> list[str]:
-    path = devkit / f"VOC{year}" / "ImageSets" / "Main" / f"{part}.txt"
+    """The images of one of VOC's lists.
+
+    Raises:
+        DataError: if there is no such list, it is no text, or an entry is no plain file name.
+    """
+    path = _list_file(devkit, year, part)
     if not path.is_file():
         raise DataError(f"{path}: no such list. VOC is not complete.\n{downloads()}")
-    return path.read_text().split()
+    try:
+        names = path.read_bytes().decode().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as VOC's list ({error}); restore the file") from error
+    for name in names:
+        if "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
+            raise DataError(
+                f"{path}: {name!r} leads out of the folder of images; it is not VOC's list, restore the file"
+            )
+    return names
+
+
+def _number(node: Element, tag: str) -> float:
+    """The number in a tag. Raises ValueError if it is missing, no number, or not finite."""
+    text = node.findtext(tag)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{tag} is {'missing' if text is None else repr(text)}, must be a number")
+    return value
 
 
 def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
     """One XML file as COCO's entries of an image and of its objects.
 
     VOC counts pixels from 1, and its box includes the last pixel.
+
+    Raises:
+        DataError: if the file cannot be read, has a document type (which could define entities without end),
+            or lacks a field.
     """
-
-    def number(node: ElementTree.Element, tag: str) -> float:
-        return float(node.findtext(tag))
-
     path = year / "Annotations" / f"{name}.xml"
     try:
-        tree = ElementTree.parse(path).getroot()
+        tree = fromstring(path.read_bytes(), forbid_dtd=True)
         image = {
             "file_name": f"{name}.jpg",
-            "width": int(number(tree, "size/width")),
-            "height": int(number(tree, "size/height")),
+            "width": int(_number(tree, "size/width")),
+            "height": int(_number(tree, "size/height")),
         }
         objects = []
         for node in tree.iter("object"):
-            x, y, x2, y2 = (number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+            x, y, x2, y2 = (_number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
             box = [x - 1, y - 1, x2 - x + 1, y2 - y + 1]
             objects.append(
                 {
@@ -216,18 +301,14 @@ def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
                     "iscrowd": int(node.findtext("difficult") == "1"),
                 }
             )
-    except (OSError, ElementTree.ParseError, TypeError, ValueError) as error:
+    except (OSError, ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise DataError(f"{path}: cannot be read as VOC's annotation ({error}); restore the file") from error
     return image, objects
 
 
 def _link(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise DataError(f"{source}: the image is missing; restore the file")
-    if target.exists() and target.stat().st_size == source.stat().st_size:
-        return
-    target.unlink(missing_ok=True)
+    """A hard link to the file, or a copy on another file system. A symbolic link is followed."""
     try:
-        os.link(source, target)
-    except OSError:  # another file system
+        os.link(source.resolve(), target)
+    except OSError:
         shutil.copyfile(source, target)

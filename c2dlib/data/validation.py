@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -134,7 +135,7 @@ def _read_json(root: Path, file: str, digest, problems: Problems) -> tuple[bytes
     try:
         content = (root / file).read_bytes()
         digest.update(f"{file} {len(content)}\n".encode() + content)
-        data = json.loads(content)
+        data = json.loads(content, object_pairs_hook=partial(_object, file, problems))
     except FileNotFoundError:
         problems.add("missing annotation file", file)
         return content, None
@@ -148,6 +149,17 @@ def _read_json(root: Path, file: str, digest, problems: Problems) -> tuple[bytes
     return content, data
 
 
+def _object(file: str, problems: Problems, pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object; a key that it holds twice is a problem, as readers differ in which value they take."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = ", ".join(sorted({_show(key) for key in keys if keys.count(key) > 1}))
+        whose = f"id {_show(content['id'])}" if "id" in content else f"keys {_show(sorted(content))}"
+        problems.add("duplicate key", f"{file}: an object with {whose} holds {doubled} twice")
+    return content
+
+
 def _show(value: object) -> str:
     text = repr(value) if isinstance(value, (str, int, float, type(None))) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -155,6 +167,11 @@ def _show(value: object) -> str:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a text that can be written: JSON can hold halves of a character."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _is_number(value: object) -> bool:
@@ -172,8 +189,8 @@ FIELDS = {  # field -> test, what it must be
     "category_id": (_is_id, "a whole number >= 0"),
     "width": (lambda v: _is_id(v) and v > 0, "a whole number > 0"),
     "height": (lambda v: _is_id(v) and v > 0, "a whole number > 0"),
-    "name": (lambda v: isinstance(v, str) and v.strip() != "", "a text that is not empty"),
-    "file_name": (lambda v: isinstance(v, str) and v != "", "a text that is not empty"),
+    "name": (lambda v: _is_text(v) and v.strip() != "", "a text that is not empty"),
+    "file_name": (lambda v: _is_text(v) and v != "", "a text that is not empty"),
     "bbox": (lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_number, v)), "four numbers"),
     "area": (lambda v: v is None or _is_number(v) and 0 <= _float(v) < math.inf, "a number >= 0"),
     "iscrowd": (lambda v: v is None or isinstance(v, int) and v in (0, 1), "0 or 1"),
@@ -233,6 +250,8 @@ def _validate_split(split: str, file: str, data: dict, report: Report, problems:
         for i, image in (images or {}).items()
         if _valid(image, "width height file_name", f"{file}: image id {i}", problems)
     }
+    _check_unique(valid_categories, "name", f"{file}: category", str.strip, problems)
+    _check_unique(valid_images.values(), "file_name", f"{file}: image", os.path.normpath, problems)
     annotations, dropped, clipped = [], [], []
     for i, row in (rows or {}).items():
         where = f"{file}: annotation id {i}"
@@ -282,6 +301,17 @@ def _validate_split(split: str, file: str, data: dict, report: Report, problems:
         )
     return {"info": {}, "images": list(valid_images.values()), "categories": valid_categories,
             "annotations": [{"id": i, **row} for i, row in enumerate(annotations, start=1)]}  # fmt: skip
+
+
+def _check_unique(
+    entries: Iterable[dict], key: str, where: str, same: Callable[[str], str], problems: Problems
+) -> None:
+    """A text that two entries share is a problem; ``same`` maps those that mean the same to one."""
+    first: dict[str, int] = {}
+    for entry in entries:
+        if (before := first.setdefault(same(entry[key]), entry["id"])) != entry["id"]:
+            text = f"{where} id {entry['id']}: {key} {_show(entry[key])} is also that of id {before}"
+            problems.add(f"duplicate {key}", text)
 
 
 def _clip(box: list[float], image: dict) -> tuple[list[float] | None, bool]:

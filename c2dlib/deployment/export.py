@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from c2dlib.files import write_whole
+from c2dlib.files import errors_named, write_whole
 
 OPSET = 17
 
@@ -43,9 +43,12 @@ def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
 
     Args:
         image: any picture of the kind; it is only traced.
+
+    Raises:
+        OSError: if the file cannot be written; the message names it.
     """
     model = _AsTuple(detector).cpu().eval()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with errors_named(path), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every size that torchvision turns into a number
         torch.onnx.export(
             model,

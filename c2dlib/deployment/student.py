@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
+from torchvision.transforms.v2.functional import to_dtype
 from torchvision.utils import draw_bounding_boxes, save_image
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.weights import WeightsError
+from c2dlib.data import images
 from c2dlib.data.coco import Category, CocoFolder
 from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
@@ -126,16 +126,13 @@ def evaluate(
 
 
 def read_picture(path: str | Path) -> Tensor:
-    """A picture as people see it (its EXIF orientation applied), [3, H, W] in 0..1.
+    """A picture as people see it (its EXIF orientation applied), [3, H, W] in 0..1, decoded as in training.
 
     Raises:
         DataError: if it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            return to_dtype(
-                pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB")), torch.float32, scale=True
-            )
+        return to_dtype(images.read_picture(Path(path)), torch.float32, scale=True)
     except Exception as error:  # Pillow's decoders raise many types
         raise DataError(f"{path}: cannot be read as a picture: {error}") from error
 
@@ -155,7 +152,7 @@ def detect_on(
     Raises:
         DataError: if a picture cannot be read, or two have the same name; then nothing is written.
     """
-    images = [read_picture(path) for path in pictures]
+    decoded = [read_picture(path) for path in pictures]
     names = [Path(path).stem for path in pictures]
     if doubled := {n for n in names if names.count(n) > 1}:
         raise DataError(
@@ -165,7 +162,7 @@ def detect_on(
     student.model.to(device)
     out.mkdir(parents=True, exist_ok=True)
     listed = {}
-    for path, name, image in zip(pictures, names, images, strict=True):
+    for path, name, image in zip(pictures, names, decoded, strict=True):
         output = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
         shown = output["scores"] >= threshold
         boxes, scores, labels = (output[k][shown] for k in ("boxes", "scores", "labels"))

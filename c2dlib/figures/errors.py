@@ -169,7 +169,7 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
                 color="white" if abs(value) > 0.6 * most else "black",
             )
         ax.set_xticks(range(len(TYPES)), TYPES)
-        ax.set_yticks(range(len(classes)), classes)
+        ax.set_yticks(range(len(classes)), classes, parse_math=False)  # a class name may hold dollar signs
         ax.tick_params(labelsize=7)
         ax.set_title(student, fontsize=9)
     if students:

@@ -180,7 +180,7 @@ class TablePage(Page):
         devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
         minutes = sum(record.wall_seconds for record in self.done) / 60
         return Markdown(
-            f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n"
+            f"{(self.workspace.results / f'{self.name}.md').read_text(encoding='utf-8')}\n\n"
             f"{len(self.done)} of {len(self.experiments)} runs are done: "
             f"{minutes:.1f} minutes of training and evaluation on {devices}."
         )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.evaluation.tide import BOXES, TYPES, box_ap, tide, tide_per_class
-from c2dlib.files import write_whole
+from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.published import more_seeds
@@ -20,6 +20,7 @@ from c2dlib.reporting.work_list import Row
 from c2dlib.training.run import find_record, run_detections
 from c2dlib.workspace import Workspace, opened
 
+FIELDS = {"checkpoint_sha256", "by_iou", "by_class"}  # of a file in errors/, besides its own hash
 RUN_COLUMNS = ["student", "method", "seed", "origin"]
 
 
@@ -56,19 +57,31 @@ def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
         name: json.loads(getattr(errors, name).round(4).to_json(orient="split"))
         for name in RunErrors.__annotations__
     }
-    write_whole(path, json.dumps({"checkpoint_sha256": record.checkpoint_sha256, **frames}) + "\n")
+    body = {"checkpoint_sha256": record.checkpoint_sha256, **frames}
+    write_whole(path, json_with_hash(body, indent=None))
     return _read(path, record.checkpoint_sha256)
 
 
 def _read(path: Path, checkpoint_sha256: str) -> RunErrors | None:
-    """Kept errors, if the file is whole and belongs to this checkpoint."""
+    """Kept errors, if the file is whole and belongs to this checkpoint; a damaged one is named on stderr.
+
+    The files of earlier versions have no hash of their own: of those only what cannot be read is noticed.
+    """
     try:
-        body = json.loads(path.read_text())
+        text = path.read_bytes().decode()
+        body = json.loads(text)
+        if not isinstance(body, dict) or set(body) != FIELDS:
+            body = read_json_with_hash(text, indent=None)
         if body["checkpoint_sha256"] != checkpoint_sha256:
             return None
         by_iou, by_class = (pd.DataFrame(**body[name]) for name in RunErrors.__annotations__)
         return RunErrors(by_iou if BOXES in by_iou else by_iou.assign(**{BOXES: float("nan")}), by_class)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        print(
+            f"{path}: damaged ({error}), not used; computed again where the detections are", file=sys.stderr
+        )
         return None
 
 

@@ -72,8 +72,8 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)
                     papermill.execute_notebook(
-                        str(source),
-                        temporary,
+                        _unformatted(source),
+                        _unformatted(temporary),
                         given,
                         cwd=str(Path.cwd()),
                         kernel_name="python3",
@@ -99,6 +99,11 @@ class _BarsOnly:
 
     def flush(self) -> None:
         sys.stderr.flush()
+
+
+def _unformatted(path: str | Path) -> str:
+    """A path for papermill, which takes braces in it for places of parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _keep(temporary: str, target: Path) -> None:
@@ -144,7 +149,7 @@ def html(workspace: Workspace) -> Path:
         path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()
     ):
         text = (
-            path.read_text()
+            path.read_text(encoding="utf-8")
             .replace("(reading.md)", "(reading.html)")
             .replace("(claims.md)", "(claims.html)")
             .replace("(../", "(../../")

@@ -127,7 +127,7 @@ def read_claims(path: Path = FILE) -> list[PrimaryClaim]:
     Raises:
         ValueError: for a group that a regime lacks, an unknown metric, or a part that cannot be estimated.
     """
-    body, claims = yaml.safe_load(path.read_text()), []
+    body, claims = yaml.safe_load(path.read_text(encoding="utf-8")), []
     for entry in body["claims"]:
         parts = []
         for part in entry["parts"]:
@@ -150,7 +150,7 @@ def read_claims(path: Path = FILE) -> list[PrimaryClaim]:
 
 def regime_of(workspace: Workspace, path: Path = FILE) -> Regime | None:
     """The regime of a results folder, found by the folder's name; None where no claim is tested."""
-    name, regimes = workspace.results.name, yaml.safe_load(path.read_text())["regimes"]
+    name, regimes = workspace.results.name, yaml.safe_load(path.read_text(encoding="utf-8"))["regimes"]
     regime = regimes.get(EXPLORATORY.get(name, name))
     return Regime(name, regime["what"], regime["groups"], name in EXPLORATORY) if regime else None
 

@@ -26,7 +26,7 @@ def update_tables(page: Path) -> None:
     Raises:
         FileNotFoundError: for a CSV that does not exist; the page is left as it is.
     """
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     updated = MARKED.sub(lambda match: match[1] + _short_table(ROOT / match[2]) + match[3], text)
     if updated != text:
         write_whole(page, updated)

@@ -165,7 +165,7 @@ def _reproduce_notebook(
         notebook, workspace, parameters | {key: value for key, value in common.items() if key in accepted}
     )
     if (text := workspace.results / f"{name}.md").exists():
-        print("\n" + text.read_text())
+        print("\n" + text.read_text(encoding="utf-8"))
     print(f"written: {executed}")
     return True
 

@@ -245,3 +245,11 @@ def test_no_is_a_precision():
 def test_overrides_of_another_form(wrong):
     with pytest.raises(ValueError, match="setting=value"):
         parse_override(wrong)
+
+
+@pytest.mark.parametrize(
+    "value", ["[a.safetensors", "'b: {c}.safetensors", "@d%.safetensors", "#e", " f$x=1 "]
+)
+def test_a_text_is_taken_as_it_is_typed(value):
+    """Such as a file's name that is no YAML."""
+    assert parse_override(f"backbone_weights={value}") == ("backbone_weights", value)

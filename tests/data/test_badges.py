@@ -1,7 +1,9 @@
 """Badges: the same scenes everywhere from a seed, true and tight boxes, a folder that is whole or absent."""
 
+import errno
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -92,7 +94,7 @@ def test_the_folder_is_coco(folder):
 
 def test_a_split_of_no_images_is_not_written(tmp_path):
     root = make_badges(tmp_path / "b", 2, 1, 0)
-    assert sorted(p.name for p in root.iterdir()) == ["annotations", "train2017", "val2017"]
+    assert sorted(p.name for p in root.iterdir()) == ["annotations", "sha256.json", "train2017", "val2017"]
     assert len(list((root / "annotations").iterdir())) == 2
 
 
@@ -172,7 +174,7 @@ def test_a_whole_folder_is_kept_and_any_other_refused(tmp_path, monkeypatch):
             make_badges(root, **({"train": 2, "val": 1, "test": 0} | change))
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
     (root / "train2017" / "000002.png").unlink()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match="000002.png: damaged"):
         make_badges(root, 2, 1, 0)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -180,6 +182,41 @@ def test_a_whole_folder_is_kept_and_any_other_refused(tmp_path, monkeypatch):
         make_badges(tmp_path / "mine", 2, 1, 0)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "mine"]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    """Also one that is valid JSON still, or a whole PNG, or the hashes themselves."""
+    root = make_badges(tmp_path / "b", 2, 1, 0)
+    train = root / "annotations/instances_train2017.json"
+    text = train.read_text()
+    value = re.search(r'"bbox":\[(\d)', text)
+    other = text[: value.start(1)] + str((int(value[1]) + 1) % 10) + text[value.end(1) :]
+    assert len(json.loads(other)["annotations"]) == len(json.loads(text)["annotations"])
+    image = root / "val2017/100001.png"
+    for path, content in (
+        (train, other.encode()),
+        (train, text[:-1].encode()),
+        (image, (root / "train2017/000001.png").read_bytes()),
+        (root / "sha256.json", b"{}"),
+        (root / "sha256.json", (root / "sha256.json").read_bytes().replace(b"0", b"1", 1)),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(FileExistsError, match=f"{path}: damaged .*delete {root}, and it is made again"):
+            make_badges(root, 2, 1, 0)
+        path.write_bytes(whole)
+    (root / "sha256.json").unlink()  # a folder of an earlier version
+    assert make_badges(root, 2, 1, 0) == root
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match=f"cannot write {tmp_path / 'b'}: no space left"):
+        make_badges(tmp_path / "b", 1, 0, 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_parameters_are_named(tmp_path):

@@ -7,11 +7,14 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from c2dlib.data.coco import load_folder
+from c2dlib.data.segmentations import draw
 from c2dlib.data.validation import DataError
 
 WIDTH, HEIGHT = 12, 8
@@ -225,13 +228,53 @@ def test_masks_for_all_boxes_or_for_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "outline",
-    [[[1, 2]], {"counts": [1]}, {"size": [8, 12], "counts": "no"}, [5], {"size": [3, 3], "counts": [9]}],
+    ("outline", "words"),
+    [
+        ([[1, 2]], "polygon 0 must be a list of at least three points"),
+        ([5], "polygon 0 must be a list of at least three points"),
+        ([BOX, [*BOX, 1]], "polygon 1 must be a list of at least three points"),
+        ([[*BOX[:7], "5"]], "polygon 0 must hold numbers only"),
+        ([[*BOX[:7], True]], "polygon 0 must hold numbers only"),
+        ([[*BOX[:6], float("inf"), 5]], "polygon 0 has the x inf, which is not near the image (0 to 12)"),
+        ([[*BOX[:7], float("nan")]], "polygon 0 has the y nan, which is not near the image (0 to 8)"),
+        ([[*BOX[:6], 1e9, 5]], "polygon 0 has the x 1e+09"),
+        ([[*BOX[:7], 10**400]], "polygon 0 has a number that is too large"),
+        ("outline", "must be a list of polygons, or an object with size and counts"),
+        ({"counts": [96]}, "size must be [8, 12]"),
+        ({"size": [2147483647, 2147483647], "counts": [96]}, "size must be [8, 12]"),
+        ({"size": [12, 8], "counts": [96]}, "size must be [8, 12]"),
+        ({"size": [8.0, 12], "counts": [96]}, "size must be [8, 12]"),
+        ({"size": [1, 1], "counts": [0, 1]}, "size must be [8, 12]"),
+        (RLE | {"counts": [9, 2]}, "counts have the sum 11, must fill the image's 96 pixels"),
+        (RLE | {"counts": [*RLE["counts"], 1]}, "counts have the sum 97"),
+        (RLE | {"counts": [98, -2]}, "counts must be a list of whole numbers >= 0"),
+        (RLE | {"counts": [96.0]}, "counts must be a list of whole numbers >= 0"),
+        (RLE | {"counts": None}, "counts must be a list of whole numbers >= 0"),
+        (RLE | {"counts": "9262Y"}, "counts are cut off"),
+        (RLE | {"counts": "9 2"}, "counts hold ' '"),
+        (RLE | {"counts": "9é"}, "counts hold 'é'"),
+        (RLE | {"counts": "92"}, "counts have the sum 11"),
+        (RLE | {"counts": "P" * 40}, "counts hold 'P'"),
+    ],
 )
-def test_a_segmentation_that_cannot_be_drawn_is_named(tmp_path, outline):
-    split = with_outlines(tmp_path, id7=[BOX], id0=outline).with_masks()
-    with pytest.raises(DataError, match="train2017, annotation id 0: segmentation cannot be drawn"):
-        split[0]
+def test_a_segmentation_that_cannot_be_drawn_is_named(tmp_path, outline, words):
+    """Before pycocotools sees it, and only where masks are used."""
+    split = with_outlines(tmp_path, id7=[BOX], id0=outline)
+    assert split[0][1]["boxes"].tolist() == [[2.5, 1, 6.5, 3]]
+    with pytest.raises(DataError) as caught:
+        split.with_masks()
+    where = f"{tmp_path}/annotations/instances_train2017.json: 1 segmentation(s) cannot be drawn:"
+    assert f"{where}\n  annotation id 0: segmentation: {words}" in str(caught.value)
+
+
+def test_compressed_run_lengths_are_pycocotools_own():
+    """Random masks through pycocotools' text and back."""
+    generator = np.random.default_rng(0)
+    for height, width in ((8, 12), (1, 1), (60, 70), (300, 2)):
+        for share in (0.0, 0.1, 0.5, 1.0):
+            mask = (generator.random((height, width)) < share).astype(np.uint8)
+            text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+            assert np.array_equal(draw({"size": [height, width], "counts": text}, height, width), mask)
 
 
 def test_masks_of_real_photographs_fill_their_boxes(shared):

@@ -289,6 +289,10 @@ def test_a_picture_of_another_size_is_resized_and_said(tmp_path, repository, wan
         (xml([("x", 1, 5, 2)]), "cannot be read as VOC's annotation"),
         (xml([("nan", 1, 5, 2)]), "bndbox nan, 1, 5, 2 is not within"),
         ("<annotation></annotation>", "cannot be read as VOC's annotation"),
+        (
+            '<!DOCTYPE a [<!ENTITY x "1">]>' + xml([("&x;", 1, 5, 2)]),
+            "cannot be read as VOC's .*DTDForbidden",
+        ),
     ],
 )
 def test_boxes_that_are_not_of_this_data_set(content, words):

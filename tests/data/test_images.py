@@ -9,6 +9,8 @@ from PIL import Image
 
 from c2dlib.data import validation
 from c2dlib.data.coco import load_folder
+from c2dlib.data.images import read_picture
+from c2dlib.data.validation import DataError
 from tests.data.test_coco import good, write
 
 
@@ -71,3 +73,61 @@ def test_exif_orientation_follows_the_annotation_file(tmp_path, monkeypatch, ful
     exif[0x0112] = 3  # upside down keeps the size, so it is never applied
     flipped = only_image(tmp_path / "flipped", image, "x.png", (12, 8), exif=exif)
     assert (flipped == raw).all()
+
+
+def test_a_picture_is_read_as_in_training(tmp_path):
+    """``detect`` and ``export`` read 16-bit grey, palettes and alpha as the loader does."""
+    grey = Image.fromarray(np.array([[0, 257, 32896], [65535, 255, 40000]], dtype=np.uint16))
+    alpha = Image.new("RGBA", (3, 2), (9, 8, 7, 40))
+    palette = Image.new("P", (3, 2), 1)
+    palette.putpalette([0, 0, 0, 200, 100, 50])
+    for name, image in {
+        "grey.png": grey,
+        "grey.tif": grey,
+        "alpha.png": alpha,
+        "palette.gif": palette,
+    }.items():
+        in_training = only_image(tmp_path, image, name, (3, 2))
+        assert torch.equal(read_picture(tmp_path / "train2017" / name), in_training.as_subclass(torch.Tensor))
+
+
+def test_a_picture_is_turned_as_people_see_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (12, 8)).save(tmp_path / "x.png", exif=exif)
+    assert read_picture(tmp_path / "x.png").shape == (3, 12, 8)
+
+
+def test_whole_numbers_of_more_than_16_bits_are_refused(tmp_path):
+    with pytest.raises(DataError, match="x.tif': grey values 0 to 70000 do not fit 16 bits"):
+        only_image(tmp_path, Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "x.tif", (2, 1))
+    with pytest.raises(ValueError, match="pixel format 'F' is not supported"):
+        Image.new("F", (2, 2)).save(tmp_path / "y.tif")
+        read_picture(tmp_path / "y.tif")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_only_kinds_of_images_that_are_meant_are_opened(tmp_path, monkeypatch, full):
+    """EPS in a .jpg starts no Ghostscript; nor is any other rare kind opened."""
+    monkeypatch.setattr(validation, "FULL_DECODE_LIMIT", 5000 if full else 0)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("started"))
+    root = write(tmp_path, train=good())
+    (root / "train2017/c.png").write_bytes(EPS)
+    Image.new("RGB", (12, 8)).save(root / "train2017/b.png", format="PCX")
+    with pytest.raises(DataError) as caught:
+        load_folder(root)
+    for name in ("image id 10: file_name 'c.png'", "image id 20: file_name 'b.png'"):
+        assert f"{name}: is no image of a kind that is read (JPEG, PNG, " in str(caught.value)
+    with pytest.raises(ValueError, match="is no image of a kind"):
+        read_picture(root / "train2017/c.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
+def test_kinds_that_are_read(tmp_path, kind):
+    more = {"save_all": True, "append_images": [Image.new("RGB", (16, 8))]} if kind == "MPO" else {}
+    image = Image.new("RGB", (16, 8), (200, 100, 50))
+    pixels = only_image(tmp_path, image, "x.jpg", (16, 8), format=kind, **more)
+    assert (pixels[:, 4, 4].int() - torch.tensor([200, 100, 50])).abs().max() <= 4

@@ -1,5 +1,6 @@
 """make data: COCO told from what is not, archives, and VOC as a COCO-format folder."""
 
+import errno
 import hashlib
 import json
 
@@ -108,6 +109,116 @@ def test_a_broken_voc_is_named_and_leaves_no_folder(both_years, harm, words):
     with pytest.raises(DataError, match=words):
         check_data(both_years)
     assert not (both_years.parent / f"{both_years.name}-coco/annotations").exists()
+
+
+@pytest.mark.parametrize("entry", ["../../../evil", "{root}/evil", "..", "sub/evil", "..\\\\evil"])
+def test_a_list_entry_that_leaves_the_folder_is_refused(both_years, entry):
+    """Nothing outside the target is written, even where the image and its XML exist."""
+    entry = entry.format(root=both_years)
+    year = both_years / "VOCdevkit/VOC2007"
+    for folder, end in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        source = year / folder / f"000001.{end}"
+        (year / folder / "sub").mkdir()
+        for place in (year / folder / f"{entry}.{end}",):
+            if place.parent.is_dir() and not place.exists():
+                place.write_bytes(source.read_bytes())
+    mine = both_years.parent / "evil.jpg"
+    mine.write_text("mine")
+    before = {p: p.read_bytes() for p in both_years.parent.rglob("*") if p.is_file()}
+    (year / "ImageSets/Main/trainval.txt").write_text(f"000001\n{entry}\n")
+    with pytest.raises(DataError, match="trainval.txt: '.*' leads out of the folder of images"):
+        check_data(both_years)
+    after = {p: p.read_bytes() for p in both_years.parent.rglob("*") if p.is_file()}
+    assert {p for p in before if p.name != "trainval.txt" and before[p] != after[p]} == set()
+    assert set(after) == set(before)
+
+
+@pytest.mark.parametrize("harm", ["annotations", "image", "more", "less", "file", "link"])
+def test_a_folder_that_is_there_is_never_written_into(both_years, harm):
+    target = both_years.parent / f"{both_years.name}-coco"
+    if harm == "file":
+        target.write_text("mine")
+    elif harm == "link":
+        target.symlink_to(both_years / "nowhere")
+    else:
+        check_data(both_years)
+        image = target / "train2017/000001.jpg"
+        if harm == "annotations":
+            (target / "annotations/instances_val2017.json").write_text("{}")
+        elif harm == "more":
+            (target / "val2017/mine.jpg").write_text("mine")
+        else:
+            image.unlink()
+            if harm == "image":  # another one of the same size
+                image.write_bytes((both_years / "VOCdevkit/VOC2007/JPEGImages/000001.jpg").read_bytes()[::-1])
+
+    def state():
+        return {p: p.is_file() and p.read_bytes() for p in (target, *target.rglob("*"))}
+
+    before = state()
+    with pytest.raises(DataError, match=f"{target}: is .*(and run again|delete it)"):
+        check_data(both_years)
+    assert state() == before
+
+
+def test_an_empty_folder_may_be_there(both_years):
+    target = both_years.parent / f"{both_years.name}-coco"
+    target.mkdir()
+    assert "ready" in check_data(both_years)
+    assert not list(both_years.parent.glob(f".{target.name}*"))
+
+
+def test_an_interrupted_conversion_leaves_no_folder(both_years, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("os.link", "shutil.copyfile"):
+        monkeypatch.setattr(f"c2dlib.data.published.{name}", full)
+    target = both_years.parent / f"{both_years.name}-coco"
+    with pytest.raises(OSError, match=f"cannot write {target}: no space left"):
+        check_data(both_years)
+    assert not target.exists() and not list(both_years.parent.glob(f".{target.name}*"))
+
+
+LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        (
+            "Annotations/000001.xml",
+            XML.format(w="inf", h=30, objects=""),
+            "size/width is 'inf', must be a num",
+        ),
+        ("Annotations/000001.xml", XML.format(w=40, h="", objects=""), "size/height is '', must be a number"),
+        ("Annotations/000001.xml", "<annotation/>", "size/width is missing, must be a number"),
+        (
+            "Annotations/000001.xml",
+            XML.format(w=40, h=30, objects=OBJECT.format(name="dog", box=(1, "nan", 2, 2), difficult=0)),
+            "bndbox/ymin is 'nan', must be a number",
+        ),
+        (
+            "Annotations/000001.xml",
+            f'<!DOCTYPE a [<!ENTITY l0 "lol">{LAUGHS}]>' + XML.format(w="&l9;", h=30, objects=""),
+            "DTDForbidden",
+        ),
+        (
+            "Annotations/000001.xml",
+            '<!DOCTYPE a [<!ENTITY f SYSTEM "file:///etc/passwd">]>' + XML.format(w="&f;", h=30, objects=""),
+            "DTDForbidden",
+        ),
+        ("Annotations/000001.xml", '<?xml version="1.0" encoding="none"?><a/>', "unknown encoding"),
+        ("ImageSets/Main/trainval.txt", b"000001\n\xe9\n", "cannot be read as VOC's list .*utf-8"),
+        ("ImageSets/Main/trainval.txt", "000001\n000001\n", "the image 000001 is listed twice"),
+    ],
+)
+def test_damaged_lists_and_annotations_are_named(both_years, file, content, words):
+    path = both_years / "VOCdevkit/VOC2007" / file
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=f"(?s){path}.*: .*{words}"):
+        check_data(both_years)
+    assert not (both_years.parent / f"{both_years.name}-coco").exists()
 
 
 def test_what_is_not_there_is_said_with_where_to_get_it(tmp_path):

@@ -1,5 +1,6 @@
 """Validation of COCO-format folders: each test breaks one thing in a good folder."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,47 @@ def test_duplicate_and_unknown_ids(tmp_path):
     for part in ("images[1]: id 10 is used", "annotations[1]: id 7 is used", "categories[2]: id 3 is used",
                  "annotation id 0: image_id 99", "annotation id 0: category_id 55"):  # fmt: skip
         assert part in text, part
+
+
+def test_one_file_under_two_ids_and_one_name_of_two_classes(tmp_path):
+    train = good()
+    train["images"][0]["file_name"] = "./c.png"  # which is image 10's
+    train["categories"][0]["name"] = "bun "
+    text = broken(write(tmp_path, train=train, val=good() | {"categories": train["categories"]}))
+    file = "annotations/instances_train2017.json"
+    assert (
+        f"duplicate file_name (1):\n  {file}: image id 30: file_name './c.png' is also that of id 10" in text
+    )
+    assert f"{file}: category id 7: name 'bun ' is also that of id 3" in text
+
+
+@pytest.mark.parametrize(
+    "where, words",
+    [
+        ('"bbox": [1, 2, 3, 4]', "an object with id 7 holds 'bbox' twice"),
+        ('"name": "cup"', "an object with id 7 holds 'name' twice"),
+        ('"file_name": "c.png"', "an object with id 10 holds 'file_name' twice"),
+        ('"id": 10', "an object with id 10 holds 'id' twice"),
+        (
+            '"categories": []',
+            'an object with keys ["annotations", "categories", "images"] holds',
+        ),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, where, words):
+    text = json.dumps(good())
+    if "categories" in where:
+        text = text.replace("{", "{" + where + ", ", 1)
+    else:
+        assert text.count(where) == 1
+        text = text.replace(where, f"{where}, {where}")
+    said = broken(write(tmp_path, train=text))
+    assert f"duplicate key (1):\n  annotations/instances_train2017.json: {words}" in said
+
+
+def test_a_user_that_does_not_exist_is_no_traceback():
+    with pytest.raises(DataError, match="~nobody-of-this-name/data: no such folder"):
+        load_folder("~nobody-of-this-name/data")
 
 
 def test_image_files_missing_unreadable_truncated(tmp_path):

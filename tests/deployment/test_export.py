@@ -1,5 +1,7 @@
 """Export: the ONNX file finds what the detector finds, at any size, and a wrong one is told."""
 
+import errno
+
 import pytest
 import torch
 
@@ -67,3 +69,13 @@ def test_another_student_is_not_mistaken_for_it(images, tmp_path):
         ExportError, match=r"student.onnx: image 0: only the detector finds class [123] at \["
     ):
         check_onnx(path, student("SSD300-VGG16", seed=3), images)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(OSError, match=f"cannot write {tmp_path}/student.onnx: no space left"):
+        export_onnx(student("SSD300-VGG16"), tmp_path / "student.onnx", torch.rand(3, 64, 64))
+    assert not list(tmp_path.iterdir())

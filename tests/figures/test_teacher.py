@@ -1,10 +1,12 @@
 """The teacher's figures show its probabilities, its accuracy per confidence and every crop."""
 
 import matplotlib
+import pandas as pd
 import pytest
 import torch
 
 from c2dlib import figures
+from c2dlib.evaluation.tide import TYPES, ErrorExample
 from c2dlib.figures.style import GREEN
 
 
@@ -41,7 +43,17 @@ def test_a_class_name_may_hold_dollar_signs(drawn):
     boxes = torch.tensor([[1.0, 2, 30, 30]])
     crops, maps = torch.rand(3, 3, 8, 8) * 255, torch.randn(3, 4, 3, 3)
     probabilities, labels = torch.full((3, 3), 1 / 3), torch.arange(3)
+    errors = [
+        {"student": "S", "method": m, "class": name, **dict.fromkeys(TYPES, 1.0)}
+        for m in ("baseline", "KDcls")
+        for name in names
+    ]
+    box = [1.0, 2.0, 29.0, 28.0]
+    error = ErrorExample("Cls", 1, box, 0, 0.9, box, 1, 0.7)
     for figure in (
+        figures.errors_per_class(pd.DataFrame(errors), "KDcls"),
+        figures.error_examples({1: image}, [error], dict(enumerate(names)), "Cls"),
+        figures.compare_detections([("gained", image, (boxes, names[:1]), {"KDcls": (boxes, names[1:2])})]),
         figures.teacher_view(crops, labels, probabilities, names, maps),
         figures.class_probabilities({"T = 1": probabilities[0]}, names, 0),
         figures.confusion(probabilities, names),

@@ -7,16 +7,17 @@ import pandas as pd
 import pytest
 
 from c2dlib.evaluation.tide import TYPES
-from c2dlib.files import write_whole
+from c2dlib.files import json_with_hash, write_whole
 from c2dlib.records import RecordError
 from c2dlib.reporting import errors
 from c2dlib.reporting.errors import differences, gather, markdown, run_errors, unknown, write_figure3
 from c2dlib.reporting.work_list import work_list
 from c2dlib.training.run import experiment_for, find_record, run, run_folder
 from c2dlib.workspace import Workspace
+from tests.damage import damages
 
 
-def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
+def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch, capsys):
     (workspace, folder), settings = place, {"steps": 2, "pretrain_steps": 1, "pretrain_scenes": 8}
     rows = work_list("table1", *place, 1, ["SSD300-VGG16"], ["baseline", "loc"], settings)
     e = experiment_for(workspace, folder, "SSD300-VGG16", **settings)
@@ -44,10 +45,28 @@ def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch):
     write_whole(kept, json.dumps(body | {"checkpoint_sha256": "of another training"}))
     pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
     assert json.loads(kept.read_text()) == body
+    assert f"{kept}: damaged (content does not match its hash), not used" in capsys.readouterr().err
+    body.pop("sha256")  # a file of an earlier version has no hash of its own
+    write_whole(kept, json.dumps(body) + "\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(errors, "tide", None)
+        pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
     del (older := json.loads(kept.read_text()))["by_iou"]["columns"][-1]  # a file without box_ap
     older["by_iou"]["data"] = [row[:-1] for row in older["by_iou"]["data"]]
     write_whole(kept, json.dumps(older))
     assert run_errors(e, workspace).by_iou.AP_boxes.isna().all() and first.by_iou.AP_boxes.notna().all()
+
+
+def test_any_changed_or_missing_byte_of_kept_errors_is_named(tmp_path, capsys):
+    frame = {"columns": [*TYPES, "AP_boxes"], "index": [50], "data": [[1.5, 2, 3, 4, 5, 6, 80.25]]}
+    body = {"checkpoint_sha256": "f" * 64, "by_iou": frame, "by_class": frame}
+    path = tmp_path / "errors.json"
+    write_whole(path, whole := json_with_hash(body, indent=None))
+    assert errors._read(path, "f" * 64).by_iou.AP_boxes[50] == 80.25
+    for damaged in damages(whole.encode(), 0):
+        path.write_bytes(damaged)
+        assert errors._read(path, "f" * 64) is None, damaged
+        assert f"{path}: damaged (" in capsys.readouterr().err
 
 
 def test_detections_of_another_training_are_refused(place):

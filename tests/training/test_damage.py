@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import random
 import re
 import shutil
 from dataclasses import replace
@@ -13,11 +12,12 @@ from safetensors.torch import save
 
 from c2dlib.config.weights import WeightsError
 from c2dlib.deployment.student import evaluate, load_student
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import json_with_hash, sha256, write_whole
 from c2dlib.records import RecordError, read_record, write_record
-from c2dlib.training import loop
+from c2dlib.training import classifiers, loop
 from c2dlib.training import run as runs
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint, student_file
+from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.run import (
     detector_teacher,
     experiment_for,
@@ -28,6 +28,7 @@ from c2dlib.training.run import (
     trained_student,
 )
 from c2dlib.workspace import open_workspace
+from tests.damage import damages
 
 TINY = {
     "steps": 1,
@@ -51,18 +52,6 @@ def trained(place):
     workspace, data = place
     e = experiment_for(workspace, data, STUDENT, **TINY)
     return e, run(e, workspace)
-
-
-def damages(content: bytes, count: int, seed: int = 0):
-    """Copies of ``content`` with one byte changed, or cut; at every place if ``count`` is 0."""
-    chance = random.Random(seed)
-    places = chance.sample(range(len(content)), count) if count else range(len(content))
-    for place in places:
-        other = bytes([content[place] ^ chance.randint(1, 255)])
-        yield content[:place] + other + content[place + 1 :]
-    for place in [*chance.sample(range(len(content)), min(count or 50, 50)), len(content) - 1]:
-        yield content[:place]
-        yield content[:place] + content[place + 1 :]
 
 
 def test_any_changed_or_missing_byte_of_a_record_is_named(trained, tmp_path):
@@ -93,6 +82,47 @@ def test_any_changed_or_missing_byte_of_a_student_is_named(place, trained, tmp_p
         path.write_bytes(damaged)
         with pytest.raises(WeightsError, match=named):
             load_student(path)
+
+
+def test_any_changed_or_missing_byte_of_a_working_file_is_named(tmp_path, capsys):
+    started = {"identity": {"steps": 3}, "data_hash": "a" * 64, "files_hash": "b" * 64}
+    for name, body in (
+        ("started.json", started),
+        ("validation.json", {"10": {"mAP": 1.5}, "20": {"mAP": 2}}),
+    ):
+        path = tmp_path / name
+        path.write_text(whole := json_with_hash(body))
+        assert runs._read_working_file(path) == body
+        for damaged in damages(whole.encode(), 0):
+            path.write_bytes(damaged)
+            assert runs._read_working_file(path) is None, damaged
+            assert f"{path}: damaged (" in capsys.readouterr().err
+
+
+def test_a_damaged_teacher_is_named_and_trained_again(place, tmp_path, monkeypatch, capsys):
+    """Its report and its weights in the cache."""
+    workspace, data = place
+    settings = TINY | {"teacher_steps": 1, "teacher_images": 2}
+    e = experiment_for(workspace, data, STUDENT, "KDcls", **settings)
+    teacher, report = classifier_teacher(e, workspace)
+    folder = workspace.runs / "cache" / f"teacher-{report['hash']}"
+    shutil.copytree(folder, tmp_path / "whole")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifiers, "fit", stop)
+        assert classifier_teacher(e, workspace)[1] == report
+        for name in ("report.json", "weights.safetensors"):
+            for damaged in damages((tmp_path / "whole" / name).read_bytes(), 4):
+                shutil.copytree(tmp_path / "whole", folder, dirs_exist_ok=True)
+                (folder / name).write_bytes(damaged)
+                with pytest.raises(KeyboardInterrupt):
+                    classifier_teacher(e, workspace)
+                assert f"{folder}: damaged, not used; training it again" in capsys.readouterr().err
+    again = classifier_teacher(e, workspace)[1]
+    assert again["weights_sha256"] == report["weights_sha256"]
 
 
 def test_a_damaged_student_of_a_run_is_refused(place, trained, tmp_path):
