@@ -18,6 +18,7 @@ from c2dlib.config.experiment import scale_data
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
+from c2dlib.data.layouts import load_data
 
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
@@ -50,12 +51,12 @@ def open_workspace(
     device: str = "auto",
     check_images: bool = True,
 ) -> tuple[Workspace, CocoFolder]:
-    """Validate a COCO-format folder, or make the embedded Badges where they do not exist.
+    """Validate data of one's own, or make the embedded Badges where they do not exist.
 
     This happens before any result is written.
 
     Args:
-        data: the folder; empty: Badges.
+        data: a COCO-format folder, or another layout that ``data.layouts`` reads; empty: Badges.
         results, runs: where results and checkpoints are written.
         check_images: whether the image files are checked too; False where another process has just checked
             them.
@@ -66,7 +67,7 @@ def open_workspace(
     """
     scenes = scale_data(scale)
     if data:
-        folder = load_folder(data, check_images=check_images)
+        folder = load_data(data, runs / "data", check_images)
         name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
     else:
         root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)
