@@ -334,9 +334,7 @@ def train(
     The best weights on val are kept. Interrupt at any time: the same command goes on.
 
     $ python -m c2dlib train --data photos
-
     $ python -m c2dlib train --data photos/data.yaml --compare --seeds 3
-
     $ python -m c2dlib train --data photos --preset good --student FasterRCNN-R50 --set batch_size=8
     """
     known(preset, preset_names(), "preset")
@@ -353,7 +351,6 @@ def runs(
     """List the runs on this machine: data, student, method, mAP, how far they are, and where they lie.
 
     $ python -m c2dlib runs
-
     $ python -m c2dlib runs --data photos
     """
     from c2dlib.deployment.runs import list_runs, runs_text
@@ -376,7 +373,6 @@ def evaluate(
     """Compute the metrics of a student: COCO's, and those of each class; draw precision over recall.
 
     $ python -m c2dlib evaluate runs/photos-quick/RUN --data photos
-
     $ python -m c2dlib evaluate runs/photos-quick/RUN --data photos --split val --out report
 
     Args:
@@ -399,7 +395,6 @@ def detect(
     """Detect objects on pictures.
 
     $ python -m c2dlib detect runs/photos-quick/RUN photo.jpg
-
     $ python -m c2dlib detect runs/photos-quick/RUN photos 'more/*.png' --threshold 0.3 --out boxes
 
     Args:
@@ -444,8 +439,7 @@ def export(
     import torch
 
     from c2dlib.deployment.export import check_onnx, export_onnx
-    from c2dlib.deployment.pictures import read_picture
-    from c2dlib.deployment.student import load_student
+    from c2dlib.deployment.student import load_student, read_picture
 
     student = load_student(checkpoint)
     torch.manual_seed(0)

@@ -72,6 +72,14 @@ class RunRecord:
         return self.data.get("initial_weights", "")
 
 
+def data_name(data: str | Path) -> str:
+    """What data are called in results: the folder's name, or a YAML file's; of ``data.yaml`` its folder's."""
+    place = Path(os.path.abspath(Path(data).expanduser()))
+    if place.suffix.lower() in (".yaml", ".yml"):
+        return place.parent.name if place.stem in ("data", "dataset") else place.stem
+    return place.name
+
+
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write ``<student>.<method>.s<seed>.<hash>.json`` with a hash of its own content; return its path."""
     body = dataclasses.asdict(record)

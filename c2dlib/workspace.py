@@ -19,6 +19,7 @@ from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.layouts import load_data
+from c2dlib.records import data_name
 
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
@@ -68,7 +69,7 @@ def open_workspace(
     scenes = scale_data(scale)
     if data:
         folder = load_data(data, runs / "data", check_images)
-        name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
+        name = name if (name := data_name(data)) != "badges" else "badges-of-yours"
     else:
         root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)
         folder, name = opened(root), "badges"

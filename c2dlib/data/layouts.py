@@ -18,6 +18,7 @@ from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.validation import LAYOUT, SPLITS, DataError
 from c2dlib.data.yolo import read_description, read_yolo
 from c2dlib.files import sha256, write_whole
+from c2dlib.records import data_name
 
 OTHER_LAYOUTS = (
     "Or one of these, with val and test optional:\n"
@@ -128,8 +129,7 @@ def _coco_without_val(place: Path) -> Source | None:
 def _described(path: Path) -> Source:
     """The data that a YAML file describes: YOLO's, or an annotation file and an image folder per split."""
     description = read_description(path)
-    usual_name = path.stem in ("data", "dataset")
-    name = path.parent.name if usual_name else path.stem
+    name = data_name(path)
     if not any(isinstance(description.get(split), dict) for split in SPLITS):
         read = read_yolo(path)
         splits = {split: (content.content, content.images) for split, content in read.items()}

@@ -12,13 +12,13 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype, to_pil_image
+from torchvision.transforms.v2.functional import to_pil_image
 
 from c2dlib.data.validation import DataError
 from c2dlib.data.yolo import IMAGE_SUFFIXES
-from c2dlib.deployment.student import Checkpoint
+from c2dlib.deployment.student import Checkpoint, read_picture
 from c2dlib.files import write_whole
 from c2dlib.workspace import Progress
 
@@ -32,21 +32,6 @@ class Detected:
     path: Path
     shown: list[dict]  # class, score and bbox (xywh in pixels) of each box above the threshold, highest first
     highest: tuple[float, str] | None  # score and class of the best box, shown or not; None: no box at all
-
-
-def read_picture(path: str | Path) -> Tensor:
-    """A picture as people see it (its EXIF orientation applied), [3, H, W] in 0..1.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            return to_dtype(
-                pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB")), torch.float32, scale=True
-            )
-    except Exception as error:  # Pillow's decoders raise many types
-        raise DataError(f"{path}: cannot be read as a picture: {error}") from error
 
 
 def find_pictures(arguments: list[str | Path], out: Path) -> dict[Path, Path]:

@@ -1,4 +1,4 @@
-"""From checkpoint to use: a run's ``student.safetensors`` as a detector, evaluated on data."""
+"""From checkpoint to use: a run's ``student.safetensors`` as a detector, evaluated on data; and how pictures are read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.weights import WeightsError
@@ -120,3 +123,18 @@ def evaluate(
     )
     metrics = coco_metrics(folder.splits[split].annotations, detections, folder.area_cuts, verify=True)
     return metrics, detections
+
+
+def read_picture(path: str | Path) -> Tensor:
+    """A picture as people see it (its EXIF orientation applied), [3, H, W] in 0..1.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_dtype(
+                pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB")), torch.float32, scale=True
+            )
+    except Exception as error:  # Pillow's decoders raise many types
+        raise DataError(f"{path}: cannot be read as a picture: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 
 from c2dlib import figures
 from c2dlib.config.experiment import Experiment, known, preset_names
@@ -77,11 +76,7 @@ def _run(experiments: list[Experiment], workspace: Workspace, jobs: int) -> dict
         return {e.hash(): r for e, r in zip(experiments, records, strict=True) if r}
     sweep_leftovers(workspace)
     (e,) = experiments
-    try:
-        return {e.hash(): run(e, workspace, ProgressBar(), with_weights=True)}
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
-        raise
+    return {e.hash(): run(e, workspace, ProgressBar(), with_weights=True)}
 
 
 def _kept(e: Experiment, record: RunRecord) -> str:
