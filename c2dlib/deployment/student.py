@@ -1,4 +1,4 @@
-"""From checkpoint to use: a run's ``student.safetensors`` as a detector, evaluated on data; and how pictures are read."""
+"""From checkpoint to use: a run's ``student.safetensors`` as a detector, and pictures for it."""
 
 from __future__ import annotations
 

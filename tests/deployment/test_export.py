@@ -1,11 +1,14 @@
 """Export: the ONNX file finds what the detector finds, at any size, and a wrong one is told."""
 
+import json
+
 import pytest
 import torch
 
 from c2dlib.config.experiment import experiment
 from c2dlib.deployment.export import ExportError, check_onnx, export_onnx, latency, run_onnx
 from c2dlib.detectors.build import build_student
+from c2dlib.evaluation.scores import Threshold
 
 
 def student(name, seed=0):
@@ -67,3 +70,15 @@ def test_another_student_is_not_mistaken_for_it(images, tmp_path):
         ExportError, match=r"student.onnx: image 0: only the detector finds class [123] at \["
     ):
         check_onnx(path, student("SSD300-VGG16", seed=3), images)
+
+
+def test_names_and_threshold_are_in_the_file(images, tmp_path):
+    threshold = Threshold(0.25, 60.0, 50.0, 75.0, "val")
+    path = export_onnx(
+        student("SSD300-VGG16"), tmp_path / "s.onnx", images[0], ["cat", "dog", "Ähre"], threshold
+    )
+    metadata = run_onnx(path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["names"]) == {"1": "cat", "2": "dog", "3": "Ähre"}
+    assert float(metadata["threshold"]) == 0.25 and metadata["threshold_rule"].endswith("on val")
+    plain = run_onnx(export_onnx(student("SSD300-VGG16"), tmp_path / "p.onnx", images[0])).get_modelmeta()
+    assert set(plain.custom_metadata_map) == {"input"}
