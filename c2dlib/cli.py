@@ -304,6 +304,7 @@ def names() -> int:
         "tables": TABLES,
         "figures and notebooks": PIECES,
         "scales": scale_names(),
+        "presets of train": preset_names(),
         "students": STUDENTS,
         "methods": METHODS,
     }.items():
@@ -402,23 +403,17 @@ def detect(
         out: Where the detections and a picture with boxes for each are written.
         threshold: Lowest score of a box that is shown; default: the checkpoint's, chosen on val, else 0.5.
     """
-    from c2dlib.deployment.pictures import DEFAULT_THRESHOLD, detect_on, summary
+    from c2dlib.deployment.pictures import choose_threshold, detect_on, summary
     from c2dlib.deployment.student import load_student
     from c2dlib.workspace import ProgressBar
 
     if not pictures:
         raise ValueError("which pictures? detect CHECKPOINT PICTURE ...")
     student = load_student(checkpoint)
-    if threshold is not None:
-        origin = "as given"
-    elif student.threshold:
-        threshold = student.threshold.score
-        origin = f"{student.threshold.rule}, on {student.threshold.split}"
-    else:
-        threshold, origin = DEFAULT_THRESHOLD, "this checkpoint has none of its own"
+    lowest, why = choose_threshold(student, threshold)
     progress = ProgressBar() if len(pictures) > 1 or Path(pictures[0]).is_dir() else lambda *_: None
-    found = detect_on(student, list(pictures), Path(out), threshold, device, progress)
-    print(f"threshold {threshold:.2f} ({origin})\n{summary(found, threshold)}")
+    found = detect_on(student, list(pictures), Path(out), lowest, device, progress)
+    print(f"threshold {lowest:.2f} ({why})\n{summary(found, lowest)}")
     print(f"written: {Path(out) / 'detections.json'} and a picture with boxes for each beside it")
     return 0
 

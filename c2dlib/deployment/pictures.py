@@ -160,6 +160,15 @@ def draw(image: Tensor, boxes: list[tuple[list[float], str, tuple[int, int, int]
     return picture
 
 
+def choose_threshold(student: Checkpoint, given: float | None) -> tuple[float, str]:
+    """The lowest score that is shown, and where it comes from."""
+    if given is not None:
+        return given, "as given"
+    if student.threshold:
+        return student.threshold.score, f"{student.threshold.rule}, on {student.threshold.split}"
+    return DEFAULT_THRESHOLD, "this checkpoint has none of its own"
+
+
 def summary(found: list[Detected], threshold: float, shown: int = 20) -> str:
     """A line per picture, for the first ``shown``, and a line for all."""
     lines = [f"{one.path}: {_line(one, threshold)}" for one in found[:shown]]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 import pandas as pd
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import MISSING, number
-from c2dlib.reporting.statistics import difference_text, paired_difference
+from c2dlib.reporting.statistics import difference_text, mean_of, paired_difference
 
 METRICS = ("mAP", "AP50", "AP75")
 Pair = dict[str, Experiment]  # method -> its experiment, of one seed
@@ -30,10 +28,10 @@ def result(pairs: list[Pair], records: dict[str, RunRecord]) -> pd.DataFrame:
     for method in pairs[0]:
         done = [r for pair in pairs if (r := _done(pair[method], records))]
         line = {"student": method_label(method)}
-        line |= {m: _mean([r.metrics[m] for r in done]) for m in METRICS}
-        times = [r.relative_seconds for r in done if r.relative_seconds]
-        line["time of a step"] = f"x {fmean(times):.2f}" if times else MISSING
-        line["minutes"] = _mean([r.wall_seconds / 60 for r in done])
+        line |= {m: number(mean_of([r.metrics[m] for r in done])) for m in METRICS}
+        times = mean_of([r.relative_seconds or None for r in done])
+        line["time of a step"] = f"x {times:.2f}" if times else MISSING
+        line["minutes"] = number(mean_of([r.wall_seconds / 60 for r in done]))
         lines.append(line)
     if len(pairs[0]) == 2:
         lines.append({"student": "gain"} | {m: gain_text(pairs, records, m) for m in METRICS})
@@ -51,11 +49,6 @@ def gain_text(pairs: list[Pair], records: dict[str, RunRecord], metric: str = "m
 def _done(e: Experiment, records: dict[str, RunRecord]) -> RunRecord | None:
     record = records.get(e.hash())
     return record if record and record.status == "done" else None
-
-
-def _mean(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return number(fmean(known) if known else None)
 
 
 def caveats(pairs: list[Pair], records: dict[str, RunRecord], images: dict[str, int]) -> list[str]:

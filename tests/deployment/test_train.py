@@ -9,8 +9,10 @@ from c2dlib.deployment.runs import list_runs
 from c2dlib.deployment.student import load_student
 from tests.data.test_layouts import yolo
 
-SETTINGS = ["steps=4", "keep_best_every=2", "pretrain_steps=1", "pretrain_batch=2", "teacher_steps=2",
-            "teacher_images=2", "batch_size=2", "image_size=64", "width=0.125", "teacher_width=0.125"]  # fmt: skip
+SETTINGS = (
+    "steps=4 keep_best_every=2 pretrain_steps=1 pretrain_batch=2 teacher_steps=2 teacher_images=2 "
+    "batch_size=2 image_size=64 width=0.125 teacher_width=0.125"
+).split()
 
 
 @pytest.fixture(scope="module")
