@@ -72,6 +72,7 @@ def load_data(data: str | Path, made: Path, check_images: bool = True) -> CocoFo
         raise DataError(f"{place}: {source.layout} without a train split")
     if "val" not in source.splits:
         source = _with_val(source)
+    made = Path(os.path.abspath(made))
     root = _write(source, made / "layouts" / sha256(str(place).encode())[:12] / source.name)
     try:
         folder = load_folder(root, check_images=check_images)
