@@ -19,6 +19,7 @@ from c2dlib.data.images import ORIENTATION, SIDES_SWAPPED
 from c2dlib.data.validation import LAYOUT, DataError, Problems
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+ROUNDING = 1e-4  # by which the side of a box may lie outside 0..1 for want of digits
 SLACK = 0.01  # by which a coordinate may lie outside 0..1; the box is then clipped to the image
 
 
@@ -137,7 +138,8 @@ def _read_split(files: list[Path], path: Path, categories: list[dict], problems:
         boxes = _read_labels(label, path, len(categories), problems)
         if len(set(boxes)) < len(boxes):
             repeated.append(str(label))
-        for number, x1, y1, x2, y2 in dict.fromkeys(boxes):
+        for number, *sides in dict.fromkeys(boxes):
+            x1, y1, x2, y2 = (min(max(v, 0.0), 1.0) if -ROUNDING < v < 1 + ROUNDING else v for v in sides)
             box = [x1 * size[0], y1 * size[1], (x2 - x1) * size[0], (y2 - y1) * size[1]]
             ids = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": number + 1}
             annotations.append(ids | {"bbox": [round(v, 4) for v in box], "iscrowd": 0})

@@ -109,13 +109,13 @@ def _places(done: list[Experiment], records: list[RunRecord], workspace: Workspa
         figures.save(figures.validation_curves([r for r in records if r.validation]), curve)
         lines.append(f"curve:      {curve}")
     place, data_option = shlex.quote(str(folder)), f" --data {shlex.quote(data)}" if data else ""
-    pictures = shlex.quote(str(workspace.data / f"{chosen.eval_split}2017"))
+    images = (workspace.data / f"{chosen.eval_split}2017").resolve()  # not the link that data.layouts makes
     return "\n".join(
         [
             *lines,
             "next:",
             f"  python -m c2dlib evaluate {place}{data_option}",
-            f"  python -m c2dlib detect {place} {pictures}",
+            f"  python -m c2dlib detect {place} {shlex.quote(str(images))}",
             f"  python -m c2dlib export {place} student.onnx",
         ]
     )
