@@ -174,10 +174,12 @@ def summary(found: list[Detected], threshold: float, shown: int = 20) -> str:
     lines = [f"{one.path}: {_line(one, threshold)}" for one in found[:shown]]
     if len(found) > shown:
         empty = [one for one in found if not one.shown]
+        best = max((one.highest for one in empty if one.highest), default=None)
         lines.append(f"... and {len(found) - shown} pictures more")
         lines.append(
-            f"{sum(len(one.shown) for one in found)} boxes above {threshold:.2f} on {len(found)} pictures, "
+            f"{_count(sum(len(one.shown) for one in found))} above {threshold:.2f} on {len(found)} pictures, "
             f"none on {len(empty)} of them"
+            + (f", where the highest is {best[0]:.2f} ({best[1]})" if best else "")
         )
     return "\n".join(lines)
 

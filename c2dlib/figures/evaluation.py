@@ -13,7 +13,7 @@ from c2dlib.figures.style import BLUE, RED, method_style, new_figure, plain_axes
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label
 
-MOST_PANELS = 20
+MOST_PANELS = 30
 
 
 def validation_curves(records: list[RunRecord]) -> Figure:
@@ -69,7 +69,7 @@ def precision_recall_curves(
             ax.plot(recalls, 100 * curve, color="#DDDDDD", linewidth=0.7)
         ax.plot(recalls, 100 * curves[row[1]], color=BLUE, linewidth=1.8)
         if threshold and not math.isnan(row.precision):
-            ax.plot(row.recall, row.precision, "o", color=RED, markersize=6, zorder=3)
+            ax.plot(row.recall, row.precision, "o", color=RED, markersize=6, zorder=3, clip_on=False)
         plain_axes(ax)
         ax.set(xlim=(0, 100), ylim=(0, 102), xticks=(0, 50, 100), yticks=(0, 50, 100))
         name = row[1] if len(row[1]) <= 20 else f"{row[1][:19]}…"

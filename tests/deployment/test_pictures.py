@@ -63,7 +63,7 @@ def test_the_highest_score_is_told_where_nothing_is_shown(student, tmp_path):
     )
     assert summary(found, 0.95, shown=1).splitlines()[1:] == [
         "... and 1 pictures more",
-        "0 boxes above 0.95 on 2 pictures, none on 2 of them",
+        "0 boxes above 0.95 on 2 pictures, none on 2 of them, where the highest is 0.90 (dog)",
     ]
 
 
