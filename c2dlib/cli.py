@@ -16,12 +16,19 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from c2dlib.config.experiment import check_scale, known, parse_override, scale_names
+from c2dlib.config.experiment import check_scale, known, parse_override, preset_names, scale_names
 from c2dlib.config.weights import WeightsError
 from c2dlib.records import RecordError
 
 Scale = Annotated[str, arg(help=f"One of {', '.join(scale_names())}.", metavar="NAME")]
-Data = Annotated[str, arg(help="A COCO-format folder; empty: the embedded Badges.", metavar="FOLDER")]
+Data = Annotated[
+    str,
+    arg(
+        help="A folder (COCO's layout, Roboflow's COCO export, YOLO), or a YAML file that names an "
+        "annotation file and an image folder per split; empty: the embedded Badges.",
+        metavar="FOLDER",
+    ),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], arg(help="auto: a GPU if there is one.")]
 Seeds = Annotated[int, arg(help="Runs per row, with the seeds 0, 1, ...")]
 Students = Annotated[tuple[str, ...], arg(help="Only these students.", metavar="NAME ...")]
@@ -360,6 +367,7 @@ def names() -> int:
         "tables": TABLES,
         "figures and notebooks": PIECES,
         "scales": scale_names(),
+        "presets of train": preset_names(),
         "students": STUDENTS,
         "methods": METHODS,
     }.items():
@@ -367,31 +375,80 @@ def names() -> int:
     return 0
 
 
-def evaluate(
-    checkpoint: Checkpoint, device: CpuOrCuda = "cpu", data: Data = "", scale: Scale = "mini", split: str = ""
+def train(
+    data: Data = "",
+    preset: Annotated[
+        str,
+        arg(
+            help="quick: a slim student on small images, minutes on a laptop; good: the paper's students "
+            "from ImageNet weights, for a GPU.",
+            metavar="NAME",
+        ),
+    ] = "quick",
+    student: Annotated[str, arg(help="The detector, see `names`.", metavar="NAME")] = "SSD300-VGG16",
+    method: Annotated[str, arg(help="How it is trained: C2D, baseline, KDcls, ...", metavar="NAME")] = "C2D",
+    compare: Annotated[bool, arg(help="Also train the baseline, and print the gain.")] = False,
+    seeds: Seeds = 1,
+    jobs: Annotated[int, arg(help="Runs at the same time, if several; 0: one per core or GPU.")] = 0,
+    device: Device = "auto",
+    settings: Settings = (),
 ) -> int:
-    """Compute the COCO metrics of a student's checkpoint.
+    """Train a detector on your own images, with a classifier of their crops as teacher.
+
+    The best weights on val are kept. Interrupt at any time: the same command goes on.
+
+    $ python -m c2dlib train --data photos
+    $ python -m c2dlib train --data photos/data.yaml --compare --seeds 3
+    $ python -m c2dlib train --data photos --preset good --student FasterRCNN-R50 --set batch_size=8
+    """
+    known(preset, preset_names(), "preset")
+    overrides = _overrides(settings)
+    from c2dlib.deployment.train import train as library
+
+    finished = library(data, preset, student, method, compare, seeds, jobs, device, overrides)
+    return 0 if finished else 1
+
+
+def runs(
+    data: Annotated[str, arg(help="Only runs on data of this name; empty: all.", metavar="NAME")] = "",
+) -> int:
+    """List the runs on this machine: data, student, method, mAP, how far they are, and where they lie.
+
+    $ python -m c2dlib runs
+    $ python -m c2dlib runs --data photos
+    """
+    from c2dlib.deployment.runs import list_runs, runs_text
+
+    results, folder = Path("results"), Path("runs")
+    print(runs_text(list_runs(results, folder, data), results, folder))
+    return 0
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    device: CpuOrCuda = "cpu",
+    data: Data = "",
+    scale: Annotated[
+        str, arg(help="Of the embedded Badges, if --data is empty; empty: as in the run's path.")
+    ] = "",
+    split: str = "",
+    out: Annotated[str, arg(metavar="FOLDER")] = "",
+) -> int:
+    """Compute the metrics of a student: COCO's, and those of each class; draw precision over recall.
+
+    $ python -m c2dlib evaluate runs/photos-quick/RUN --data photos
+    $ python -m c2dlib evaluate runs/photos-quick/RUN --data photos --split val --out report
 
     Args:
         split: train, val or test; empty: test where there is one, else val.
+        out: Where the table and the picture are written; empty: beside the checkpoint.
     """
-    check_scale(scale)
+    if scale:
+        check_scale(scale)
     _loading(checkpoint)
-    from c2dlib.deployment.student import evaluate as evaluate_student
-    from c2dlib.deployment.student import load_student
-    from c2dlib.workspace import ProgressBar, open_workspace
+    from c2dlib.deployment.report import evaluate as library
 
-    student = load_student(checkpoint)
-    _, folder = open_workspace(scale, data)
-    split = split or folder.eval_split
-    metrics = evaluate_student(student, folder, split, device, ProgressBar())
-    print(f"{student.experiment.name} on {folder.name} {split}, {len(folder.splits[split])} images, percent:")
-    print(
-        "\n".join(
-            f"  {name:<6} {'-' if value is None else format(value, '.1f'):>5}"
-            for name, value in metrics.items()
-        )
-    )
+    print(library(checkpoint, data, scale, split, out, device))
     return 0
 
 
@@ -400,22 +457,31 @@ def detect(
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE ...")],
     device: CpuOrCuda = "cpu",
     out: Annotated[str, arg(metavar="FOLDER")] = "detections",
-    threshold: float = 0.5,
+    threshold: Annotated[float | None, arg(metavar="SCORE")] = None,
 ) -> int:
     """Detect objects on pictures.
 
+    $ python -m c2dlib detect runs/photos-quick/RUN photo.jpg
+    $ python -m c2dlib detect runs/photos-quick/RUN photos 'more/*.png' --threshold 0.3 --out boxes
+
     Args:
-        pictures: Image files.
+        pictures: Image files, folders (with all pictures below them), patterns in quotes.
         out: Where the detections and a picture with boxes for each are written.
-        threshold: Lowest score of a detection that is shown.
+        threshold: Lowest score of a box that is shown; default: the checkpoint's, chosen on val, else 0.5.
     """
     if not pictures:
         raise ValueError("which pictures? detect CHECKPOINT PICTURE ...")
     _loading(checkpoint)
-    from c2dlib.deployment.student import detect_on, load_student
+    from c2dlib.deployment.pictures import choose_threshold, detect_on, summary
+    from c2dlib.deployment.student import load_student
+    from c2dlib.workspace import ProgressBar
 
-    written = detect_on(load_student(checkpoint), list(pictures), Path(out), threshold, device)
-    print(f"written: {written} and a picture with boxes for each beside it")
+    student = load_student(checkpoint)
+    lowest, why = choose_threshold(student, threshold)
+    progress = ProgressBar() if len(pictures) > 1 or Path(pictures[0]).is_dir() else lambda *_: None
+    found = detect_on(student, list(pictures), Path(out), lowest, device, progress)
+    print(f"threshold {lowest:.2f} ({why})\n{summary(found, lowest)}")
+    print(f"written: {Path(out) / 'detections.json'} and a picture with boxes for each beside it")
     return 0
 
 
@@ -423,6 +489,10 @@ def export(
     checkpoint: Checkpoint, onnx: Annotated[Positional[str], arg(metavar="FILE")], picture: str = ""
 ) -> int:
     """Export a student as ONNX and check that onnxruntime detects the same boxes.
+
+    Class names and threshold are in the file's metadata.
+
+    $ python -m c2dlib export runs/photos-quick/RUN student.onnx --picture photo.jpg
 
     Args:
         onnx: The file to write.
@@ -437,10 +507,12 @@ def export(
     student = load_student(checkpoint)
     torch.manual_seed(0)
     example = read_picture(picture) if picture else torch.rand(3, 480, 640)
-    path = export_onnx(student.model, Path(onnx), example)
+    names = [category.name for category in student.categories]
+    path = export_onnx(student.model, Path(onnx), example, names, student.threshold)
     compared = check_onnx(path, student.model, [example])
     print(f"written: {path}; onnxruntime detects the same boxes as torch ({compared} boxes compared)")
-    print("labels: " + ", ".join(f"{i} {c.name}" for i, c in enumerate(student.categories, start=1)))
+    threshold = f"threshold {student.threshold.score:.2f}" if student.threshold else "no threshold"
+    print(f"in its metadata: {threshold}; " + ", ".join(f"{i} {n}" for i, n in enumerate(names, start=1)))
     return 0
 
 
@@ -457,6 +529,8 @@ COMMANDS = {
     "readme": readme,
     "names": names,
     "bench": bench,
+    "train": train,
+    "runs": runs,
     "evaluate": evaluate,
     "detect": detect,
     "export": export,

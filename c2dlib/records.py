@@ -73,6 +73,14 @@ class RunRecord:
         return self.data.get("initial_weights", "")
 
 
+def data_name(data: str | Path) -> str:
+    """What data are called in results: the folder's name, or a YAML file's; of ``data.yaml`` its folder's."""
+    place = Path(os.path.abspath(Path(data).expanduser()))
+    if place.suffix.lower() in (".yaml", ".yml"):
+        return place.parent.name if place.stem in ("data", "dataset") else place.stem
+    return place.name
+
+
 def write_record(record: RunRecord, folder: Path) -> Path:
     """Write ``<student>.<method>.s<seed>.<hash>.json`` with a hash of its own content; return its path."""
     body = dataclasses.asdict(record)
@@ -107,7 +115,7 @@ def results_name(scale: str, data: str | Path = "") -> str:
     Args:
         data: the data folder; empty: the embedded Badges.
     """
-    name = Path(os.path.abspath(Path(data).expanduser())).name if data else "badges"
+    name = data_name(data) if data else "badges"
     return f"{'badges-of-yours' if data and name == 'badges' else name}-{scale}"
 
 

@@ -18,6 +18,7 @@ from c2dlib.config.experiment import scale_data, scale_tables
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
+from c2dlib.data.layouts import load_data
 from c2dlib.data.validation import DataError
 from c2dlib.records import PUBLISHED, results_name
 
@@ -57,12 +58,12 @@ def open_workspace(
     device: str = "auto",
     check_images: bool = True,
 ) -> tuple[Workspace, CocoFolder]:
-    """Validate a COCO-format folder, or make the embedded Badges where they do not exist.
+    """Validate data of one's own, or make the embedded Badges where they do not exist.
 
     This happens before any result is written.
 
     Args:
-        data: the folder; empty: Badges.
+        data: a COCO-format folder, or another layout that ``data.layouts`` reads; empty: Badges.
         results, runs: where results and checkpoints are written; results ``PUBLISHED``: the published ones.
         check_images: whether the image files are checked too; False where another process has just checked
             them.
@@ -74,7 +75,7 @@ def open_workspace(
     """
     scenes = scale_data(scale)
     if data:
-        folder = load_folder(data, check_images=check_images)
+        folder = load_data(data, runs / "data", check_images)
         if scale_tables(scale).get("split", folder.eval_split) != folder.eval_split:
             raise DataError(
                 f"{folder.root} has no test split. At scale {scale} settings are chosen on val and tables "

@@ -17,6 +17,7 @@ from c2dlib.config.students import ARCHITECTURES, Architecture
 from c2dlib.config.weights import SOURCES, check_reference
 
 SCALES = Path(__file__).parent / "scales"
+PRESETS = Path(__file__).parent / "presets"  # as scales, for `train` on data of one's own; no table has them
 
 
 def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "student", since: int = 1):
@@ -141,6 +142,17 @@ class Experiment:
     iou_crop: bool = setting("SSD's minimum-IoU random crop is applied.", True, used_by=CLASSIFIER_TOO)
     validate_every: int = setting(
         "Steps between evaluations on val during training, for a curve; 0: none.", 0, used_by="machine"
+    )
+    keep_best_every: int = setting(
+        "Steps between evaluations on val of which the weights of highest mAP are kept; 0: the last weights "
+        "are kept.",
+        0,
+        since=2,
+    )
+    patience: int = setting(
+        "Evaluations in a row without a higher mAP on val after which training stops; 0: it does not stop.",
+        0,
+        since=2,
     )
     workers: int = setting(
         "Data loader processes; 0: the training process loads the images.", 0, used_by="machine"
@@ -341,7 +353,18 @@ class Experiment:
                 raise ValueError(f"{f.name}={getattr(self, f.name)} must be a finite number")
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
-        for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):
+        if self.patience and not self.keep_best_every:
+            raise ValueError(f"patience={self.patience} needs keep_best_every, the steps between evaluations")
+        for name in (
+            "steps",
+            "epochs",
+            "warmup",
+            "clip",
+            "workers",
+            "detector_teacher_steps",
+            "keep_best_every",
+            "patience",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
@@ -390,8 +413,13 @@ def check_scale(scale: str) -> str:
     return known(scale, scale_names(), "SCALE")
 
 
+def preset_names() -> list[str]:
+    """The presets of `train`: the YAML files in ``presets/``."""
+    return sorted((path.stem for path in PRESETS.glob("*.yaml")), reverse=True)
+
+
 def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
-    """The settings that a scale's YAML changes for a student.
+    """The settings that the YAML of a scale or preset changes for a student.
 
     The entries ``common``, the student's entry of ``families`` and the student's own entry apply in this
     order. For other data than the embedded Badges, the same three entries of ``own_data`` follow, where the
@@ -426,7 +454,10 @@ def scale_data(scale: str) -> dict:
 
 @cache
 def _read_scale(scale: str) -> dict:
-    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text(encoding="utf-8"))
+    folder = PRESETS if scale in preset_names() else SCALES
+    if folder == SCALES:
+        check_scale(scale)
+    return yaml.safe_load((folder / f"{scale}.yaml").read_text(encoding="utf-8"))
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:

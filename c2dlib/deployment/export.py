@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
@@ -9,10 +10,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from c2dlib.evaluation.scores import Threshold
 from c2dlib.files import errors_named, write_whole
 
 OPSET = 17
@@ -34,7 +37,13 @@ class _AsTuple(nn.Module):
         return output["boxes"], output["scores"], output["labels"]
 
 
-def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
+def export_onnx(
+    detector: nn.Module,
+    path: Path,
+    image: Tensor,
+    names: list[str] | None = None,
+    threshold: Threshold | None = None,
+) -> Path:
     """Write a torchvision detector as ONNX.
 
     Its input is ``image`` [3, H, W] in 0..1; its outputs are ``boxes``, ``scores`` and ``labels`` (1..C).
@@ -43,6 +52,8 @@ def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
 
     Args:
         image: any picture of the kind; it is only traced.
+        names: of the classes, written into the file's metadata as ``names``: a JSON object, label -> name.
+        threshold: written as ``threshold``, a number; how it was chosen as ``threshold_rule``.
 
     Raises:
         OSError: if the file cannot be written; the message names it.
@@ -65,8 +76,21 @@ def export_onnx(detector: nn.Module, path: Path, image: Tensor) -> Path:
                 "labels": {0: "found"},
             },
         )
-        write_whole(path, (Path(folder) / "model.onnx").read_bytes())
+        exported = onnx.load(str(Path(folder) / "model.onnx"))
+    onnx.helper.set_model_props(exported, _metadata(names, threshold))
+    write_whole(path, exported.SerializeToString())
     return path
+
+
+def _metadata(names: list[str] | None, threshold: Threshold | None) -> dict[str, str]:
+    """The metadata of an ONNX file."""
+    metadata = {"input": "image: RGB, 3 x height x width, 0..1; boxes come as x1, y1, x2, y2 in its pixels"}
+    if names:
+        metadata["names"] = json.dumps({label: name for label, name in enumerate(names, start=1)})
+    if threshold:
+        metadata["threshold"] = repr(threshold.score)
+        metadata["threshold_rule"] = f"{threshold.rule}, on {threshold.split}"
+    return metadata
 
 
 def run_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:

@@ -1,11 +1,7 @@
-"""From checkpoint to use: a run's ``student.safetensors`` as a detector.
-
-It is evaluated on a COCO-format folder, or run on pictures of any kind.
-"""
+"""From checkpoint to use: a run's ``student.safetensors`` as a detector, and pictures for it."""
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from dataclasses import dataclass
@@ -15,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_dtype
-from torchvision.utils import draw_bounding_boxes, save_image
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.weights import WeightsError
@@ -24,7 +19,7 @@ from c2dlib.data.coco import Category, CocoFolder
 from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import coco_metrics, detect
-from c2dlib.files import write_whole
+from c2dlib.evaluation.scores import Threshold
 from c2dlib.training.checkpoints import student_hash
 from c2dlib.workspace import Progress
 
@@ -37,6 +32,7 @@ class Checkpoint:
     experiment: Experiment
     categories: list[Category]  # label 1 + index
     area_cuts: tuple[float, float]
+    threshold: Threshold | None = None  # the score from which on boxes are shown; None: not chosen
 
 
 def load_student(path: str | Path) -> Checkpoint:
@@ -64,16 +60,18 @@ def load_student(path: str | Path) -> Checkpoint:
         raise WeightsError(f"{path}: not a whole safetensors file ({error})") from error
     if "c2dlib" not in metadata:
         raise WeightsError(f"{path}: does not say which detector it is of, as the student of a run does")
-    e, categories, area_cuts = _description(path, metadata["c2dlib"])
+    e, categories, area_cuts, threshold = _description(path, metadata["c2dlib"])
     model = build_student(e, len(categories), "none").model
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # names the missing, unexpected and ill-shaped keys
         raise WeightsError(f"{path}: {error}") from error
-    return Checkpoint(model.eval(), e, categories, area_cuts)
+    return Checkpoint(model.eval(), e, categories, area_cuts, threshold)
 
 
-def _description(path: Path, text: str) -> tuple[Experiment, list[Category], tuple[float, float]]:
+def _description(
+    path: Path, text: str
+) -> tuple[Experiment, list[Category], tuple[float, float], Threshold | None]:
     """What a student's file says of it, after a check of the file's hash.
 
     Raises:
@@ -82,13 +80,14 @@ def _description(path: Path, text: str) -> tuple[Experiment, list[Category], tup
     try:
         about = json.loads(text)
         written_hash = about.pop("sha256", None)
-        if unknown := set(about) - {"experiment", "categories", "area_cuts"}:
+        if unknown := set(about) - {"experiment", "categories", "area_cuts", "threshold"}:
             raise ValueError(f"unknown field {', '.join(sorted(unknown))}")
         if written_hash is not None:
             student_hash(path.read_bytes())
         settings = {k: v for k, v in about["experiment"].items() if k != "recipe"}
         categories = [Category(*category) for category in about["categories"]]
         low, high = about["area_cuts"]
+        threshold = Threshold(**about["threshold"]) if "threshold" in about else None
         e = Experiment().replace(**settings)
     except KeyError as error:
         raise WeightsError(f"{path}: damaged, or not a run's student (no field {error}); not used") from error
@@ -96,13 +95,13 @@ def _description(path: Path, text: str) -> tuple[Experiment, list[Category], tup
         raise WeightsError(f"{path}: damaged, or not a run's student ({error}); not used") from error
     if written_hash is None:
         print(f"{path}: has no hash of its own (an earlier version wrote it); not checked", file=sys.stderr)
-    return e, categories, (low, high)
+    return e, categories, (low, high), threshold
 
 
 def evaluate(
     student: Checkpoint, folder: CocoFolder, split: str, device: str, progress: Progress = lambda *_: None
-) -> dict[str, float | None]:
-    """COCO metrics in percent on a split, verified with pycocotools.
+) -> tuple[dict[str, float | None], list[dict]]:
+    """COCO metrics in percent on a split, verified with pycocotools, and the detections, as COCO results.
 
     Raises:
         DataError: if the folder has other classes than the student, or no such split.
@@ -122,7 +121,8 @@ def evaluate(
         device,
         progress=lambda done, of: progress(f"evaluation on {split}", done, of),
     )
-    return coco_metrics(folder.splits[split].annotations, detections, folder.area_cuts, verify=True)
+    metrics = coco_metrics(folder.splits[split].annotations, detections, folder.area_cuts, verify=True)
+    return metrics, detections
 
 
 def read_picture(path: str | Path) -> Tensor:
@@ -135,56 +135,3 @@ def read_picture(path: str | Path) -> Tensor:
         return to_dtype(images.read_picture(Path(path)), torch.float32, scale=True)
     except Exception as error:  # Pillow's decoders raise many types
         raise DataError(f"{path}: cannot be read as a picture: {error}") from error
-
-
-@torch.inference_mode()
-def detect_on(
-    student: Checkpoint, pictures: list[str | Path], out: Path, threshold: float = 0.5, device: str = "cpu"
-) -> Path:
-    """Boxes on pictures: each drawn into ``out/<name>.png``, and all in ``out/detections.json``.
-
-    Args:
-        threshold: lowest score that is drawn and listed, 0..1.
-
-    Returns:
-        The JSON file: per picture a list of class, score and bbox (xywh in its pixels).
-
-    Raises:
-        DataError: if a picture cannot be read, or two have the same name; then nothing is written.
-    """
-    decoded = [read_picture(path) for path in pictures]
-    names = [Path(path).stem for path in pictures]
-    if doubled := {n for n in names if names.count(n) > 1}:
-        raise DataError(
-            f"several pictures are called {', '.join(sorted(doubled))}; "
-            "their results would overwrite each other"
-        )
-    student.model.to(device)
-    out.mkdir(parents=True, exist_ok=True)
-    listed = {}
-    for path, name, image in zip(pictures, names, decoded, strict=True):
-        output = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
-        shown = output["scores"] >= threshold
-        boxes, scores, labels = (output[k][shown] for k in ("boxes", "scores", "labels"))
-        words = [
-            f"{student.categories[label - 1].name} {score:.2f}"
-            for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
-        ]
-        width = max(1, round(min(image.shape[1:]) / 200))
-        drawn = draw_bounding_boxes(image, boxes, words, colors="red", width=width) if len(boxes) else image
-        picture = io.BytesIO()
-        save_image(drawn, picture, format="png")
-        write_whole(out / f"{name}.png", picture.getvalue())
-        corner, far = boxes[:, :2], boxes[:, 2:]
-        listed[str(path)] = [
-            {
-                "class": student.categories[label - 1].name,
-                "score": round(score, 4),
-                "bbox": [round(v, 2) for v in box],
-            }
-            for label, score, box in zip(
-                labels.tolist(), scores.tolist(), torch.cat([corner, far - corner], 1).tolist(), strict=True
-            )
-        ]
-    write_whole(out / "detections.json", json.dumps(listed, indent=1))
-    return out / "detections.json"

@@ -12,6 +12,7 @@ from c2dlib.figures.errors import (
     errors_over_iou,
     errors_per_class,
 )
+from c2dlib.figures.evaluation import precision_recall_curves, validation_curves
 from c2dlib.figures.images import compare_detections, detections, show_image, top_detections, top_results
 from c2dlib.figures.losses import box_gradients, losses_over_shift, moving_crop, training_curves
 from c2dlib.figures.style import save
@@ -37,6 +38,7 @@ __all__ = [
     "losses_over_shift",
     "map_over_images",
     "moving_crop",
+    "precision_recall_curves",
     "reliability",
     "save",
     "show_image",
@@ -45,4 +47,5 @@ __all__ = [
     "top_detections",
     "top_results",
     "training_curves",
+    "validation_curves",
 ]

@@ -72,7 +72,7 @@ def fit(
     device: str,
     progress: Callable[[int, int], None] = lambda done, steps: None,
     shared: bool = False,
-    after_step: Callable[[int], None] = lambda done: None,
+    after_step: Callable[[int], bool] = lambda done: False,
 ) -> list[dict]:
     """Minimise the sum of named losses; resume from the checkpoint in ``folder``, and leave one there.
 
@@ -87,8 +87,8 @@ def fit(
         shared: all processes train, each with its share of the batches, on the mean of their terms.
             ``losses`` is then a ``nn.Module`` with the parameters of ``trained``. The first process saves;
             any number of processes can resume.
-        after_step: called with the number of steps done; it may evaluate, and leaves the modules in training
-            mode.
+        after_step: called with the number of steps done, also on resuming; it may evaluate, leaves the
+            modules in training mode, and returns whether training ends here.
 
     Returns:
         The log: a row per ``LOG_EVERY`` steps with step, seconds per step and every term.
@@ -109,6 +109,8 @@ def fit(
     parallel = _data_parallel(losses, start, folder) if shared and distributed.world() > 1 else None
     several = parallel is not None
     compute_terms = parallel or losses
+    if start and after_step(start):
+        return log
 
     def save(step: int) -> None:
         modules = {name: module.state_dict() for name, module in trained.items()}
@@ -146,21 +148,23 @@ def fit(
             require_finite({"gradient norm": norm}, step)
         _update(scaled_optimizer, step)
         progress(step + 1, steps)
-        after_step(step + 1)
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
+        last = after_step(step + 1) or step + 1 == steps
+        if (step + 1) % LOG_EVERY == 0 or last:
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
             log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
-        if step + 1 == steps:  # the weights after the last update, and their loss on the last batch
+        if last:  # the weights after the last update, and their loss on the last batch
             with accelerator.autocast(), _buffers_kept(trained):  # with gradients: some terms need them
-                last = losses(images, targets)
-            named = {f"loss term {name} after this last step": value.detach() for name, value in last.items()}
+                final = losses(images, targets)
+            named = {f"loss term {name} after this last step": v.detach() for name, v in final.items()}
             require_finite(_largest_weights(trained) | named, step, several)
-        if distributed.first() and (step + 1 == steps or time.monotonic() - saved > save_interval):
+        if distributed.first() and (last or time.monotonic() - saved > save_interval):
             save_start = time.monotonic()
             save(step + 1)
             saved = time.monotonic()
             save_interval = max(CHECKPOINT_SECONDS, 20 * (saved - save_start))  # at most 5 % of the time
+        if last:
+            break
     return log
 
 

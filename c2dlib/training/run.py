@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import math
@@ -26,18 +27,14 @@ from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoFolder, CocoSplit
+from c2dlib.data.layouts import origin
 from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student, parameter_count
 from c2dlib.distillation.build import build_distillers, build_imitation
 from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
-from c2dlib.files import (
-    json_with_hash,
-    read_json_with_hash,
-    sha256,
-    sweep,
-    write_whole,
-)
+from c2dlib.evaluation.scores import Threshold, best_threshold
+from c2dlib.files import json_with_hash, sha256, sweep, write_whole
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.training.checkpoints import student_file, student_hash
@@ -45,11 +42,12 @@ from c2dlib.training.classifiers import classifier_teacher, initial_weights, mea
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
+from c2dlib.training.validator import HISTORY, Validator, read_working_file
 from c2dlib.workspace import Progress, Workspace, lock_if_free, notebook_progress, opened, waiting_lock
 
-# In a run's folder until it is recorded: checkpoints, what it was started with, metrics during training.
-WORKING_FILES = ("step-*.pt", "started.json", "validation.json")
-STARTED = {"identity", "data_hash", "files_hash"}  # the entries of started.json
+# In a run's folder until it is recorded: checkpoints, what it was started with, metrics and the best weights
+# during training.
+WORKING_FILES = ("step-*.pt", "started.json", HISTORY, "best-*.safetensors")
 
 
 def experiment_for(
@@ -344,15 +342,19 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
         require_same_data(e, context.data, folder)
     prepared = _prepare(context)
     peak = PeakMemory(workspace.device)
-    log = _train(context, prepared)
+    model = prepared.step.student.model
+    validator = Validator(e, context.data, folder, workspace.device, prepared.steps)
+    log = _train(context, prepared, validator)
+    if e.keep_best_every:
+        model.load_state_dict(validator.best_weights())
     memory = max(distributed.gathered(peak()))
     evaluation_start = time.monotonic()
-    metrics, checkpoint, detections = _evaluate(context, prepared.step.student.model)
+    metrics, checkpoint, detections = _evaluate(context, model)
     return _record(
         e,
         workspace,
         metrics=metrics,
-        parameters=parameter_count(prepared.step.student.model),
+        parameters=parameter_count(model),
         log=log,
         teacher=prepared.teachers,
         checkpoint=checkpoint,
@@ -361,7 +363,7 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
         relative=_relative_cost(context, prepared),  # after the evaluation: it changes batch statistics
         seconds=_training_seconds(log) + time.monotonic() - evaluation_start,
         memory=memory,
-        validation=_validation(folder),
+        validation={str(step): validator.history[step] for step in sorted(validator.history)},
     )
 
 
@@ -435,7 +437,7 @@ def _batches(context: _Context, prepared: _Prepared, start: int) -> Iterable:
     )
 
 
-def _train(context: _Context, prepared: _Prepared) -> list[dict]:
+def _train(context: _Context, prepared: _Prepared, validator: Validator) -> list[dict]:
     """Train the step, from the last checkpoint on; return the log."""
     e, step = context.e, prepared.step
     return fit(
@@ -446,39 +448,33 @@ def _train(context: _Context, prepared: _Prepared) -> list[dict]:
         step,
         context.folder,
         context.workspace.device,
-        lambda done, of: context.progress(e.name, done, of),
+        lambda done, of: context.progress(f"{e.name}{validator.text()}", done, of),
         shared=True,
-        after_step=lambda done: _validate(context, prepared, done),
+        after_step=lambda done: validator(step.student.model, done),
     )
-
-
-def _validate(context: _Context, prepared: _Prepared, done: int) -> None:
-    """After every ``validate_every`` steps but the last: metrics on val, kept until the run is recorded."""
-    if not context.e.validate_every or done % context.e.validate_every or done >= prepared.steps:
-        return
-    model, split = prepared.step.student.model, context.data.splits["val"]
-    detections = detect(model, split, context.workspace.device)
-    metrics = coco_metrics(split.annotations, detections, context.data.area_cuts)
-    model.train()
-    if distributed.first():
-        validation = _validation(context.folder) | {str(done): metrics}
-        write_whole(context.folder / "validation.json", json_with_hash(validation))
 
 
 def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str, str]:
-    """Write the student's weights and its detections; return its metrics and the hashes of the two files."""
-    split = context.data.splits[context.e.eval_split]
+    """Write the student's weights and its detections; return its metrics and the hashes of the two files.
+
+    The file of weights also has the threshold of highest F1 on val.
+    """
+    e, data, device = context.e, context.data, context.workspace.device
+    split = data.splits[e.eval_split]
     detections = detect(
         model,
         split,
-        context.workspace.device,
-        progress=lambda done, of: context.progress(f"{context.e.name} evaluation", done, of),
+        device,
+        progress=lambda done, of: context.progress(f"{e.name} evaluation", done, of),
     )
+    val = data.splits["val"]
+    on_val = detections if split is val else detect(model, val, device)
+    threshold = best_threshold(val.annotations, on_val, "val")
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    weights = student_file(state, describe(context.e, context.data))
+    weights = student_file(state, describe(e, data, threshold))
     metrics, detections_hash = None, ""
     if distributed.first():
-        metrics = coco_metrics(split.annotations, detections, context.data.area_cuts, verify=True)
+        metrics = coco_metrics(split.annotations, detections, data.area_cuts, verify=True)
         write_whole(context.folder / "student.safetensors", weights)
         compressed = gzip.compress(json.dumps(detections).encode(), mtime=0)
         write_whole(context.folder / "detections.json.gz", compressed)
@@ -501,28 +497,6 @@ def _relative_cost(context: _Context, prepared: _Prepared) -> float:
     return distillation_cost(prepared.step, batch, context.workspace.device, context.e.precision, turns)
 
 
-def _validation(folder: Path) -> dict[str, dict]:
-    """Step -> metrics on val, of the evaluations during training."""
-    path = folder / "validation.json"
-    validation = _read_working_file(path) if path.exists() else None
-    if validation is None or not all(step.isdigit() for step in validation):
-        return {}
-    return validation
-
-
-def _read_working_file(path: Path) -> dict | None:
-    """The JSON object in a working file; a damaged one is named on stderr, not used."""
-    try:
-        text = path.read_bytes().decode()
-        body = json.loads(text)
-        if isinstance(body, dict) and (set(body) == STARTED or all(key.isdigit() for key in body)):
-            return body  # of an earlier version, without a hash
-        return read_json_with_hash(text)
-    except (OSError, ValueError) as error:
-        print(f"{path}: damaged ({error}), not used", file=sys.stderr)
-        return None
-
-
 def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     """Write into a run's folder what it is started with; where there is a checkpoint, check that this did not
     change.
@@ -542,7 +516,7 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
         return {k: v for k, v in started["identity"].items() if k != "data_hash"}
 
     for path in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
-        earlier = _read_working_file(path)
+        earlier = read_working_file(path)
         if earlier is None:
             continue
         has_checkpoint = any(path.parent.glob("step-*.pt"))
@@ -557,13 +531,14 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     write_whole(folder / "started.json", json_with_hash(present))
 
 
-def describe(e: Experiment, data: CocoFolder) -> dict:
-    """What the header of a checkpoint says: enough to build the detector and to name its classes."""
+def describe(e: Experiment, data: CocoFolder, threshold: Threshold | None = None) -> dict:
+    """What the header of a checkpoint says: enough to build the detector, to name its classes, and to choose
+    what is shown of its detections."""
     return {
         "experiment": e.identity(),
         "categories": [[c.id, c.name] for c in data.categories],
         "area_cuts": data.area_cuts,
-    }
+    } | ({"threshold": dataclasses.asdict(threshold)} if threshold else {})
 
 
 def _fingerprint(initial: str | dict) -> str:
@@ -617,7 +592,8 @@ def _record(
             "images": data.image_counts,
             "classes": len(data.categories),
         }
-        | ({"initial_weights": initial} if initial else {}),
+        | ({"initial_weights": initial} if initial else {})
+        | origin(workspace.data),
         checkpoint_sha256=checkpoint,
         detections_sha256=detections,
         command=command(),

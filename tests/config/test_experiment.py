@@ -6,11 +6,15 @@ import pytest
 import yaml
 
 from c2dlib.config.experiment import (
+    PRESETS,
     SCALES,
     Experiment,
+    check_scale,
     experiment,
     parse_override,
+    preset_names,
     scale_data,
+    scale_names,
     scale_settings,
 )
 from c2dlib.config.methods import METHODS, imitation_in
@@ -204,6 +208,20 @@ def test_every_scale_builds_every_student(path):
         for key, value in text.get("students", {}).get(student, {}).items():
             assert getattr(e, key) == (tuple(value) if isinstance(value, list) else value)
         experiment(path.stem, student, data="photographs")
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_preset_builds_every_student_and_is_no_scale(path):
+    text = yaml.safe_load(path.read_text())
+    assert set(text) == {"badges", "common", "families", "students"}
+    assert path.stem in preset_names() and path.stem not in scale_names()
+    for student in ARCHITECTURES:
+        e = experiment(path.stem, student, data="photographs")
+        assert e.keep_best_every > 0
+        for key, value in text["students"].get(student, {}).items():
+            assert getattr(e, key) == value
+    with pytest.raises(ValueError, match="unknown SCALE"):
+        check_scale(path.stem)
 
 
 def test_data_of_ones_own_have_settings_of_their_own():

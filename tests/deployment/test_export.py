@@ -1,6 +1,7 @@
 """Export: the ONNX file finds what the detector finds, at any size, and a wrong one is told."""
 
 import errno
+import json
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from c2dlib.config.experiment import experiment
 from c2dlib.deployment.export import ExportError, check_onnx, export_onnx, latency, run_onnx
 from c2dlib.detectors.build import build_student
+from c2dlib.evaluation.scores import Threshold
 
 
 def student(name, seed=0):
@@ -79,3 +81,15 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"cannot write {tmp_path}/student.onnx: no space left"):
         export_onnx(student("SSD300-VGG16"), tmp_path / "student.onnx", torch.rand(3, 64, 64))
     assert not list(tmp_path.iterdir())
+
+
+def test_names_and_threshold_are_in_the_file(images, tmp_path):
+    threshold = Threshold(0.25, 60.0, 50.0, 75.0, "val")
+    path = export_onnx(
+        student("SSD300-VGG16"), tmp_path / "s.onnx", images[0], ["cat", "dog", "Ähre"], threshold
+    )
+    metadata = run_onnx(path).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["names"]) == {"1": "cat", "2": "dog", "3": "Ähre"}
+    assert float(metadata["threshold"]) == 0.25 and metadata["threshold_rule"].endswith("on val")
+    plain = run_onnx(export_onnx(student("SSD300-VGG16"), tmp_path / "p.onnx", images[0])).get_modelmeta()
+    assert set(plain.custom_metadata_map) == {"input"}

@@ -1,19 +1,22 @@
-"""From checkpoint to use: a student's file describes its detector, which runs on data, on pictures, as ONNX,
-and in plain torchvision."""
+"""From checkpoint to use: a student's file describes its detector, which runs on data, as ONNX, and in plain
+torchvision."""
 
 import json
 
+import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.models.detection import ssd300_vgg16
 
 from c2dlib.cli import main
 from c2dlib.config.weights import WeightsError
 from c2dlib.data.validation import DataError
-from c2dlib.deployment.student import detect_on, evaluate, load_student, read_picture
+from c2dlib.deployment.student import evaluate, load_student, read_picture
 from c2dlib.detectors.build import build_student
+from c2dlib.evaluation.metrics import detect
+from c2dlib.evaluation.scores import best_threshold
+from c2dlib.training.checkpoints import student_file
 from c2dlib.training.run import describe, experiment_for, run, run_folder
 from c2dlib.workspace import open_workspace
 
@@ -36,7 +39,7 @@ def test_a_run_and_its_checkpoint_have_the_same_metrics(trained):
         student.experiment.hash() == e.hash()
         and [c.name for c in student.categories] == data.splits["train"].class_names
     )
-    assert evaluate(student, data, "test", "cpu") == record.metrics
+    assert evaluate(student, data, "test", "cpu")[0] == record.metrics
     with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):
         evaluate(student, data, "dev", "cpu")
 
@@ -84,59 +87,50 @@ def test_a_description_without_its_fields_is_told(tmp_path, about):
         load_student(tmp_path / "bare.safetensors")
 
 
-def test_boxes_on_pictures(trained, tmp_path):
+def test_the_threshold_of_highest_f1_on_val_is_in_the_checkpoint(trained):
     workspace, data, e, _ = trained
-    picture = data.splits["test"].image_folder / data.splits["test"].annotations["images"][0]["file_name"]
-    student = load_student(run_folder(e, workspace))
-    path = detect_on(student, [picture], tmp_path / "out", threshold=0.1)
-    (rows,) = json.loads(path.read_text()).values()
-    expected = student.model([read_picture(picture)])[0]
-    shown = expected["scores"] >= 0.1
-    assert len(rows) == int(shown.sum()) > 0 and {r["class"] for r in rows} <= {
-        c.name for c in student.categories
-    }
-    x, y, x2, y2 = expected["boxes"][0].tolist()
-    assert rows[0]["bbox"] == pytest.approx([x, y, x2 - x, y2 - y], abs=0.01)
-    drawn = read_picture(tmp_path / "out" / f"{picture.stem}.png")
-    assert drawn.shape == read_picture(picture).shape
-    assert (drawn.permute(1, 2, 0).flatten(0, 1) == torch.tensor([1.0, 0.0, 0.0])).all(
-        1
-    ).sum() > 20  # the boxes' red
+    student, val = load_student(run_folder(e, workspace)), data.splits["val"]
+    assert student.threshold == best_threshold(val.annotations, detect(student.model, val, "cpu"), "val")
 
 
-def test_pictures_that_cannot_be_used_leave_nothing(trained, tmp_path):
-    workspace, _, e, _ = trained
-    student = load_student(run_folder(e, workspace))
-    (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(DataError, match="text.jpg: cannot be read as a picture"):
-        detect_on(student, [tmp_path / "text.jpg"], tmp_path / "out")
-    for sub in ("a", "b"):
-        (tmp_path / sub).mkdir()
-        Image.new("RGB", (20, 20)).save(tmp_path / sub / "same.png")
-    with pytest.raises(DataError, match="several pictures are called same"):
-        detect_on(student, [tmp_path / "a/same.png", tmp_path / "b/same.png"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_commands(trained, tmp_path, capsys, monkeypatch):
+def test_the_commands(trained, tmp_path, capsys):
     workspace, data, e, record = trained
-    checkpoint = str(run_folder(e, workspace))
-    assert main(["evaluate", checkpoint, "--data", str(data.root)]) == 0
+    checkpoint, out = str(run_folder(e, workspace)), tmp_path / "report"
+    assert main(["evaluate", checkpoint, "--data", str(data.root), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert (
         f"{e.name} on {data.name} test, 16 images, percent:" in said
         and f"mAP    {record.metrics['mAP']:>5.1f}" in said
     )
+    classes = pd.read_csv(out / "classes.csv")
+    assert list(classes["class"]) == [c.name for c in data.categories] and all(
+        n in said for n in classes["class"]
+    )
+    assert classes.AP.mean() == pytest.approx(record.metrics["mAP"], abs=1e-3)
+    assert json.loads((out / "metrics.json").read_text()) == record.metrics
+    assert read_picture(out / "precision_recall.png").shape[0] == 3
     picture = data.splits["test"].image_folder / data.splits["test"].annotations["images"][0]["file_name"]
     assert main(["export", checkpoint, str(tmp_path / "student.onnx"), "--picture", str(picture)]) == 0
     assert (
         "onnxruntime detects the same boxes as torch" in capsys.readouterr().out
         and (tmp_path / "student.onnx").exists()
     )
-    assert main(["detect", checkpoint, str(picture), "--out", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "detections.json").exists()
+    assert main(["detect", checkpoint, str(picture), "--out", str(tmp_path / "out"), "--threshold", "1"]) == 0
+    assert "threshold 1.00 (as given)" in (said := capsys.readouterr().out)
+    assert f"{picture}: 0 boxes above 1.00, the highest is 0." in said
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == {str(picture): []}
     assert main(["detect", str(tmp_path / "none"), str(picture)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_data_must_be_named_unless_they_are_badges(trained, tmp_path, capsys):
+    workspace, data, e, _ = trained
+    student = load_student(run_folder(e, workspace))
+    state = {k: v.contiguous() for k, v in student.model.state_dict().items()}
+    about = describe(e.replace(data="photos"), data)
+    (tmp_path / "student.safetensors").write_bytes(student_file(state, about))
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "on which data? The student was trained on photos" in capsys.readouterr().err
 
 
 def test_a_student_of_full_width_loads_in_plain_torchvision(trained, tmp_path):

@@ -17,6 +17,7 @@ from torchvision.models.detection.ssd import SSD
 
 from c2dlib.config.experiment import experiment
 from c2dlib.data.validation import DataError
+from c2dlib.deployment.student import load_student
 from c2dlib.evaluation.metrics import coco_metrics
 from c2dlib.records import RecordError, read_record
 from c2dlib.reporting.notes import notes
@@ -72,7 +73,9 @@ def test_a_run_leaves_a_record_and_its_student_and_is_not_repeated(place, monkey
     folder = run_folder(e, workspace)
     assert sorted(p.name for p in folder.iterdir()) == ["detections.json.gz", "student.safetensors"]
     weights = (folder / "student.safetensors").read_bytes()
-    about = json.dumps(runs.describe(e, data))  # the hash is that of the file without the hash in its header
+    student = load_student(folder)
+    about = runs.describe(e, data, student.threshold)
+    about = json.dumps(about)  # the hash is that of the file without the hash in its header
     assert hashlib.sha256(save(load(weights), {"c2dlib": about})).hexdigest() == record.checkpoint_sha256
     assert record.checkpoint_sha256.encode() in weights
     student = trained_student(e, workspace)

@@ -1,0 +1,198 @@
+"""A student on pictures: files, folders and patterns in; pictures with boxes and a list of detections out."""
+
+from __future__ import annotations
+
+import colorsys
+import glob
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from c2dlib.data.validation import DataError
+from c2dlib.data.yolo import IMAGE_SUFFIXES
+from c2dlib.deployment.student import Checkpoint, read_picture
+from c2dlib.files import write_whole
+from c2dlib.workspace import Progress
+
+DEFAULT_THRESHOLD = 0.5  # of a checkpoint that has none of its own
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found on one picture."""
+
+    path: Path
+    shown: list[dict]  # class, score and bbox (xywh in pixels) of each box above the threshold, highest first
+    highest: tuple[float, str] | None  # score and class of the best box, shown or not; None: no box at all
+
+
+def find_pictures(arguments: list[str | Path], out: Path) -> dict[Path, Path]:
+    """The pictures that some arguments name, and where the drawn copy of each goes.
+
+    Args:
+        arguments: files; folders, with all pictures below them; patterns such as ``photos/*.jpg``.
+        out: the folder of the drawn copies; a folder that holds it is searched without it.
+
+    Raises:
+        DataError: if an argument names nothing, or two drawn copies would have the same name.
+    """
+    named: dict[Path, Path] = {}  # picture -> its name below ``out``, with suffix
+    for argument in arguments:
+        place = Path(argument)
+        if place.is_dir():
+            inside = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+            files = {path: path.relative_to(place) for path in inside if not path.is_relative_to(out)}
+        else:
+            matched = (
+                [place] if place.exists() else map(Path, sorted(glob.glob(str(argument), recursive=True)))
+            )
+            files = {path: Path(path.name) for path in matched if path.is_file()}
+        if not files:
+            raise DataError(
+                f"{argument}: no such picture, no folder with pictures, and no pattern that fits one"
+            )
+        named |= files
+    stems = Counter(name.with_suffix("") for name in named.values())
+    copies = {
+        path: out / (name.with_suffix(".png") if stems[name.with_suffix("")] == 1 else f"{name}.png")
+        for path, name in named.items()
+    }
+    if doubled := sorted(str(copy.name) for copy, count in Counter(copies.values()).items() if count > 1):
+        raise DataError(f"several pictures would be drawn into {', '.join(doubled)}; call them one at a time")
+    return copies
+
+
+@torch.inference_mode()
+def detect_on(
+    student: Checkpoint,
+    pictures: list[str | Path],
+    out: Path,
+    threshold: float,
+    device: str = "cpu",
+    progress: Progress = lambda *_: None,
+) -> list[Detected]:
+    """Detect on pictures: each is drawn into ``out`` with its boxes, and all are listed in
+    ``out/detections.json``: per picture its boxes with class, score and bbox.
+
+    Args:
+        pictures: see ``find_pictures``.
+        threshold: lowest score that is drawn and listed, 0..1.
+
+    Raises:
+        DataError: if a picture cannot be read; then nothing is written.
+    """
+    copies = find_pictures(pictures, out)
+    for path in copies:
+        read_picture(path)
+    student.model.to(device)
+    found = []
+    for done, (path, copy) in enumerate(copies.items(), start=1):
+        image = read_picture(path)
+        detected = _detect(student, image, threshold, device)
+        drawn, content = draw(image, list(_boxes(student, detected[0]))), BytesIO()
+        drawn.save(content, format="png")
+        write_whole(copy, content.getvalue())
+        found.append(Detected(path, *detected))
+        progress("detection", done, len(copies))
+    listed = {str(one.path): one.shown for one in found}
+    write_whole(out / "detections.json", json.dumps(listed, indent=1))
+    return found
+
+
+def _detect(
+    student: Checkpoint, image: Tensor, threshold: float, device: str
+) -> tuple[list[dict], tuple[float, str] | None]:
+    """The boxes of an image above the threshold, highest first, and the best of all."""
+    output = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
+    order = output["scores"].argsort(descending=True, stable=True)
+    scores, labels, boxes = (output[k][order] for k in ("scores", "labels", "boxes"))
+    names = [student.categories[label - 1].name for label in labels.tolist()]
+    highest = (float(scores[0]), names[0]) if names else None
+    shown = [
+        {
+            "class": name,
+            "score": round(score, 4),
+            "bbox": [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)],
+        }
+        for name, score, (x1, y1, x2, y2) in zip(names, scores.tolist(), boxes.tolist(), strict=True)
+    ]
+    return shown[: int((scores >= threshold).sum())], highest
+
+
+def _boxes(student: Checkpoint, shown: list[dict]) -> Iterator[tuple[list[float], str, tuple[int, int, int]]]:
+    """Box, text and colour, as ``draw`` takes them; the box of highest score last, so that it lies on top."""
+    colours = {category.name: class_colour(i) for i, category in enumerate(student.categories)}
+    for one in reversed(shown):
+        yield one["bbox"], f"{one['class']} {one['score']:.2f}", colours[one["class"]]
+
+
+def class_colour(index: int) -> tuple[int, int, int]:
+    """The colour of a class, RGB in 0..255: hues by the golden ratio, so that neighbours differ."""
+    red, green, blue = colorsys.hls_to_rgb((0.02 + 0.618034 * index) % 1, (0.42, 0.6)[index // 8 % 2], 0.85)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw(image: Tensor, boxes: list[tuple[list[float], str, tuple[int, int, int]]]) -> Image.Image:
+    """An image [3, H, W] in 0..1 with boxes: xywh in its pixels, a text and a colour each."""
+    picture = to_pil_image(image)
+    side = min(picture.size)
+    width, font = max(1, round(side / 200)), ImageFont.load_default(max(9, round(side / 32)))
+    pen = ImageDraw.Draw(picture)
+    for (x, y, w, h), _, colour in boxes:
+        pen.rectangle((x, y, x + w, y + h), outline=colour, width=width)
+    for (x, y, _, _), text, colour in boxes:
+        left, top, right, bottom = pen.textbbox((0, 0), text, font)
+        wide, high = right - left + 4, bottom - top + 4
+        x = max(0, min(x, picture.width - wide))
+        y = y - high if y >= high else y
+        red, green, blue = colour
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+        pen.rectangle((x, y, x + wide, y + high), fill=colour)
+        pen.text((x + 2 - left, y + 2 - top), text, fill="black" if light else "white", font=font)
+    return picture
+
+
+def choose_threshold(student: Checkpoint, given: float | None) -> tuple[float, str]:
+    """The lowest score that is shown, and where it comes from."""
+    if given is not None:
+        return given, "as given"
+    if student.threshold:
+        return student.threshold.score, f"{student.threshold.rule}, on {student.threshold.split}"
+    return DEFAULT_THRESHOLD, "this checkpoint has none of its own"
+
+
+def summary(found: list[Detected], threshold: float, shown: int = 20) -> str:
+    """A line per picture, for the first ``shown``, and a line for all."""
+    lines = [f"{one.path}: {_line(one, threshold)}" for one in found[:shown]]
+    if len(found) > shown:
+        empty = [one for one in found if not one.shown]
+        best = max((one.highest for one in empty if one.highest), default=None)
+        lines.append(f"... and {len(found) - shown} pictures more")
+        lines.append(
+            f"{_count(sum(len(one.shown) for one in found))} above {threshold:.2f} on {len(found)} pictures, "
+            f"none on {len(empty)} of them"
+            + (f", where the highest is {best[0]:.2f} ({best[1]})" if best else "")
+        )
+    return "\n".join(lines)
+
+
+def _line(one: Detected, threshold: float) -> str:
+    if one.shown:
+        counts = Counter(row["class"] for row in one.shown)
+        return f"{_count(len(one.shown))} above {threshold:.2f}: " + ", ".join(
+            f"{count} {name}" for name, count in counts.most_common()
+        )
+    best = f"the highest is {one.highest[0]:.2f} ({one.highest[1]})" if one.highest else "and none below it"
+    return f"0 boxes above {threshold:.2f}, {best}"
+
+
+def _count(boxes: int) -> str:
+    return f"{boxes} box" if boxes == 1 else f"{boxes} boxes"

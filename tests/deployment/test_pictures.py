@@ -1,0 +1,111 @@
+"""A student on pictures: what is found, how it is drawn and listed, and how pictures are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from c2dlib.config.experiment import Experiment
+from c2dlib.data.coco import Category
+from c2dlib.data.validation import DataError
+from c2dlib.deployment.pictures import class_colour, detect_on, draw, find_pictures, summary
+from c2dlib.deployment.student import Checkpoint, read_picture
+
+
+class Fixed(nn.Module):
+    """Finds the same three boxes on every picture but black ones."""
+
+    def forward(self, images):
+        count = 3 if images[0].max() > 0 else 0
+        boxes = torch.tensor([[10.0, 20, 40, 60], [50, 30, 90, 70], [5, 5, 15, 15]])
+        scores, labels = torch.tensor([0.31, 0.9, 0.2]), torch.tensor([1, 2, 2])
+        return [{"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}]
+
+
+@pytest.fixture
+def student() -> Checkpoint:
+    return Checkpoint(Fixed(), Experiment(), [Category(3, "cat"), Category(7, "dog")], (32, 96))
+
+
+def picture(path: Path, colour="white") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (100, 80), colour).save(path)
+    return path
+
+
+def test_boxes_above_the_threshold_are_listed_and_drawn_in_their_class_colour(student, tmp_path):
+    path = picture(tmp_path / "a.jpg")
+    (found,) = detect_on(student, [path], tmp_path / "out", 0.31)
+    assert found.shown == [
+        {"class": "dog", "score": 0.9, "bbox": [50, 30, 40, 40]},
+        {"class": "cat", "score": 0.31, "bbox": [10, 20, 30, 40]},
+    ]
+    assert json.loads((tmp_path / "out/detections.json").read_text()) == {str(path): found.shown}
+    drawn = (255 * read_picture(tmp_path / "out/a.png")).round().int()
+    assert drawn.shape == (3, 80, 100)
+    for label, (x, y) in ((0, (10, 50)), (1, (90, 50))):  # on the left side of the cat, the right of the dog
+        assert drawn[:, y, x].tolist() == list(class_colour(label))
+    assert drawn[:, 75, 95].tolist() == [255, 255, 255]
+
+
+def test_the_highest_score_is_told_where_nothing_is_shown(student, tmp_path):
+    paths = [picture(tmp_path / "a.jpg"), picture(tmp_path / "b.jpg", "black")]
+    found = detect_on(student, paths, tmp_path / "out", 0.95)
+    assert summary(found, 0.95).splitlines() == [
+        f"{paths[0]}: 0 boxes above 0.95, the highest is 0.90 (dog)",
+        f"{paths[1]}: 0 boxes above 0.95, and none below it",
+    ]
+    assert summary(detect_on(student, paths[:1], tmp_path / "out", 0.1), 0.1).endswith(
+        "a.jpg: 3 boxes above 0.10: 2 dog, 1 cat"
+    )
+    assert summary(found, 0.95, shown=1).splitlines()[1:] == [
+        "... and 1 pictures more",
+        "0 boxes above 0.95 on 2 pictures, none on 2 of them, where the highest is 0.90 (dog)",
+    ]
+
+
+def test_folders_patterns_and_files(tmp_path, monkeypatch):
+    for name in ("x/a.jpg", "x/deep/a.png", "x/b.JPG", "x/notes.txt", "y/c.webp", "y/d.png"):
+        picture(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
+    assert find_pictures(["x", "y/*.png"], out) == {
+        Path("x/a.jpg"): out / "a.png",
+        Path("x/b.JPG"): out / "b.png",
+        Path("x/deep/a.png"): out / "deep/a.png",
+        Path("y/d.png"): out / "d.png",
+    }
+    picture(tmp_path / "x/a.png")
+    both = find_pictures(["x"], out)  # two files that differ in their suffix alone
+    assert (both[Path("x/a.jpg")], both[Path("x/a.png")]) == (out / "a.jpg.png", out / "a.png.png")
+    assert find_pictures(["x/deep"], Path("x/deep/out")).keys() == {Path("x/deep/a.png")}
+    picture(tmp_path / "x/deep/out/a.png")
+    assert find_pictures(["x/deep"], Path("x/deep/out")).keys() == {Path("x/deep/a.png")}
+    for nothing in ("z", "y/*.jpg", "x/deep/b.png"):
+        with pytest.raises(DataError, match="no such picture"):
+            find_pictures([nothing], out)
+
+
+def test_pictures_that_cannot_be_used_leave_nothing(student, tmp_path):
+    picture(tmp_path / "good.jpg")
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(DataError, match="text.jpg: cannot be read as a picture"):
+        detect_on(student, [tmp_path / "good.jpg", tmp_path / "text.jpg"], tmp_path / "out", 0.5)
+    same = [picture(tmp_path / sub / "same.png") for sub in ("a", "b")]
+    with pytest.raises(DataError, match="several pictures would be drawn into same.png"):
+        detect_on(student, same, tmp_path / "out", 0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_have_colours_of_their_own_and_texts_stay_inside():
+    colours = [class_colour(i) for i in range(24)]
+    assert len(set(colours)) == 24
+    for one, other in zip(colours, colours[1:], strict=False):
+        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 90
+    white = torch.ones(3, 60, 100)
+    drawn = draw(white, [([80.0, 1.0, 15.0, 40.0], "a long name 0.99", (200, 0, 0))])
+    text = [x for x in range(100) for y in range(2, 10) if drawn.getpixel((x, y)) == (200, 0, 0)]
+    assert min(text) < 60  # moved to the left, so that its end is seen

@@ -1,0 +1,93 @@
+"""``train`` and ``runs``: from a folder to a checkpoint, its place, and the next command."""
+
+import shlex
+
+import pytest
+
+from c2dlib.cli import main
+from c2dlib.deployment.runs import list_runs
+from c2dlib.deployment.student import load_student
+from tests.data.test_layouts import yolo
+
+SETTINGS = (
+    "steps=4 keep_best_every=2 pretrain_steps=1 pretrain_batch=2 teacher_steps=2 teacher_images=2 "
+    "batch_size=2 image_size=64 width=0.125 teacher_width=0.125"
+).split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder to work in, with YOLO data without a val split; the first test trains there."""
+    place = tmp_path_factory.mktemp("work")
+    yolo(place / "cats", val=False)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+
+
+def train(*more) -> int:
+    return main(["train", "--data", "cats", "--device", "cpu", "--jobs", "1", *more, "--set", *SETTINGS])
+
+
+def test_from_a_folder_to_a_checkpoint_and_the_next_command(trained, capsys):
+    assert train("--compare") == 0
+    said = capsys.readouterr().out
+    assert "train: 5 images" in said and "note: there is no val split: 1 of the 6" in said
+    assert "There is no val split" in said.split("gain")[1]  # from the record
+    lines = said.splitlines()
+    for name in ("baseline", "C2D", "gain"):
+        assert any(line.split()[:1] == [name] for line in lines), said
+    assert "mAP on val by step 2: " in said and "kept: step " in said
+    assert "One seed" in said and "paper" not in said
+    checkpoint = next(line.split(": ")[1].strip() for line in lines if line.startswith("checkpoint"))
+    assert ".KDcls+loc+KDloc.s0." in checkpoint and load_student(checkpoint).categories[0].name == "cat"
+    assert (trained / checkpoint).with_name("curve.png").exists()
+    assert not list((trained / "results").glob("*-mini")) and not list(trained.glob("results/*/table*"))
+    evaluate, detect, _ = (line.strip() for line in lines[lines.index("next:") + 1 :])
+    assert main(shlex.split(evaluate)[3:]) == 0 and main(shlex.split(detect)[3:]) == 0
+    said = capsys.readouterr().out
+    assert "cats val, 1 images" in said and "detections.json" in said
+
+
+def test_runs_are_listed_by_what_they_are(trained, capsys):
+    assert train("--compare") == 0  # at once, where the test before has trained
+    frame = list_runs(trained / "results", trained / "runs")
+    assert sorted(frame.method) == ["C2D", "baseline"] and set(frame.status) == {"done"}
+    assert set(frame.data) == {"cats"} and set(frame.scale) == {"quick"} and set(frame.on) == {"val"}
+    assert list_runs(trained / "results", trained / "runs", "dogs").empty
+    begun = trained / "runs/cats-quick/SSD300-VGG16.baseline.s1.0123456789ab"
+    begun.mkdir()
+    (begun / "step-00000007.0123456789abcdef.pt").write_bytes(b"")
+    (begun / "validation.json").write_text('{"4": {"mAP": 12.34}}')
+    frame = list_runs(trained / "results", trained / "runs")
+    assert frame.status[frame.seed == 1].tolist() == ["at step 7, val mAP 12.3 at 4"]
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert lines[0].split() == ["data", "scale", "student", "method", "seed", "mAP", "on", "status"]
+    assert any(line.split()[:4] == ["cats", "quick", "SSD300-VGG16", "C2D"] for line in lines)
+    assert any(line.strip().startswith("runs/cats-quick/SSD300-VGG16.baseline.s1.") for line in lines)
+
+
+def test_without_runs_it_says_how_to_make_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs"]) == 0 and "python -m c2dlib train --data FOLDER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--preset", "qick"], "unknown preset 'qick'. Did you mean quick?"),
+        (["--preset", "mini"], "unknown preset 'mini'"),
+        (["--method", "baseline", "--compare"], "--compare: the baseline itself"),
+        (["--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--student", "SSD30"], "SSD300-VGG16"),
+    ],
+)
+def test_what_is_misspelt_is_named(arguments, words, capsys):
+    assert train(*arguments) == 2
+    assert words in capsys.readouterr().err
