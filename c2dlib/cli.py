@@ -284,11 +284,29 @@ def html(scale: Scale = "mini", data: Data = "", published: Published = False) -
     return 0
 
 
+def execute(
+    name: Annotated[Positional[str], arg(metavar="NAME")], scale: Scale = "mini", data: Data = ""
+) -> int:
+    """Execute a notebook on the published records and weights; nothing is trained.
+
+    Args:
+        name: A table, figure or notebook; `python -m c2dlib names` lists them.
+    """
+    check_scale(scale)
+    from c2dlib.reporting.notebooks import execute_published
+
+    print(f"written: {execute_published(name, scale, data)}")
+    return 0
+
+
 def readme() -> int:
-    """Write the README's tables from results/published/."""
+    """Write the README's tables from results/published/, and its diagram of the method."""
+    from c2dlib import figures
+    from c2dlib.records import ROOT
     from c2dlib.reporting.readme import update_readme
 
     update_readme()
+    figures.write_diagram(ROOT / "docs" / "method.svg")
     return 0
 
 
@@ -392,6 +410,7 @@ COMMANDS = {
     "data": data,
     "claims": claims,
     "html": html,
+    "execute": execute,
     "readme": readme,
     "names": names,
     "bench": bench,

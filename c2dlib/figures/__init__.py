@@ -14,6 +14,7 @@ from c2dlib.figures.errors import (
 )
 from c2dlib.figures.images import compare_detections, detections, show_image, top_detections, top_results
 from c2dlib.figures.losses import box_gradients, losses_over_shift, moving_crop, training_curves
+from c2dlib.figures.method import method_diagram, write_diagram
 from c2dlib.figures.style import save
 from c2dlib.figures.tables import ap_over_iou, gain_over_cost, gpu_hours, map_over_images, table_bars
 from c2dlib.figures.teacher import attention_maps, class_probabilities, confusion, reliability, teacher_view
@@ -36,6 +37,7 @@ __all__ = [
     "gpu_hours",
     "losses_over_shift",
     "map_over_images",
+    "method_diagram",
     "moving_crop",
     "reliability",
     "save",
@@ -45,4 +47,5 @@ __all__ = [
     "top_detections",
     "top_results",
     "training_curves",
+    "write_diagram",
 ]

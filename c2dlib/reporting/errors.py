@@ -169,10 +169,19 @@ def _cell(line: pd.Series) -> str:
 
 def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
     """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return its text."""
-    lines = differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
+    lines = _all_differences(by_iou)
     write_whole(workspace.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
     write_whole(workspace.results / "figure3.md", text := figure3_markdown(lines))
     return text
+
+
+def figure3_text(by_iou: pd.DataFrame) -> str:
+    """The text of ``figure3.md``, from the errors of ``gather``."""
+    return figure3_markdown(_all_differences(by_iou))
+
+
+def _all_differences(by_iou: pd.DataFrame) -> pd.DataFrame:
+    return differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
 
 
 def figure3_markdown(lines: pd.DataFrame) -> str:

@@ -241,13 +241,21 @@ def _cost_cells(line: pd.Series, with_memory: bool) -> list[str]:
 
 
 class Printer:
-    """Called with the record of each run that ends: prints the run's line of the table."""
+    """Called with the record of each run that ends: prints the run's line of the table.
 
-    def __init__(self, rows: list[Row]):
-        self.rows, self.records = rows, {}
+    Args:
+        before: experiment hash -> record of the runs that were finished before; they are not printed.
+    """
+
+    def __init__(self, rows: list[Row], before: dict[str, RunRecord] | None = None):
+        self.rows, self.headed = rows, False
+        self.records = {key: record for key, record in (before or {}).items() if record.status == "done"}
 
     def __call__(self, record: RunRecord) -> None:
-        if not self.records:
+        if record.hash in self.records:
+            return
+        if not self.headed:
+            self.headed = True
             tqdm.write(f"{'student':<16} {'method':<16} {'paper':>6} {'reproduced':>13}  {GAIN_HEAD}")
         self.records[record.hash] = record
         frame = table(self.rows, self.records)
