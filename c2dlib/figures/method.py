@@ -16,12 +16,12 @@ from c2dlib.figures.style import BLUE, RED, new_figure
 from c2dlib.files import write_whole
 
 ALT = (
-    "Diagram of the method. A training image goes through the compact detector, the student, whose head gives "
-    "class logits and a predicted box for each object. Crops of the true box and of the predicted box go "
-    "through the frozen image classifier, the teacher. KD_cls compares the student's class logits with the "
-    "teacher's for the true crop. KD_loc compares the teacher's early maps of the two crops, loc their pixels. "
-    "The gradients of KD_loc and loc reach the predicted box through its crop. At inference the student alone "
-    "remains."
+    "Diagram of the method. A training image goes through the compact detector, the student, whose head "
+    "gives class logits and a predicted box for each object. Crops of the true box and of the predicted box "
+    "go through the frozen image classifier, the teacher. KD_cls compares the student's class logits with "
+    "the teacher's for the true crop. KD_loc compares the teacher's early maps of the two crops, loc their "
+    "pixels. The gradients of KD_loc and loc reach the predicted box through its crop. At inference the "
+    "student alone remains."
 )
 SEED, OBJECT = 20, 0  # of the picture's scene, and of the object that is followed
 TEXT, SMALL = 11, 10  # points, at a width of 10 inches

@@ -162,13 +162,14 @@ class Page:
         text = (
             f"The teacher is a {e.teacher} (width × {e.teacher_width:g}, crops of {e.teacher_size} px; "
             f"{origin}): "
-            f"**{report['top1']:.1f} %** of {report['crops']} crops of {report['split']} are classified correctly. "
-            f"Chance is {chance:.1f} %; the paper's teacher has 80.3 % on COCO."
+            f"**{report['top1']:.1f} %** of {report['crops']} crops of {report['split']} are classified "
+            f"correctly. Chance is {chance:.1f} %; the paper's teacher has 80.3 % on COCO."
         )
         if report["top1"] < 2 * chance:
             text += (
-                f" **So this teacher is little better than chance**: at scale {self.workspace.scale} it is trained for "
-                f"{e.teacher_steps} steps. What follows shows how the method computes, not what a teacher knows."
+                f" **So this teacher is little better than chance**: at scale {self.workspace.scale} it is "
+                f"trained for {e.teacher_steps} steps. What follows shows how the method computes, not what a "
+                "teacher knows."
             )
         return Markdown(text)
 
