@@ -43,7 +43,7 @@ from c2dlib.training.run import experiment_for, finished, run, run_detections, t
 from c2dlib.training.schedule import run_all
 from c2dlib.workspace import ProgressBar, open_workspace
 
-TRAIN_HERE = "`published = False` in the parameters trains it on this machine."
+TRAIN_HERE = "With `published = False` in the parameters, what is missing is trained on this machine."
 
 
 class Example(NamedTuple):
@@ -168,8 +168,8 @@ class Page:
         if report["top1"] < 2 * chance:
             text += (
                 f" **So this teacher is little better than chance**: at scale {self.workspace.scale} it is "
-                f"trained for {e.teacher_steps} steps. What follows shows how the method computes, not what a "
-                "teacher knows."
+                f"trained for {e.teacher_steps} steps. What follows shows how the method computes, not what "
+                "a teacher knows."
             )
         return Markdown(text)
 
@@ -369,8 +369,8 @@ class ErrorsPage(TablePage):
         """The explorer of single errors, of those runs whose detections are on this machine."""
         try:
             return explore(self.experiments, self.workspace)
-        except FileNotFoundError as error:
-            return Markdown(f"There is nothing to page through: {error}. {TRAIN_HERE}")
+        except FileNotFoundError:
+            return Markdown(f"The detections of these runs are not on this machine. {TRAIN_HERE}")
 
     def boxes_alone(self) -> pd.DataFrame:
         """AP with every class counted as one, and its change against the baseline.
