@@ -204,8 +204,8 @@ class Page:
             probabilities[range(len(labels)), labels].mean(),
         )
         figure.suptitle(
-            f"{e.teacher}: {correct} of {len(labels)} objects correct, mean probability of the true class "
-            f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})",
+            f"{e.teacher}: {correct} of {len(labels)} objects correct\n"
+            f"mean probability of the true class {of_truth:.2f}, chance {1 / len(self.class_names):.2f}",
             fontsize=9,
         )
         return figure
