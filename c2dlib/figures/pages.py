@@ -289,7 +289,7 @@ class TablePage(Page):
         minutes = sum(record.wall_seconds for record in self.done) / 60
         return Markdown(
             f"{(self.workspace.results / f'{self.name}.md').read_text()}\n\n"
-            f"{len(self.done)} of {len(self.experiments)} runs are done: "
+            f"{len(self.done)} of {len({e.hash() for e in self.experiments})} runs are done: "
             f"{minutes:.1f} minutes of training and evaluation on {devices}."
         )
 
