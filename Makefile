@@ -23,12 +23,14 @@ METHODS ?=
 SET ?=
 ## further options for the command that the target runs, e.g. make test ARGS='-k crops -x'
 ARGS ?=
+## index with CPU builds of PyTorch for `make setup`; empty: the usual index, whose Linux builds need a few GB for GPUs
+TORCH_INDEX ?=
 ## seconds without an answer before a download counts as failed
 UV_HTTP_TIMEOUT ?= 180
 export UV_HTTP_TIMEOUT
 
 # A misspelt variable would otherwise be ignored and the wrong experiment run.
-KNOWN := PYTHON SCALE DATA NAME SEEDS JOBS DEVICE STUDENTS METHODS SET ARGS UV_HTTP_TIMEOUT
+KNOWN := PYTHON SCALE DATA NAME SEEDS JOBS DEVICE STUDENTS METHODS SET ARGS TORCH_INDEX UV_HTTP_TIMEOUT
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 UNKNOWN := $(filter-out $(KNOWN) SHELL MAKE% -%,$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN): choose from $(KNOWN)))
@@ -68,11 +70,17 @@ help:
 PYTHON_CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "c2dlib needs Python 3.11 or newer, but \
 $(PYTHON) is Python %d.%d.%d. Name a newer one: make setup PYTHON=python3.12" % sys.version_info[:3])
 
-# .venv/.installed holds what was installed: the lock, pyproject.toml and the folder. The check is repeated
-# under the lock because another make may have installed while this one waited.
+# .venv/.installed holds what was installed: the lock, pyproject.toml, the folder and the index of PyTorch, which
+# .venv/.torch-index keeps for a make without TORCH_INDEX. The check is repeated under the lock because another make
+# may have installed while this one waited. With TORCH_INDEX, torch and torchvision come from there, in the pinned
+# versions but without hashes, which other builds do not share; all other packages are those of the lock.
+TORCH := torch==|torchvision==
+GPU_ONLY := triton==|nvidia-|cuda-
 ## bring .venv up to date with requirements.lock (done by every target that needs it)
 setup:
-	@state="$$(cksum requirements.lock pyproject.toml && pwd)" || exit 1; \
+	@index=$(call quote,$(TORCH_INDEX)); \
+	index="$${index:-$$(cat .venv/.torch-index 2>/dev/null)}"; \
+	state="$$(cksum requirements.lock pyproject.toml && pwd && echo "$$index")" || exit 1; \
 	installed() { test -x .venv/bin/python && test "$$state" = "$$(cat .venv/.installed 2>/dev/null)"; }; \
 	if installed; then exit 0; fi; \
 	exec 9>.venv.lock; if command -v flock >/dev/null; then flock 9; fi; \
@@ -85,7 +93,7 @@ setup:
 	    $(call quote,$(PYTHON)) -c '$(PYTHON_CHECK)'; \
 	    $(call quote,$(PYTHON)) -m venv --clear --without-pip .venv; \
 	fi; \
-	rm -f .venv/.installed; \
+	rm -f .venv/.installed; printf '%s' "$$index" >.venv/.torch-index; \
 	PATH="$$PWD/.venv/bin:$$PATH"; \
 	if ! command -v uv >/dev/null; then \
 	    .venv/bin/python -m ensurepip >/dev/null || { \
@@ -93,7 +101,16 @@ setup:
 	    awk '/^[^ ]/ { wanted = ($$0 ~ /^uv==/) } wanted' requirements.lock >.venv/uv.txt; \
 	    .venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.txt; \
 	fi; \
-	uv pip sync --python .venv/bin/python --require-hashes requirements.lock; \
+	locked=requirements.lock; \
+	if [ -n "$$index" ]; then \
+	    locked=.venv/without-torch.txt; \
+	    awk '/^[^ #]/ { kept = !/^($(TORCH)|$(GPU_ONLY))/ } kept' requirements.lock >$$locked; \
+	fi; \
+	uv pip sync --python .venv/bin/python --require-hashes $$locked; \
+	if [ -n "$$index" ]; then \
+	    env -u UV_INDEX -u UV_EXTRA_INDEX_URL UV_DEFAULT_INDEX="$$index" UV_INDEX_URL="$$index" \
+	        uv pip install --python .venv/bin/python --no-deps $$(awk '/^($(TORCH))/ { print $$1 }' requirements.lock); \
+	fi; \
 	uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e .; \
 	printf '%s\n' "$$state" >.venv/.installed
 
@@ -114,6 +131,10 @@ bench: setup
 ## train and print one table or figure: reproduce-table1 ... reproduce-figure4
 reproduce-%: setup
 	.venv/bin/python -m c2dlib reproduce $*$(RUN_OPTIONS)$(MACHINE_OPTIONS)$(ROW_OPTIONS)$(SET_OPTIONS) $(ARGS)
+
+## print a published table at once, without training: show-table1 ... show-table5
+show-%: setup
+	.venv/bin/python -m c2dlib show $*$(SITE_OPTIONS) $(ARGS)
 
 # Some systems set NAME in the environment, to the machine's name: only the command line counts.
 ## check a COCO copy, convert PASCAL VOC (make data DATA=FOLDER) or fetch a data set (NAME=groceries)

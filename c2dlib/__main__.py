@@ -2,7 +2,11 @@
 
 import sys
 
-from c2dlib.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from c2dlib.cli import main
+
+        code = main()
+    except KeyboardInterrupt:  # before any command began
+        code = 130
+    sys.exit(code)

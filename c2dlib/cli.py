@@ -8,6 +8,7 @@ commands: help and the answer to a misspelt scale do not wait for torch.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RecordError, WeightsError, ValueError, OSError) as error:
         return _print_error(error)
     except KeyboardInterrupt:
+        words = sys.argv[1:] if arguments is None else arguments
+        print(f"\nInterrupted. To go on: {_python()} -m c2dlib {shlex.join(words)}", file=sys.stderr)
         return 130
     except Exception as error:
         from c2dlib.data.validation import DataError
@@ -65,6 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _print_error(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
+
+
+def _python() -> str:
+    """The interpreter of this process, as it is reached from the working directory."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _loading(what: str) -> None:
+    """A first line at once: PyTorch takes seconds to load."""
+    print(f"{what} (loading PyTorch)", flush=True)
 
 
 def _overrides(settings: tuple[str, ...]) -> dict:
@@ -82,7 +96,7 @@ def reproduce(
     methods: Methods = (),
     settings: Settings = (),
 ) -> int:
-    """Train what a table needs, print the paper's numbers beside the reproduced ones, execute the notebook.
+    """Train what a table needs, print paper, published and this machine's numbers, execute the notebook.
 
     Args:
         name: A table, figure or notebook; `python -m c2dlib names` lists them.
@@ -90,6 +104,14 @@ def reproduce(
     """
     check_scale(scale)
     overrides = _overrides(settings)
+    from c2dlib.reporting.preview import preview
+    from c2dlib.reporting.work_list import TABLES
+
+    if name in TABLES or name == "figure3":
+        table = "table1" if name == "figure3" else name
+        print(preview(table, scale, data, seeds, jobs, device, students, methods, overrides), flush=True)
+    else:
+        _loading(f"{name}, scale {scale}")
     from c2dlib.reporting import reproduce as library
 
     finished = library.reproduce(name, scale, data, seeds, jobs, device, students, methods, overrides)
@@ -113,16 +135,42 @@ def table(
     """
     check_scale(scale)
     overrides = _overrides(settings)
+    _loading(f"{name}, scale {scale}")
     from c2dlib.reporting import reproduce as library
 
     workspace, folder, rows = library.open_table(
         name, scale, data, seeds, students, methods, overrides, device
     )
-    statuses = library.print_table(name, workspace, folder, rows)
-    print(
-        f"{statuses.count('done')} of {len(statuses)} rows are done; "
-        f"written: {workspace.results / name}.csv, .md"
-    )
+    library.print_table(name, workspace, folder, rows)
+    return 0
+
+
+def show(
+    name: Annotated[Positional[str], arg(metavar="NAME")] = "table2", scale: Scale = "mini", data: Data = ""
+) -> int:
+    """Print a published table at once; nothing is trained.
+
+    Args:
+        name: A table, figure or notebook; `python -m c2dlib names` lists them.
+    """
+    check_scale(scale)
+    from c2dlib.reporting.console import show as published
+
+    print(published(name, scale, data))
+    return 0
+
+
+def publish(scale: Scale = "mini", data: Data = "") -> int:
+    """Copy this machine's finished records, complete tables, notebooks and figures into results/published/.
+
+    A published table with more seeds or rows is not replaced.
+    """
+    check_scale(scale)
+    _loading(f"publishing the results of scale {scale}")
+    from c2dlib.reporting.publish import publish as library
+
+    workspace, folder = _open(scale, data, published=False)
+    print("\n".join(library(workspace, folder)))
     return 0
 
 
@@ -155,6 +203,7 @@ def plan(
     """
     check_scale(scale)
     overrides = _overrides(settings)
+    _loading(f"plan of {name}, scale {scale}")
     from c2dlib.cluster import cost, jobs
     from c2dlib.reporting.reproduce import open_table
     from c2dlib.reporting.work_list import experiments
@@ -196,6 +245,8 @@ def run(
     """
     check_scale(scale)
     overrides = _overrides(settings)
+    if os.environ.get("RANK", "0") == "0":
+        _loading(f"{student} {method}, seed {seed}, scale {scale}")
     from c2dlib.cluster.jobs import run_job
 
     return run_job(student, method, scale, data, device, seed, part, overrides)
@@ -212,6 +263,7 @@ def data(
 
     Without options, say what to download from where.
     """
+    _loading(" ".join(["data", name, folder]).rstrip())
     from c2dlib.data.groceries import make_groceries
     from c2dlib.data.published import check_data, downloads
 
@@ -243,6 +295,7 @@ def bench(
             agreement: 20 steps on this device against the CPU's.
         students: Only these students (counts, throughput).
     """
+    _loading(f"bench: {what}")
     from c2dlib.cluster import bench as library
 
     if what == "ratios":
@@ -256,6 +309,7 @@ def bench(
 def claims(scale: Scale = "mini", data: Data = "", published: Published = False) -> int:
     """Judge the primary claims by the finished runs, list all other comparisons, draw the forest plot."""
     check_scale(scale)
+    _loading(f"claims, scale {scale}")
     from c2dlib import figures
     from c2dlib.reporting.claims import write_claims
     from c2dlib.reporting.ledger import FIGURE
@@ -277,6 +331,7 @@ def _open(scale: str, data: str, published: bool):
 def html(scale: Scale = "mini", data: Data = "", published: Published = False) -> int:
     """Write the executed notebooks as pages for a browser."""
     check_scale(scale)
+    _loading(f"pages, scale {scale}")
     from c2dlib.reporting import notebooks
 
     workspace, _ = _open(scale, data, published)
@@ -285,22 +340,27 @@ def html(scale: Scale = "mini", data: Data = "", published: Published = False) -
 
 
 def execute(
-    name: Annotated[Positional[str], arg(metavar="NAME")], scale: Scale = "mini", data: Data = ""
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME ...")],
+    scale: Scale = "mini",
+    data: Data = "",
 ) -> int:
-    """Execute a notebook on the published records and weights; nothing is trained.
+    """Execute notebooks on the published records and weights, and keep the copies there; nothing is trained.
 
     Args:
-        name: A table, figure or notebook; `python -m c2dlib names` lists them.
+        names: Tables, figures or notebooks; `python -m c2dlib names` lists them.
     """
     check_scale(scale)
+    _loading(f"published notebooks, scale {scale}")
     from c2dlib.reporting.notebooks import execute_published
 
-    print(f"written: {execute_published(name, scale, data)}")
+    for name in names:
+        print(f"written: {execute_published(name, scale, data)}", flush=True)
     return 0
 
 
 def readme() -> int:
     """Write the README's tables from results/published/, and its diagram of the method."""
+    _loading("README's tables")
     from c2dlib import figures
     from c2dlib.records import ROOT
     from c2dlib.reporting.readme import update_readme
@@ -337,6 +397,7 @@ def evaluate(
         split: train, val or test; empty: test where there is one, else val.
     """
     check_scale(scale)
+    _loading(checkpoint)
     from c2dlib.deployment.student import evaluate as evaluate_student
     from c2dlib.deployment.student import load_student
     from c2dlib.workspace import ProgressBar, open_workspace
@@ -369,10 +430,11 @@ def detect(
         out: Where the detections and a picture with boxes for each are written.
         threshold: Lowest score of a detection that is shown.
     """
-    from c2dlib.deployment.student import detect_on, load_student
-
     if not pictures:
         raise ValueError("which pictures? detect CHECKPOINT PICTURE ...")
+    _loading(checkpoint)
+    from c2dlib.deployment.student import detect_on, load_student
+
     written = detect_on(load_student(checkpoint), list(pictures), Path(out), threshold, device)
     print(f"written: {written} and a picture with boxes for each beside it")
     return 0
@@ -387,6 +449,7 @@ def export(
         onnx: The file to write.
         picture: A picture of the kind the student will see, for the check; empty: noise.
     """
+    _loading(checkpoint)
     import torch
 
     from c2dlib.deployment.export import check_onnx, export_onnx
@@ -404,7 +467,9 @@ def export(
 
 COMMANDS = {
     "reproduce": reproduce,
+    "show": show,
     "table": table,
+    "publish": publish,
     "plan": plan,
     "run": run,
     "data": data,

@@ -1,8 +1,9 @@
-"""Atomic writes, their leftovers, and hashes of file contents."""
+"""Atomic writes, their leftovers, hashes of file contents, and small CSV files."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
@@ -84,6 +85,24 @@ def sweep(folder: Path) -> None:
             with contextlib.suppress(OSError), open(path, "rb") as file:  # locked, or just renamed
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+
+
+def read_csv(path: Path) -> list[dict]:
+    """The lines of a CSV file; an empty cell is NaN. Without pandas, which takes long to load.
+
+    A column is of one type: int, else float, else text. One with empty cells is float or text.
+    """
+    with open(path, newline="") as file:
+        head, *lines = csv.reader(file)
+    columns = [_typed(column) for column in zip(*lines, strict=True)] if lines else []
+    return [dict(zip(head, line, strict=True)) for line in zip(*columns, strict=True)]
+
+
+def _typed(cells: tuple[str, ...]) -> list:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return [kind(cell or "nan") for cell in cells]
+    return [cell or float("nan") for cell in cells]
 
 
 def sha256(content: bytes) -> str:

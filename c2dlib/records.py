@@ -17,6 +17,7 @@ from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
 
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "hotcoco", "pycocotools", "numpy"]
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
+PUBLISHED = ROOT / "results" / "published"  # what the project publishes: <data>-<scale>/
 
 
 class RecordError(Exception):
@@ -98,6 +99,26 @@ def read_record(path: Path) -> RunRecord:
     if path.stem != record.name:
         raise RecordError(f"{path}: holds the record of {record.name}; not used.")
     return record
+
+
+def results_name(scale: str, data: str | Path = "") -> str:
+    """The folder of the results on these data, inside ``results/`` and ``results/published/``.
+
+    Args:
+        data: the data folder; empty: the embedded Badges.
+    """
+    name = Path(os.path.abspath(Path(data).expanduser())).name if data else "badges"
+    return f"{'badges-of-yours' if data and name == 'badges' else name}-{scale}"
+
+
+def recorded_seeds(results: Path) -> dict[tuple[str, str], list[int]]:
+    """(student, method) -> the seeds of which a results folder has a record, with whatever settings."""
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for path in (results / "records").glob("*.s*.*.json"):
+        student, method, seed = path.name.split(".")[:3]
+        if seed[1:].isdigit():
+            seeds.setdefault((student, method), set()).add(int(seed[1:]))
+    return {key: sorted(found) for key, found in seeds.items()}
 
 
 def command() -> str:

@@ -19,9 +19,8 @@ from c2dlib.config.experiment import scale_data
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
-from c2dlib.records import ROOT
+from c2dlib.records import PUBLISHED, results_name
 
-PUBLISHED = ROOT / "results" / "published"  # what the project publishes: <data>-<scale>/
 PUBLISHED_WEIGHTS = PUBLISHED / "weights"  # a few checkpoints with their detections, laid out as runs/ is
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
@@ -80,11 +79,10 @@ def open_workspace(
     scenes = scale_data(scale)
     if data:
         folder = load_folder(data, check_images=check_images)
-        name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
     else:
         root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)
-        folder, name = opened(root), "badges"
-    return Workspace(scale, folder.root, results / f"{name}-{scale}", runs, device), folder
+        folder = opened(root)
+    return Workspace(scale, folder.root, results / results_name(scale, data), runs, device), folder
 
 
 @cache
@@ -131,22 +129,42 @@ def lock_if_free(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
-class ProgressBar:
-    """A ``Progress`` for a terminal, with an estimate of the time left.
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return type(sys.stdout).__module__.startswith("ipykernel")
 
-    Only the first of several processes shows it.
+
+def new_bar(**options) -> tqdm:
+    """A progress bar: on stderr in a terminal, on stdout in a notebook, which shows stderr as errors.
+
+    Args:
+        options: of tqdm.
+    """
+    place = {"file": sys.stdout, "ncols": 100} if in_notebook() else {"dynamic_ncols": True}
+    return tqdm(**place, **options)
+
+
+class ProgressBar:
+    """A ``Progress`` with an estimate of the time left. Only the first of several processes shows it.
+
+    Args:
+        notebooks_only: show nothing in a process that is not the kernel of a notebook.
     """
 
-    def __init__(self):
-        self.what, self.bar = "", None
+    def __init__(self, notebooks_only: bool = False):
+        self.notebooks_only, self.what, self.bar = notebooks_only, "", None
 
     def __call__(self, what: str, done: int, of: int) -> None:
-        if not distributed.first():
+        if not distributed.first() or (self.notebooks_only and not in_notebook()):
             return
         if what != self.what:
             if self.bar:
                 self.bar.close()
-            self.what, self.bar = what, tqdm(total=of, desc=what, initial=done - 1, dynamic_ncols=True)
+            self.what, self.bar = what, new_bar(total=of, desc=what, initial=done - 1)
         self.bar.update(done - self.bar.n)
         if done == of:
             self.bar.close()
+            self.what, self.bar = "", None
+
+
+notebook_progress = ProgressBar(notebooks_only=True)

@@ -195,6 +195,41 @@ def test_setup_installs_again_only_when_the_lock_changed(checkout):
 
 
 @needs_make
+def test_pytorch_may_come_from_an_index_with_cpu_builds(checkout):
+    """In the pinned versions; all else from the lock, without what only GPUs need; the index is kept."""
+    shutil.copy(ROOT / "requirements.lock", checkout)
+    script(checkout / "bin/uv", 'echo "$UV_DEFAULT_INDEX|$UV_INDEX|uv $*" >>calls')
+    given = {
+        "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}",
+        "UV_INDEX": "another",
+        "UV_DEFAULT_INDEX": "",
+    }
+    assert (
+        make(
+            "setup", f"PYTHON={sys.executable}", "TORCH_INDEX=cpu builds", folder=checkout, **given
+        ).returncode
+        == 0
+    )
+    (torch,), (torchvision,) = locked()["torch"], locked()["torchvision"]
+    pinned = " ".join(entry.split()[0] for entry in (torch, torchvision))
+    calls = [
+        f"|another|{SYNC.replace('requirements.lock', '.venv/without-torch.txt')}",
+        f"cpu builds||uv pip install --python .venv/bin/python --no-deps {pinned}",
+        f"|another|{INSTALL}",
+    ]
+    assert (checkout / "calls").read_text().splitlines() == calls
+    kept = set(re.findall(r"(?m)^([A-Za-z0-9._-]+)==", (checkout / ".venv/without-torch.txt").read_text()))
+    assert {"timm", "numpy"} <= {canonicalize_name(name) for name in kept} < set(locked())
+    assert not [name for name in kept if re.match(r"torch|triton|nvidia|cuda", name)]
+    assert make("setup", folder=checkout, **given).returncode == 0  # the index is kept
+    assert (checkout / "calls").read_text().splitlines() == calls
+    with open(checkout / "requirements.lock", "a") as file:
+        file.write("\n")
+    assert make("setup", folder=checkout, **given).returncode == 0
+    assert (checkout / "calls").read_text().splitlines() == calls * 2
+
+
+@needs_make
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
 def test_two_makes_at_once_install_once(checkout):
     path = f"{checkout / 'bin'}:{os.environ['PATH']}"

@@ -35,13 +35,13 @@ from c2dlib.reporting.markdown import markdown_table, number
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
-from c2dlib.reporting.work_list import experiments, work_list
+from c2dlib.reporting.work_list import experiments, first_seed, work_list
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.run import experiment_for, finished, run, run_detections, trained_student
 from c2dlib.training.schedule import run_all
-from c2dlib.workspace import ProgressBar, open_workspace
+from c2dlib.workspace import open_workspace
 
 TRAIN_HERE = "With `published = False` in the parameters, what is missing is trained on this machine."
 
@@ -129,12 +129,12 @@ class Page:
     def _teacher(self, e: Experiment) -> tuple[Teacher, dict]:
         """The teacher and its report."""
         with _train_here():
-            return classifier_teacher(e, self.workspace, ProgressBar(), read_only=self.published)
+            return classifier_teacher(e, self.workspace, read_only=self.published)
 
     def student(self, e: Experiment) -> nn.Module:
         """The student of an experiment, trained if it is missing; see ``teacher`` for what it raises."""
         if not self.published:
-            run(e, self.workspace, ProgressBar(), with_weights=True)
+            run(e, self.workspace, with_weights=True)
         with _train_here():
             return trained_student(e, self.workspace)
 
@@ -248,7 +248,9 @@ class TablePage(Page):
             seeds = int(rows.seeds.max())
             students, methods = students or list(rows.student.unique()), methods or list(rows.method.unique())
         self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
-        self.rows = work_list(table, self.workspace, self.folder, seeds, students, methods or None, overrides)
+        self.rows = work_list(
+            table, self.workspace, self.folder, seeds, students, methods or None, overrides, True
+        )
         self.experiments = experiments(self.rows)
         self._read_records()
 
@@ -353,13 +355,16 @@ class ErrorsPage(TablePage):
             The text of ``figure3.md``.
         """
         if not self.published:
-            missing = errors.unknown(self.rows, self.workspace)
-            run_all(missing, self.workspace, self.jobs, tables.Printer(self.rows), with_weights=True)
+            last = first_seed("table1", self.workspace.scale) + self.seeds - 1  # further seeds are only read
+            missing = [e for e in errors.unknown(self.rows, self.workspace) if e.seed <= last]
+            run_all(missing, self.workspace, self.jobs, with_weights=True)
             self._read_records()
         self.by_iou, self.by_class = errors.gather(self.rows, self.workspace)
-        if self.writes:
-            return Markdown(errors.write_figure3(self.by_iou, self.workspace))
-        return Markdown(errors.figure3_text(self.by_iou))
+        if not self.writes:
+            return Markdown(errors.figure3_text(self.by_iou))
+        every = work_list("table1", self.workspace, self.folder, with_recorded=True)
+        rows = tables.with_rows_of(self.workspace.results / "figure3.csv", self.rows, every)
+        return Markdown(errors.write_figure3(errors.gather(rows, self.workspace)[0], self.workspace))
 
     def verdict(self) -> Markdown:
         """A line per comparison of costs; no primary claim is on them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from c2dlib.evaluation.tide import BOXES, TYPES, box_ap, tide, tide_per_class
 from c2dlib.files import write_whole
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
+from c2dlib.reporting.published import more_seeds
 from c2dlib.reporting.statistics import difference_text, paired_difference
 from c2dlib.reporting.work_list import Row
 from c2dlib.training.run import find_record, run_detections
@@ -168,9 +170,16 @@ def _cell(line: pd.Series) -> str:
 
 
 def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
-    """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return its text."""
+    """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return its text.
+
+    Files with more seeds are not replaced; a line on stderr says so.
+    """
+    path = workspace.results / "figure3.csv"
     lines = _all_differences(by_iou)
-    write_whole(workspace.results / "figure3.csv", lines.to_csv(index=False, float_format="%.4f"))
+    if more := more_seeds(path, lines, []):
+        print(f"{path}: kept as it is, {more}; move it away to write this one", file=sys.stderr)
+        return figure3_markdown(lines)
+    write_whole(path, lines.to_csv(index=False, float_format="%.4f"))
     write_whole(workspace.results / "figure3.md", text := figure3_markdown(lines))
     return text
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from c2dlib.config.methods import canonical, parts
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.records import RunRecord
+from c2dlib.reporting.markdown import missing
 from c2dlib.reporting.work_list import CONTROL, OWN_BASELINE, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 C2D = ["KDcls", "loc", "KDloc"]  # the method that the paper calls "ours"
 PREFIXES = {
@@ -48,7 +52,7 @@ def row_label(method: str, settings: dict) -> str:
     values = [
         PREFIXES.get(name, "") + (value if isinstance(value, str) else f"{value:g}")
         for name, value in settings.items()
-        if pd.notna(value)
+        if not missing(value)
     ]
     return ", ".join([method_label(method), *values])
 

@@ -6,6 +6,7 @@ An executed copy is written whole or not at all.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from html import escape
 from pathlib import Path
@@ -63,6 +64,7 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent)
     os.environ[HEADLESS] = "1"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else every kernel warns of frozen modules
     try:
         with errors_named(target), temporary_file(target, ".ipynb") as (_, temporary):
             try:
@@ -76,6 +78,7 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
                         kernel_name="python3",
                         progress_bar=False,
                         coalesce_streams=True,
+                        stdout_file=_BarsOnly(),
                     )
             except papermill.PapermillExecutionError:
                 _keep(temporary, target.with_suffix(".failed.ipynb"))
@@ -85,6 +88,16 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
     finally:
         del os.environ[HEADLESS]
     return target
+
+
+class _BarsOnly:
+    """A file that passes the progress bars of an executed notebook on to stderr, and nothing else."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text[text.index("\r") :] if "\r" in text else "")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _keep(temporary: str, target: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from c2dlib.config.experiment import check_scale, experiment, known
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import ROOT
-from c2dlib.reporting import notebooks, tables, work_list
+from c2dlib.reporting import console, notebooks, tables, work_list
+from c2dlib.reporting.notes import notes
+from c2dlib.reporting.published import agreement
 from c2dlib.training import schedule
+from c2dlib.training.run import finished
 from c2dlib.workspace import Workspace, open_workspace
 
 
@@ -43,19 +47,26 @@ def open_table(
     return (
         workspace,
         folder,
-        work_list.work_list(table, workspace, folder, seeds, list(students), list(methods), overrides),
+        work_list.work_list(table, workspace, folder, seeds, list(students), list(methods), overrides, True),
     )
 
 
-def print_table(table: str, workspace: Workspace, folder: CocoFolder, rows: list[work_list.Row]) -> list[str]:
-    """Write a table from the records there are and print it.
+def print_table(
+    table: str, workspace: Workspace, folder: CocoFolder, rows: list[work_list.Row], also: str = ""
+) -> None:
+    """Write a table from the records there are and print it with its notes and its agreement.
 
-    Returns:
-        The status of each row.
+    Args:
+        also: a file that was written besides.
     """
     frame = tables.write_table(table, rows, workspace, folder)
-    print((workspace.results / f"{table}.md").read_text())
-    return list(frame.status)
+    done, path = int((frame.seeds > 0).sum()), workspace.results / table
+    print(f"{work_list.TABLES[table].title}\n\n{console.text_table(frame.to_dict('records'))}\n")
+    for note in notes(workspace, folder, tables.collect(rows, workspace)):
+        print(textwrap.fill(f"- {note.replace('**', '')}", console.WIDTH, subsequent_indent="  "))
+    print(f"\n{done} of {len(frame)} rows have a finished run. Written: {path}.csv, .md{also}")
+    if sentence := agreement(frame):
+        print(textwrap.fill(sentence, console.WIDTH))
 
 
 def reproduce(
@@ -108,16 +119,17 @@ def _reproduce_table(
     _print_header(work_list.TABLES[table].title, workspace, folder)
     for warning in folder.report.warnings:
         print(f"note: {warning}", flush=True)
-    schedule.run_all(work_list.experiments(rows), workspace, jobs, tables.Printer(rows))
+    experiments = work_list.experiments(rows)
+    printer = tables.Printer(rows, tables.collect(rows, workspace))
+    schedule.run_all(experiments, workspace, jobs, printer)
     tables.write_table(table, rows, workspace, folder)
     parameters = {"seeds": seeds, "students": list(students), "methods": list(methods)}
     executed = notebooks.execute(
         table, workspace, parameters | _common_parameters(workspace, data, jobs, device, overrides)
     )
     print()
-    statuses = print_table(table, workspace, folder, rows)
-    print(f"written: {workspace.results / table}.csv, .md and {executed}")
-    return all(status == "done" for row, status in zip(rows, statuses, strict=True) if row.experiments)
+    print_table(table, workspace, folder, rows, f" and {executed}")
+    return all(finished(e, workspace) for e in experiments)
 
 
 def _reproduce_notebook(

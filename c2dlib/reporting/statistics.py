@@ -16,6 +16,8 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import optimize, stats
 
+from c2dlib.reporting.markdown import difference_text as difference_text
+
 
 class Difference(NamedTuple):
     """Mean of paired differences with its 95 % interval, in the unit of the values."""
@@ -41,13 +43,6 @@ def paired_difference(pairs: list[tuple[float | None, float | None]]) -> Differe
     return Difference(mean, mean - half, mean + half)
 
 
-def difference_text(mean: float | None, low: float | None, high: float | None) -> str:
-    """``+1.2 [+0.3, +2.1]``; without its interval where there is none; empty without a mean."""
-    if pd.isna(mean):
-        return ""
-    return f"{mean:+.1f}" if pd.isna(low) else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
 def mean_of(values: list[float | None]) -> float | None:
     """Arithmetic mean without the Nones; None if nothing is left."""
     values = [value for value in values if value is not None]
@@ -63,6 +58,15 @@ def sd_of(values: list[float | None]) -> float | None:
 def median_of(values: list[float]) -> float | None:
     """Median; None for no value."""
     return statistics.median(values) if values else None
+
+
+def chance_within(seeds: int, new_seeds: int) -> float:
+    """The chance that the mean over new seeds lies in the 95 % t interval of an earlier mean over ``seeds``.
+
+    All seeds are independent and of one normal distribution. It is below 95 %, because both means scatter.
+    """
+    reach = stats.t.ppf(0.975, seeds - 1) / (1 + seeds / new_seeds) ** 0.5
+    return float(1 - 2 * stats.t.sf(reach, seeds - 1))
 
 
 class Estimate(NamedTuple):

@@ -1,23 +1,28 @@
-"""Run records and the paper's numbers -> result tables, *paper* beside *reproduced*.
+"""Run records and the paper's numbers -> result tables: a frame, a CSV file and a Markdown file each.
 
-A table is a frame, a CSV file and a Markdown file.
+The published tables have *paper* and *reproduced*; this machine's have *paper*, *published*, *this machine*.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
+from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
+from c2dlib.reporting.console import read_lines
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
-from c2dlib.reporting.markdown import MISSING, markdown_table, number
+from c2dlib.reporting.markdown import MISSING, difference_text, markdown_table, number
 from c2dlib.reporting.notes import notes
-from c2dlib.reporting.statistics import difference_text, mean_of, median_of, paired_difference, sd_of
-from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row
+from c2dlib.reporting.published import agreement, more_seeds, with_published
+from c2dlib.reporting.statistics import mean_of, median_of, paired_difference, sd_of
+from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row, work_list
 from c2dlib.training.run import find_record
 from c2dlib.workspace import Workspace
 
@@ -25,10 +30,20 @@ GAIN_HEAD = "gain over the reproduced baseline [95 % CI]"
 
 
 def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
-    """Write ``<table>.csv`` and ``<table>.md`` from the runs that are finished; return the frame."""
+    """Write ``<table>.csv`` and ``<table>.md`` from the runs that are finished; return the frame.
+
+    A table on disk keeps the rows that it has besides these. One with more seeds than are recorded now is not
+    replaced; a line on stderr says so.
+    """
+    path = workspace.results / f"{name}.csv"
+    if path.exists():
+        rows = with_rows_of(path, rows, work_list(name, workspace, folder, with_recorded=True))
     records = collect(rows, workspace)
-    frame = table(rows, records)
-    write_whole(workspace.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
+    frame = with_published(table(rows, records), name, rows, workspace)
+    if more := more_seeds(path, frame, varied_settings(frame)):
+        print(f"{path}: kept as it is, {more}; move it away to write this one", file=sys.stderr)
+        return frame
+    write_whole(path, frame.to_csv(index=False, float_format="%.4f"))
     write_whole(
         workspace.results / f"{name}.md",
         markdown(
@@ -38,6 +53,25 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
         ),
     )
     return frame
+
+
+def with_rows_of(path: Path, rows: list[Row], every: list[Row]) -> list[Row]:
+    """The rows and those that the table at ``path`` has besides them, in the order of ``every``.
+
+    Args:
+        rows: returned as they are where one is not among ``every``, as with changed settings.
+        every: all rows of the table.
+    """
+
+    def key(row: Row) -> tuple:
+        return row.student, canonical(row.method), row.experiments[0].hash(), str(row.settings)
+
+    given = {key(row): row for row in rows}
+    if not given.keys() <= {key(row) for row in every}:
+        return rows
+    written = {(line["student"], canonical(line["method"])) for line in read_lines(path) if line["seeds"]}
+    kept = [row for row in every if key(row) in given or (row.student, canonical(row.method)) in written]
+    return [given.get(key(row), row) for row in kept]
 
 
 def collect(rows: list[Row], workspace: Workspace) -> dict[str, RunRecord]:
@@ -142,6 +176,40 @@ def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
 
 def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     """A ``table`` as Markdown with its title and notes; a row without a number says why in words."""
+    if "published_mAP" in frame:
+        columns, rows = _beside_published(frame)
+        notes = [*notes, agreement(frame)]
+    else:
+        columns, rows = _with_costs(frame)
+    text = markdown_table(columns, rows, text_columns=range(2 + len(varied_settings(frame))))
+    head = [f"# {title}", ""] + ([seeds, ""] if (seeds := _few_seeds(frame)) else [])
+    return "\n".join([*head, text, "", *[f"- {note}" for note in notes], ""])
+
+
+def _beside_published(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of a table of this machine beside the published one; the CSV file has the rest."""
+    varied = varied_settings(frame)
+    columns = ["student", "method", *varied, "paper", "published", "this machine", "gain published [95 % CI]"]
+    rows = [
+        [
+            line.student,
+            method_cell(line.method),
+            *map(_setting_cell, line[varied]),
+            number(line.paper_mAP),
+            _mean_and_spread(line.published_mAP, line.published_mAP_sd),
+            _reproduced(line),
+            difference_text(line.published_gain, line.published_gain_low, line.published_gain_high),
+            difference_text(line.gain, line.gain_low, line.gain_high),
+            MISSING if pd.isna(line.published_seeds) else f"{line.published_seeds:.0f}",
+            str(line.seeds),
+        ]
+        for _, line in frame.iterrows()
+    ]
+    return [*columns, "gain here [95 % CI]", "seeds published", "seeds here"], rows
+
+
+def _with_costs(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of a table that is not compared with a published one, with what its runs cost."""
     varied, compared = varied_settings(frame), _compared_metrics(frame)
     plain = [] if len(compared) > 1 else ["AP50", "AP75"]
     memory = ["memory, MB"] if frame.memory_mb.notna().any() else []
@@ -172,9 +240,7 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
         ]
         for _, line in frame.iterrows()
     ]
-    text = markdown_table(columns, rows, text_columns=range(2 + len(varied)))
-    head = [f"# {title}", ""] + ([seeds, ""] if (seeds := _few_seeds(frame)) else [])
-    return "\n".join([*head, text, "", *[f"- {note}" for note in notes], ""])
+    return columns, rows
 
 
 def _few_seeds(frame: pd.DataFrame) -> str:
@@ -222,7 +288,12 @@ def result_cells(line: pd.Series) -> list[str]:
 def _reproduced(line: pd.Series) -> str:
     if pd.isna(line.mAP):
         return line.status
-    return number(line.mAP) if pd.isna(line.mAP_sd) else f"{line.mAP:.1f} ± {line.mAP_sd:.1f}"
+    return _mean_and_spread(line.mAP, line.mAP_sd)
+
+
+def _mean_and_spread(mean: float, spread: float) -> str:
+    """``23.0 ± 1.7``; without the spread of a single seed."""
+    return number(mean) if pd.isna(spread) else f"{mean:.1f} ± {spread:.1f}"
 
 
 def _cost_cells(line: pd.Series, with_memory: bool) -> list[str]:
@@ -244,19 +315,18 @@ class Printer:
     """Called with the record of each run that ends: prints the run's line of the table.
 
     Args:
-        before: experiment hash -> record of the runs that were finished before; they are not printed.
+        records: of the runs that were finished before, by experiment hash; they are not printed.
     """
 
-    def __init__(self, rows: list[Row], before: dict[str, RunRecord] | None = None):
-        self.rows, self.headed = rows, False
-        self.records = {key: record for key, record in (before or {}).items() if record.status == "done"}
+    def __init__(self, rows: list[Row], records: dict[str, RunRecord] | None = None):
+        self.rows, self.records, self.printed = rows, dict(records or {}), False
 
     def __call__(self, record: RunRecord) -> None:
-        if record.hash in self.records:
+        if record.hash in self.records and self.records[record.hash].status == "done":
             return
-        if not self.headed:
-            self.headed = True
-            tqdm.write(f"{'student':<16} {'method':<16} {'paper':>6} {'reproduced':>13}  {GAIN_HEAD}")
+        if not self.printed:
+            tqdm.write(f"{'student':<16} {'method':<16} {'paper':>6} {'this machine':>13}  gain [95 % CI]")
+            self.printed = True
         self.records[record.hash] = record
         frame = table(self.rows, self.records)
         for row, label, (_, line) in zip(self.rows, frame_labels(frame), frame.iterrows(), strict=True):

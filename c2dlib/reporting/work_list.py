@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from c2dlib.config.experiment import Experiment, experiment, known, scale_tables
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
-from c2dlib.records import ROOT
+from c2dlib.files import read_csv
+from c2dlib.records import ROOT, recorded_seeds
 
 if TYPE_CHECKING:
     from c2dlib.data.coco import CocoFolder
@@ -225,6 +226,7 @@ def work_list(
     students: list[str] | None = None,
     methods: list[str] | None = None,
     overrides: dict | None = None,
+    with_recorded: bool = False,
 ) -> list[Row]:
     """The rows of a table in the paper's order, with each student's baseline and label control.
 
@@ -232,22 +234,30 @@ def work_list(
         seeds: how many, from 0 on (or from the scale's ``first_seed`` of the table).
         students, methods: only these; None: all.
         overrides: settings of Experiment to change in every row.
+        with_recorded: also the further seeds of each row whose finished runs are recorded in the workspace.
 
     Raises:
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
-    from c2dlib.training.run import experiment_for
+    from c2dlib.training.run import experiment_for, finished
 
-    rows, first = [], scale_tables(workspace.scale).get("first_seed", {}).get(table, 0)
+    rows, first = [], first_seed(table, workspace.scale)
+    recorded = recorded_seeds(workspace.results) if with_recorded else {}
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
-        runs = tuple(
-            experiment_for(
-                workspace, folder, plan.student, plan.method, seed, **plan.changes, **(overrides or {})
-            )
+        changes = plan.changes | (overrides or {})
+        runs = [
+            experiment_for(workspace, folder, plan.student, plan.method, seed, **changes)
             for seed in range(first, first + seeds)
-        )
-        rows.append(Row(plan.student, plan.method, plan.paper, runs, plan.settings))
+        ]
+        further = (s for s in recorded.get((plan.student, runs[0].method), []) if s >= first + seeds)
+        runs += [e for e in (runs[0].replace(seed=seed) for seed in further) if finished(e, workspace)]
+        rows.append(Row(plan.student, plan.method, plan.paper, tuple(runs), plan.settings))
     return rows
+
+
+def first_seed(table: str, scale: str) -> int:
+    """The first seed of a table's rows: 0, or what the scale says."""
+    return scale_tables(scale).get("first_seed", {}).get(table, 0)
 
 
 def experiments(rows: list[Row]) -> list[Experiment]:
@@ -369,6 +379,4 @@ def _papers_baseline(student: str) -> dict:
 
 def _paper_lines(table: str) -> list[dict]:
     """The lines of results/paper/<table>.csv; an empty cell is NaN."""
-    import pandas as pd
-
-    return pd.read_csv(PAPER / f"{table}.csv").to_dict("records")
+    return read_csv(PAPER / f"{table}.csv")

@@ -29,7 +29,7 @@ from c2dlib.files import json_with_hash, read_json_with_hash, sha256, write_whol
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
 from c2dlib.teacher.crops import crop_batch
 from c2dlib.training.loop import OptimizerSettings, fit
-from c2dlib.workspace import Progress, Workspace, opened, waiting_lock
+from c2dlib.workspace import Progress, Workspace, notebook_progress, opened, waiting_lock
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
 
 
 def classifier_teacher(
-    e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None, read_only: bool = False
+    e: Experiment, workspace: Workspace, progress: Progress = notebook_progress, read_only: bool = False
 ) -> tuple[Teacher, dict]:
     """The teacher of an Experiment: one for the SSDs, one for Faster R-CNNs and RetinaNets (section 4).
 

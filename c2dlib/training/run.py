@@ -45,7 +45,7 @@ from c2dlib.training.classifiers import classifier_teacher, initial_weights, mea
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
-from c2dlib.workspace import Progress, Workspace, lock_if_free, opened, waiting_lock
+from c2dlib.workspace import Progress, Workspace, lock_if_free, notebook_progress, opened, waiting_lock
 
 # In a run's folder until it is recorded: checkpoints, what it was started with, metrics during training.
 WORKING_FILES = ("step-*.pt", "started.json", "validation.json")
@@ -202,7 +202,7 @@ def finished(e: Experiment, workspace: Workspace, with_weights: bool = False) ->
 
 
 def run(
-    e: Experiment, workspace: Workspace, progress: Progress = lambda *_: None, with_weights: bool = False
+    e: Experiment, workspace: Workspace, progress: Progress = notebook_progress, with_weights: bool = False
 ) -> RunRecord:
     """Train and evaluate one experiment; return its record.
 

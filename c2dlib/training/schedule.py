@@ -29,7 +29,7 @@ from c2dlib.training.run import (
     sweep_leftovers,
 )
 from c2dlib.training.workers import Send, Worker
-from c2dlib.workspace import Workspace
+from c2dlib.workspace import Workspace, new_bar
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def run_all(
     """Run experiments, ``jobs`` at a time (0: one per core on CPU, one per GPU), one thread each on CPU.
 
     Args:
-        each: called with every record as soon as there is one, finished runs first.
+        each: called with every record as soon as there is one, finished runs first. The bar is on stdout in
+            a notebook, else on stderr.
         with_weights: train again what is recorded but has no checkpoint here.
 
     Returns:
@@ -132,9 +133,6 @@ def _execute(planned: list[Job], workspace: Workspace, jobs: int) -> Iterator[tu
                     bar.finish(worker)
                     yield job, _result(job, kind, content[0], workspace)
             bar.show()
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoints.", file=sys.stderr)
-        raise
     finally:
         bar.close()
         for worker in workers:
@@ -192,12 +190,11 @@ class _Bar:
     """One line: jobs done, what runs now and how far it is, time left."""
 
     def __init__(self, jobs: int):
-        self.done = 0
+        self.done, self.shown = 0, 0.0
         self.now: dict[Worker, tuple[str, int, int]] = {}  # what each does, steps done, steps in all
-        self.bar = tqdm(
+        self.bar = new_bar(
             total=jobs,
             unit="run",
-            dynamic_ncols=True,
             smoothing=0,
             bar_format="{n:.1f}/{total} jobs |{bar:12}| {elapsed} < {remaining} {postfix}",
         )
@@ -206,12 +203,18 @@ class _Bar:
         self.now[worker] = (what, done, of)
 
     def show(self) -> None:
-        self.bar.n = self.done + sum(done / of for what, done, of in self.now.values())
-        self.bar.set_postfix_str(" · ".join(f"{what} {done}/{of}" for what, done, of in self.now.values()))
+        if time.monotonic() - self.shown > 1:  # an executed notebook keeps every line until its cell ends
+            self.shown = time.monotonic()
+            self.bar.n = self.done + sum(done / of for what, done, of in self.now.values())
+            self.bar.set_postfix_str(
+                " · ".join(f"{what} {done}/{of}" for what, done, of in self.now.values())
+            )
 
     def finish(self, worker: Worker) -> None:
         self.done += 1
         self.now.pop(worker, None)
 
     def close(self) -> None:
+        self.bar.n = self.done
+        self.bar.set_postfix_str("")
         self.bar.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from c2dlib.data.batches import training_batches
 from c2dlib.teacher.classifier import Teacher, classifier_loss
 from c2dlib.teacher.crops import crop_batch
 from c2dlib.training.loop import OptimizerSettings, fit
+from c2dlib.workspace import notebook_progress
 
 
 class _Pairs:
@@ -50,7 +52,7 @@ def train_teacher(
     seed: int = 0,
     workers: int = 0,
     folder: str | Path | None = None,
-    progress: Callable[[int, int], None] = lambda done, steps: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Teacher:
     """Fine-tune a classifier on the crops of a detection data set's boxes (section 4): AdamW, cosine.
 
@@ -71,7 +73,7 @@ def train_teacher(
             (SSD and R-CNNs; RetinaNet, FCOS and DETR). False: softmax alone.
         workers: processes that load images. Their start method may need the data set to be picklable.
         folder: where a checkpoint is kept, from which an interrupted training resumes; None: none is kept.
-        progress: called with the number of steps done and of all steps.
+        progress: called with the number of steps done and of all steps; None: a bar, in notebooks only.
 
     Returns:
         The frozen teacher, on the same device.
@@ -107,6 +109,6 @@ def train_teacher(
             losses,
             Path(folder or temporary),
             device.type,
-            progress,
+            progress or partial(notebook_progress, "teacher"),
         )
     return Teacher(classifier, classes, size).to(device)

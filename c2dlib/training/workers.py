@@ -29,7 +29,12 @@ class Worker:
         self.job: Any = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, os.getpid(), do, prepare))
-        self.process.start()
+        # Ctrl-C reaches the parent alone, which ends its workers; they inherit which signals are blocked.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()  # so that this end is told when the process ends
 
     def start(self, job: Any) -> bool:
@@ -91,8 +96,6 @@ def _work(connection: Connection, parent: int, do: Callable, prepare: Callable[[
             connection.send(answer)
     except EOFError:
         pass
-    except KeyboardInterrupt:  # Ctrl-C reaches the parent too, which reports it
-        sys.exit(130)
 
 
 def end_with_parent(parent: int) -> None:

@@ -1,0 +1,132 @@
+"""What a table's command will train, known before anything slow is loaded: no torch, no pandas."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+
+from c2dlib.config.experiment import Experiment, experiment
+from c2dlib.config.methods import canonical, imitation_in
+from c2dlib.config.students import ARCHITECTURES
+from c2dlib.records import PUBLISHED, recorded_seeds, results_name
+from c2dlib.reporting.console import read_lines, settings_of
+from c2dlib.reporting.work_list import RowPlan, first_seed, plan_rows
+
+SPLITS = ("train", "val", "test")
+
+
+def preview(
+    table: str,
+    scale: str,
+    data: str = "",
+    seeds: int = 1,
+    jobs: int = 0,
+    device: str = "auto",
+    students: tuple[str, ...] = (),
+    methods: tuple[str, ...] = (),
+    overrides: dict | None = None,
+    results: Path = Path("results"),
+    published: Path = PUBLISHED,
+) -> str:
+    """A line: how many rows, how many are finished here, and how long the others may take.
+
+    The time is that of the published runs of these rows on a CPU; there is none for changed settings, or
+    where nothing is published.
+
+    Args:
+        results: the parent of this machine's results.
+        published: the parent of the published results.
+
+    The other arguments and the errors are those of ``reproduce.reproduce``.
+    """
+    name, overrides = results_name(scale, data), overrides or {}
+    data_name = name.removesuffix(f"-{scale}")
+    plans = plan_rows(table, scale, seeds, list(students), list(methods), overrides, data_name)
+    known_data = [{"data": data_name, **known} for known in _data_hashes(data, results / name)]
+    first, done, missing = first_seed(table, scale), 0, {}
+    for plan in plans:
+        for seed in range(first, first + seeds):
+            runs = [
+                experiment(scale, plan.student, plan.method, seed, **(known | plan.changes | overrides))
+                for known in known_data
+            ]
+            if any(_is_done(e, results / name) for e in runs):
+                done += 1
+            else:
+                missing[plan.student, canonical(plan.method), seed, *sorted(plan.changes.items())] = plan
+    counted = f"{len(plans)} rows" + (f", {len(plans) * seeds} runs" if seeds > 1 else "")
+    text = f"{counted}: {done} on this machine, {len(missing)} to train"
+    if not missing or overrides or device not in ("auto", "cpu"):
+        return text
+    seconds = _published_seconds(table, list(missing.values()), published / name)
+    cores = jobs or os.cpu_count() or 1
+    if math.isnan(seconds):
+        return f"{text}; how long is not known, nothing is published for these rows"
+    where = f"{cores} core{'s' * (cores > 1)} (as long as the published runs took)"
+    return f"{text}, about {_duration(seconds / cores)} on {where}"
+
+
+def _is_done(e: Experiment, results: Path) -> bool:
+    """Whether a finished run is recorded; the record is verified when it is used."""
+    path = results / "records" / f"{e.name}.{e.hash()}.json"
+    try:
+        return json.loads(path.read_text())["status"] == "done"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _data_hashes(data: str, results: Path) -> list[dict]:
+    """What an experiment on these data has as ``data_hash`` and ``eval_split``.
+
+    Of a COCO-format folder they are computed; else those of the records on this machine.
+    """
+    digest, files = hashlib.sha256(), {s: f"annotations/instances_{s}2017.json" for s in SPLITS}
+    files = {s: file for s, file in files.items() if data and (Path(data).expanduser() / file).exists()}
+    for file in files.values():  # as validation.validate does
+        content = (Path(data).expanduser() / file).read_bytes()
+        digest.update(f"{file} {len(content)}\n".encode() + content)
+    if files:
+        return [{"data_hash": digest.hexdigest(), "eval_split": "test" if "test" in files else "val"}]
+    found = set()
+    for path in (results / "records").glob("*.json"):
+        try:
+            identity = json.loads(path.read_text())["experiment"]
+            found.add((identity["data_hash"], identity["eval_split"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return [{"data_hash": known, "eval_split": split} for known, split in sorted(found)]
+
+
+def _published_seconds(table: str, plans: list[RowPlan], published: Path) -> float:
+    """Seconds that these runs took, with the detectors that they imitate; NaN: not known."""
+    seconds = {
+        _key(line["student"], line["method"], settings_of(line)): line["wall_seconds"]
+        for line in read_lines(published / f"{table}.csv")
+    }
+    runs = [seconds.get(_key(plan.student, plan.method, plan.settings), math.nan) for plan in plans]
+    teachers = {ARCHITECTURES[plan.student].detector_teacher for plan in plans if imitation_in(plan.method)}
+    return sum([*runs, *(_teacher_seconds(teacher, published) for teacher in teachers)])
+
+
+def _key(student: str, method: str, settings: dict) -> tuple:
+    given = {k: v for k, v in settings.items() if v == v}  # an empty cell is NaN
+    values = tuple((k, v if isinstance(v, str) else float(v)) for k, v in sorted(given.items()))
+    return (student, canonical(method), *values)
+
+
+def _teacher_seconds(teacher: str, published: Path) -> float:
+    """Of the record of a detector that students imitate; 0 where it has none."""
+    for seed in recorded_seeds(published).get((teacher, "baseline"), [])[:1]:
+        path = min((published / "records").glob(f"{teacher}.baseline.s{seed}.*.json"))
+        return float(json.loads(path.read_text())["wall_seconds"])
+    return 0.0
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1.5:
+        return "a minute"
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
