@@ -13,13 +13,13 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from IPython.display import Markdown
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation import tide
-from c2dlib.figures.images import compare_detections, detections, top_results
+from c2dlib.figures.images import Labelled, compare_detections, detections, top_results
+from c2dlib.figures.style import Picture
 from c2dlib.figures.teacher import teacher_view
 from c2dlib.records import ROOT, RunRecord, circumstances
 from c2dlib.reporting import claims, errors, tables
@@ -79,12 +79,12 @@ class Page:
         image, target = self.split[row]
         return Example(plain_transform()(image), target["boxes"].as_subclass(Tensor), target["labels"] - 1)
 
-    def show_example(self) -> Figure:
+    def show_example(self) -> Picture:
         """The example with its ground truth."""
         image, boxes, labels = self.example
-        return detections(image, (boxes, [self.class_names[c] for c in labels]), {})
+        return detections(image, Labelled(boxes, [self.class_names[c] for c in labels]), {})
 
-    def teacher_figure(self, e: Experiment) -> Figure:
+    def teacher_figure(self, e: Experiment) -> Picture:
         """The example's crops as the classification teacher of an experiment reads them.
 
         The teacher is trained if it is missing.
@@ -101,11 +101,12 @@ class Page:
             (probabilities.argmax(1) == labels).sum(),
             probabilities[range(len(labels)), labels].mean(),
         )
-        figure.suptitle(
+        title = (
             f"{e.teacher}: {correct} of {len(labels)} objects correct, mean probability of the true class "
-            f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})",
-            fontsize=9,
+            f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})"
         )
+        figure.suptitle(title)
+        figure.alt = f"{title}. {figure.alt}"
         return figure
 
 
@@ -195,7 +196,7 @@ class TablePage(Page):
         """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""
         return bullets(comparison(self.frame))
 
-    def teacher_view(self) -> Figure:
+    def teacher_view(self) -> Picture:
         """The example's crops as the table's classification teacher reads them.
 
         The teacher is trained if it is missing.
@@ -344,7 +345,7 @@ class PairPage(Page):
         """The two images that gained most, the two in the middle of the order, the two that lost most."""
         return tide.telling_images(self.ap50.baseline, self.ap50.distilled)
 
-    def compare(self) -> Figure:
+    def compare(self) -> Picture:
         """The chosen images with their ground truth; of each student as many boxes as there are objects."""
         categories = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         lines = []
@@ -354,8 +355,10 @@ class PairPage(Page):
                 m: top_results(results, image_id, categories, len(boxes))
                 for m, results in self.results.items()
             }
-            truth = boxes, [self.class_names[c] for c in labels]
-            lines.append((f"{row.sort}: {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected))
+            truth = Labelled(boxes, [self.class_names[c] for c in labels])
+            lines.append(
+                (f"{row.sort}: AP50 {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected)
+            )
         return compare_detections(lines)
 
     def errors(self) -> pd.DataFrame:
