@@ -8,7 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from c2dlib.figures.style import BLUE, GREEN, GREY, ORANGE, PAGE, PINK, STYLE, Picture, new_figure, plain_axes
+from c2dlib.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PINK,
+    STYLE,
+    Picture,
+    new_figure,
+    plain_axes,
+    show_legend,
+)
 from c2dlib.reporting.statistics import difference_text
 
 MARKERS = [(BLUE, "o"), (ORANGE, "^"), (GREEN, "v"), (PINK, "D"), (GREY, "p")]  # of the students
@@ -59,11 +71,11 @@ def claims_forest(parts: pd.DataFrame, students: pd.DataFrame) -> Picture:
         *(Line2D([], [], marker=marker, linestyle="", color=color) for color, marker in looks.values()),
         Patch(color=MARGIN),
     ]
-    figure.legend(
+    show_legend(
+        figure,
         keys,
         ["paper", "pooled, with 95 % interval (90 % in a margin)", *looks, "margin of equivalence"],
-        loc="outside upper center",
-        ncols=3,
+        columns=3,
     )
     verdicts = parts.drop_duplicates("id").verdict.value_counts()
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
@@ -71,7 +83,7 @@ def claims_forest(parts: pd.DataFrame, students: pd.DataFrame) -> Picture:
         f"{line.id}: {line.sum} {difference_text(line.value, line.low, line.high)}"
         for line in parts[parts.value.notna()].itertuples()
     )
-    figure.alt = f"Forest plot of the primary claims: {counts}. Pooled differences in AP points: {pooled or 'none yet'}"
+    figure.alt = f"Forest plot of the primary claims: {counts}. Pooled, in points: {pooled or 'none yet'}"
     return figure
 
 

@@ -6,6 +6,7 @@ from textwrap import fill
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from c2dlib.config.methods import IMITATIONS, PARTS
 from c2dlib.figures.style import (
@@ -18,7 +19,7 @@ from c2dlib.figures.style import (
     RED,
     STYLE,
     Picture,
-    legend_below,
+    legend_above,
     listed,
     new_figure,
     plain_axes,
@@ -26,7 +27,6 @@ from c2dlib.figures.style import (
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label
 
-TOGETHER = 30  # up to so many panels have wide columns
 LAST_THIRD = "#FCEFC7"
 
 
@@ -34,7 +34,8 @@ LAST_THIRD = "#FCEFC7"
 def training_curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Picture:
     """Losses along training, a panel per row of a table: the detector's own, and distillation terms.
 
-    In each panel the baseline's losses are grey. All panels of a student have one logarithmic axis.
+    The baseline has no panel of its own: its losses are grey in the others, at the same setting where the
+    table has it. All panels of a student have one logarithmic axis.
 
     Args:
         records: finished runs.
@@ -46,21 +47,25 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
         panels.setdefault((record.student, label), []).append(record)
     students = list(dict.fromkeys(r.student for r in records))
     per_student = {s: [label for student, label in panels if student == s] for s in students}
-    longest = max((len(label) for _, label in panels), default=0)
-    columns = min(6 if longest <= 16 else 4, max([1, *map(len, per_student.values())]))
+    baselines = {key: panels[key] for key in panels if panels[key][0].method == "baseline"}
+    for student, labels in per_student.items():  # the baselines are in the other panels
+        per_student[student] = [label for label in labels if (student, label) not in baselines] or labels
+    widest = 5 if max((len(label) for _, label in panels), default=0) <= 16 else 4
+    columns = min(widest, max([1, *map(len, per_student.values())]))
     lines = {s: -(-len(labels) // columns) for s, labels in per_student.items()}
     count = max(sum(lines.values()), 1)
-    figure, grid = new_figure(count, columns, (max(PAGE * columns / 6, 4.5), 1.45 * count + 0.6), sharex=True)
+    figure, grid = new_figure(
+        count, columns, (max(PAGE * columns / widest, 4.5), 1.4 * count + 0.6), sharex=True
+    )
     first = 0
     for student in students:
         axes = [ax for row in grid[first : first + lines[student]] for ax in row]
         first += lines[student]
-        baselines = [
-            r for (s, _), runs in panels.items() if s == student for r in runs if r.method == "baseline"
-        ]
         for ax, label in zip(axes, per_student[student], strict=False):
-            _losses(ax, panels[student, label], baselines)
-            ax.set_title(fill(label, 22 if columns < 6 else 17), fontsize=STYLE["font.size"])
+            plain = "baseline" + label[label.find(", ") :] if ", " in label else "baseline"
+            references = baselines.get((student, plain)) or baselines.get((student, "baseline"), [])
+            _losses(ax, panels[student, label], references)
+            ax.set_title(fill(label, 26), fontsize=STYLE["font.size"])
         shown = axes[: len(per_student[student])]
         low, high = (end(ax.get_ylim()[i] for ax in shown) for i, end in enumerate((min, max)))
         for i, ax in enumerate(axes):
@@ -73,7 +78,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
         axes[0].set_ylabel(student)
     if records:
         figure.supxlabel("training step")
-        legend_below(figure, [ax for row in grid for ax in row])
+        legend_above(figure, [ax for row in grid for ax in row])
     figure.alt = (
         f"Losses along training, a panel for each of {len(panels)} rows. Mean of the detector's own losses, "
         "first → last: "
@@ -121,9 +126,12 @@ def _losses(ax: Axes, runs: list[RunRecord], baselines: list[RunRecord]) -> None
                     label=label,
                 )
     plain_axes(ax)
-    ax.set_yscale("log", nonpositive="mask")
     ax.set_xlim(left=0)
     ax.locator_params(axis="x", nbins=3)
+    ax.set_yscale("log", nonpositive="mask")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 @rc_context(STYLE)
@@ -165,7 +173,6 @@ def validation_curve(records: list[RunRecord], names: dict[str, str] | None = No
         sentences.append(text)
     ax.axvspan(2 * last / 3, last, color=LAST_THIRD, linewidth=0, zorder=0, label="last third")
     ax.set(xlabel="training step", ylabel="mAP on val", xlim=(0, 1.02 * last), ylim=(0, None))
-    ax.set_title("mAP on val; its range in the last third of the steps")
-    legend_below(figure, [ax], columns=1)
+    legend_above(figure, [ax], 1, "mAP on val; its range in the last third of the steps")
     figure.alt = "mAP on val along training. In the last third of the steps " + listed(sentences)
     return figure

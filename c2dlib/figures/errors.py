@@ -22,11 +22,12 @@ from c2dlib.figures.style import (
     RED,
     STYLE,
     Picture,
-    legend_below,
+    legend_above,
     listed,
     method_style,
     new_figure,
     plain_axes,
+    show_legend,
 )
 from c2dlib.reporting.labels import method_label
 
@@ -69,7 +70,7 @@ def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc"
     for column, student in enumerate(students):
         grid[0][column].set_title(student)
     figure.supxlabel("IoU threshold, %")
-    legend_below(figure, grid[0], columns=6)
+    legend_above(figure, grid[0])
     sentences = []
     for kind, iou in zip(types, (50, 90), strict=False):
         at_iou = by_iou[by_iou.IoU == iou]
@@ -127,7 +128,7 @@ def change_over_iou(lines: pd.DataFrame, what: str) -> Picture:
     if students:
         grid[0][0].set_ylabel(what)
         figure.supxlabel("IoU threshold, %")
-        legend_below(figure, grid[0], columns=6)
+        legend_above(figure, grid[0])
         figure.alt = f"{what}, over the IoU threshold. Largest change: {listed(sentences, 24)}."
     else:
         figure.alt = _nothing(grid[0][0], f"{what}: not measured in these runs")
@@ -160,12 +161,13 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
     most = max(at_iou[TYPES].max(axis=None), 0.1) if len(at_iou) else 0.1
     for ax, student in zip(axes, students, strict=False):
         plain_axes(ax, "y")
-        means = pd.DataFrame(0.0, methods, TYPES)
+        of_student = at_iou[at_iou.student == student]
+        means = of_student.groupby("method", sort=False)[TYPES].mean().reindex(methods)
+        low_types = [kind for kind in TYPES if means[kind].max() < 0.1 * most]
         for i, method in enumerate(methods):
-            runs = at_iou[(at_iou.student == student) & (at_iou.method == method)]
+            runs = of_student[of_student.method == method]
             color, dashes = method_style(method)
             places = [x + (i + 0.5) / len(methods) * 0.84 - 0.42 for x in range(len(TYPES))]
-            means.loc[method] = runs[TYPES].mean()
             ax.bar(
                 places,
                 means.loc[method],
@@ -178,10 +180,10 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
             )
             if len(runs) > 1:
                 for x, kind in zip(places, TYPES, strict=True):
-                    ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
-        of_student = at_iou[at_iou.student == student]
+                    if kind not in low_types:
+                        ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
         for x, kind in enumerate(TYPES):
-            if means[kind].max() < 0.1 * most:
+            if kind in low_types:
                 low, high = (f"{value:.1f}" for value in (means[kind].min(), means[kind].max()))
                 text = low if low == high else f"{low}–{high}"
                 ax.text(x, of_student[kind].max() + 0.03 * most, text, ha="center", va="bottom")
@@ -190,7 +192,7 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
         ax.set_axis_off()
     if students:
         figure.supylabel(f"cost at IoU {iou / 100:.2f}, AP points")
-    legend_below(figure, axes, columns=6)
+    legend_above(figure, axes)
     figure.alt = f"Cost of six types of error at IoU {iou / 100:.2f}, in AP points. " + " ".join(
         f"{student}: "
         + "; ".join(f"{kind} {_range(at_iou[at_iou.student == student], kind)}" for kind in TYPES)
@@ -209,8 +211,8 @@ def _range(runs: pd.DataFrame, kind: str) -> str:
 def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline") -> Picture:
     """Change in the cost of the error types per class, from ``other`` to ``method``; a panel per student.
 
-    A mark left of zero is a lower cost. Types that change by less than ``SMALL`` points in every class are
-    named below instead.
+    A mark left of zero is a lower cost; changes below half of ``SMALL`` points have none. Types that change
+    by less than ``SMALL`` points in every class are named below instead.
 
     Args:
         by_class: TIDE errors per class at IoU 0.50, the second frame of ``errors.gather``. The figure shows
@@ -222,7 +224,7 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
         s for s, runs in by_class.groupby("student", sort=False) if {method, other} <= set(runs.method)
     ]
     classes = by_class["class"].unique().tolist()
-    size = (max(2.0 * len(students) + 1.2, 5), 1.5 + 0.21 * len(classes))
+    size = (max(2.0 * len(students) + 1.2, 7.2), 1.6 + 0.21 * len(classes))
     figure, grid = new_figure(1, max(len(students), 1), size, sharex=True, sharey=True)
     what = f"{method_label(method)} − {method_label(other)}"
     if not students:
@@ -240,8 +242,9 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
         ax.axvline(0, color="black", linewidth=0.8)
         for kind in reversed(drawn):
             color, marker = TYPE_STYLES[kind]
+            values = change[student][kind]
             ax.plot(
-                change[student][kind],
+                values.where(values.abs() >= SMALL / 2),
                 range(len(classes)),
                 marker,
                 color=color,
@@ -254,9 +257,9 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
         ax.set(ylim=(len(classes) - 0.4, -0.6), title=student)
         ax.tick_params(axis="y", length=0)
     rest = [kind for kind in TYPES if kind not in drawn]
-    small = f"; {', '.join(rest)} change by less than {SMALL:g} point in every class" if rest else ""
-    figure.supxlabel(f"change in cost, {what}, AP points{small}")
-    legend_below(figure, grid[0], columns=3)
+    small = f"; {', '.join(rest)}: less than {SMALL:g} point in every class" if rest else ""
+    figure.supxlabel(f"change in cost, {what}, AP points (from {SMALL / 2:g} on){small}")
+    legend_above(figure, grid[0], 3, order=tuple(f"{kind} ({MEANING[kind]})" for kind in TYPES))
     figure.alt = f"Change in the cost of errors per class, {what}{small}. " + " ".join(
         f"{student}: "
         + "; ".join(f"{kind} {frame[kind].min():+.1f} to {frame[kind].max():+.1f}" for kind in drawn)
@@ -289,7 +292,6 @@ def error_examples(
     rows = max(-(-len(examples) // columns), 1)
     side = min(2.9, PAGE / columns)
     figure, grid = new_figure(rows, columns, (max(side * columns, 5.6), (side + 0.3) * rows + 0.6))
-    figure.suptitle(title)
     axes = [ax for line in grid for ax in line]
     for ax in axes[len(examples) :]:
         ax.set_axis_off()
@@ -310,11 +312,11 @@ def error_examples(
         where = f"image {one.image_id}" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
         ax.set_title(where, fontsize=STYLE["font.size"])
         sentences.append(f"{where}: {', '.join(words)}")
-    figure.legend(
+    show_legend(
+        figure,
         [Line2D([], [], color=BLUE), Line2D([], [], color=RED, linestyle="--")],
         ["ground truth", "detection"],
-        loc="outside lower center",
-        ncols=2,
+        title=title,
     )
     figure.alt = f"{title}. {'; '.join(sentences)}".rstrip()
     return figure

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from c2dlib.figures.style import BLUE, GREEN, PAGE, RED, STYLE, Picture, new_figure
+from c2dlib.figures.style import BLUE, GREEN, PAGE, RED, STYLE, Picture, new_figure, show_legend
 from c2dlib.reporting.labels import method_label
 
 RIGHT_IOU = 0.5  # of a detection with an object of its class, to be right
@@ -130,7 +130,7 @@ def _legend(figure: Figure) -> None:
         for color, line in ((BLUE, "-"), (GREEN, "-"), (RED, "--"))
     ]
     names = ["ground truth", f"✓ right: its class, IoU ≥ {RIGHT_IOU}", "✗ wrong"]
-    figure.legend(keys, names, loc="outside lower center", ncols=3)
+    show_legend(figure, keys, names)
 
 
 @rc_context(STYLE)

@@ -20,6 +20,7 @@ from c2dlib.figures.style import (
     new_figure,
     new_picture,
     plain_axes,
+    show_legend,
 )
 
 
@@ -88,15 +89,14 @@ def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str
         ax.set_title(title)
         towards = sum(float(g * (b - t)) > 0 for g, b, t in zip(gradient, box, truth, strict=True))
         sides.append(f"{title} {towards}")
-    figure.legend(
+    show_legend(
+        figure,
         [
             Line2D([], [], color=BLUE),
             Line2D([], [], color=RED, linestyle="--"),
             Line2D([], [], color="black", marker=">", markevery=[1]),
         ],
         ["ground truth", "predicted box", "where the loss moves a side"],
-        loc="outside lower center",
-        ncols=3,
     )
     figure.alt = (
         "A predicted box beside the true one, with an arrow per side where a loss moves it. "

@@ -14,6 +14,7 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 from IPython.display import publish_display_data
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -36,6 +37,7 @@ STYLE = {
     "ytick.labelsize": TEXT,
     "legend.fontsize": TEXT,
     "figure.titlesize": TITLE,
+    "figure.labelsize": TEXT,
     "legend.frameon": False,
 }
 # Okabe and Ito's colours, safe for the colour-blind, and a grey dark enough to differ from each
@@ -80,7 +82,7 @@ class Picture(Figure):
         self.savefig(buffer, format="png", dpi=SHARPNESS * PIXELS)
         image = Image.open(buffer).convert("RGB")
         if not any(shown.get_array().ndim == 3 for ax in self.axes for shown in ax.images):  # no photograph
-            image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            image = _with_palette(image)
         text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
         text.add_itxt("Description", self.alt)
         image.save(buffer, "png", optimize=True, pnginfo=text)
@@ -96,6 +98,23 @@ class Picture(Figure):
             {"image/png": base64.b64encode(self.png()).decode(), "text/plain": self.alt},
             {"image/png": self.size() | {"alt": self.alt}},
         )
+
+
+def _with_palette(image: Image.Image) -> Image.Image:
+    """The image in its 256 most frequent colours: those are exact, the rest are shades of soft edges."""
+    pixels = np.asarray(image, np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    found, place, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+    colors = np.stack([found >> 16, found >> 8 & 255, found & 255], 1)  # [N, 3]
+    palette = colors[counts.argsort()[::-1][:256]]
+    nearest = np.concatenate(
+        [
+            ((some[:, None] - palette) ** 2).sum(2).argmin(1)
+            for some in np.array_split(colors, 1 + len(colors) // 1000)
+        ]
+    )
+    reduced = Image.fromarray(nearest[place].reshape(pixels.shape).astype(np.uint8), "P")
+    reduced.putpalette(palette.astype(np.uint8).tobytes())
+    return reduced
 
 
 def method_style(method: str) -> tuple[str, str]:
@@ -127,14 +146,35 @@ def plain_axes(ax: Axes, grid: str = "both") -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def legend_below(figure: Figure, axes: list[Axes], columns: int = 4) -> None:
-    """One legend for all panels, below the figure: every name once, only names of what is drawn."""
+def legend_above(
+    figure: Figure, axes: list[Axes], columns: int = 6, title: str = "", order: tuple[str, ...] = ()
+) -> None:
+    """One legend for all panels, above the figure: every name once, only names of what is drawn.
+
+    Args:
+        title: above the names.
+        order: names that come first, in this order.
+    """
     keys: dict = {}
     for ax in axes:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             keys.setdefault(name, handle)
-    if keys:
-        figure.legend(list(keys.values()), list(keys), loc="outside lower center", ncols=columns)
+    names = [name for name in order if name in keys] + [name for name in keys if name not in order]
+    show_legend(figure, [keys[name] for name in names], names, columns, title)
+
+
+def show_legend(figure: Figure, keys: list, names: list[str], columns: int = 6, title: str = "") -> None:
+    """A legend above the figure, in at most ``columns`` columns; only its title if there are no keys."""
+    if keys or title:
+        figure.legend(
+            keys,
+            names,
+            loc="outside upper center",
+            ncols=min(columns, max(len(names), 1)),
+            title=title or None,
+            title_fontsize=TITLE,
+            columnspacing=1.4,
+        )
 
 
 def listed(items: list[str], most: int = 12) -> str:

@@ -17,11 +17,12 @@ from c2dlib.figures.style import (
     PAPER,
     STYLE,
     Picture,
-    legend_below,
+    legend_above,
     listed,
     method_style,
     new_figure,
     plain_axes,
+    show_legend,
 )
 from c2dlib.reporting.labels import frame_labels, method_label
 from c2dlib.reporting.work_list import CONTROL, IOUS
@@ -46,8 +47,9 @@ def table_bars(frame: pd.DataFrame) -> Picture:
     figure, grid = new_figure(1, len(students), size, sharex=True, sharey=True)
     sentences, baselines = [], False
     for ax, student in zip(grid[0], students, strict=True):
-        rows = frame[frame.student == student].set_index("method")
-        base = rows.reindex(["baseline"]).iloc[0]  # all NaN if the frame has no such row
+        rows = frame[frame.student == student]
+        base = _baseline(rows)
+        rows = rows[rows.method != "baseline"].set_index("method")
         for y, method in ((y, m) for y, m in enumerate(methods) if m in rows.index):
             row = rows.loc[method]
             paper = row.paper_mAP - base.paper_mAP
@@ -78,18 +80,22 @@ def table_bars(frame: pd.DataFrame) -> Picture:
             sentences.append(f"{student} {method} {row.gain:+.1f}{beside}")
         plain_axes(ax)
         ax.axvline(0, color="black", linewidth=0.8)
-        values = ["–" if pd.isna(v) else f"{v:.1f}" for v in (base.paper_mAP, base.mAP)]
-        known = values != ["–", "–"]
-        baselines |= known
-        ax.set_title(
-            f"{student}\n{values[0]} | {values[1]}" if known else student, fontsize=STYLE["font.size"]
-        )
+        known = [
+            f"{name} {value:.1f}"
+            for name, value in (("paper", base.paper_mAP), ("here", base.mAP))
+            if pd.notna(value)
+        ]
+        baselines |= bool(known)
+        ax.set_title("\n".join([student, *known]), fontsize=STYLE["font.size"])
         ax.set(yticks=range(len(methods)), yticklabels=methods, ylim=(max(len(methods), 1) - 0.4, -0.6))
     one_seed = frame.gain.notna().any() and frame.gain_low.isna().all()
-    if one_seed:
-        figure.suptitle("One seed: a difference may be chance")
-    legend_below(figure, grid[0])
-    explained = " (above: baseline mAP, paper | reproduced)" if baselines else ""
+    legend_above(
+        figure,
+        grid[0],
+        title="One seed a row: a difference may be chance" if one_seed else "",
+        order=("paper", "reproduced"),
+    )
+    explained = " (above: the baseline's mAP)" if baselines else ""
     figure.supxlabel(f"gain over the baseline, mAP points{explained}")
     figure.alt = (
         f"Gain in mAP over the baseline{', one seed a row' if one_seed else ''}: "
@@ -98,6 +104,14 @@ def table_bars(frame: pd.DataFrame) -> Picture:
         else "No row has a gain over its baseline yet."
     )
     return figure
+
+
+def _baseline(rows: pd.DataFrame) -> pd.Series:
+    """A student's baseline in the settings of its scale; all NaN if there is none."""
+    rows = rows[rows.method == "baseline"]
+    if "changed" in rows:
+        rows = rows[rows.changed.isna()]
+    return rows.iloc[0] if len(rows) else pd.Series(index=rows.columns, dtype=float)
 
 
 @rc_context(STYLE)
@@ -237,7 +251,7 @@ def gpu_hours(frame: pd.DataFrame, what: str) -> Picture:
     ax.set_yticks(range(len(students)), students)
     ax.invert_yaxis()
     ax.set_xlabel(what)
-    legend_below(figure, [ax])
+    legend_above(figure, [ax])
     figure.alt = f"{what}: " + listed(
         [
             f"{run.student} {method_label(run.method)} {run.hours * run.gpus:.0f}"
@@ -266,7 +280,7 @@ def map_over_images(frame: pd.DataFrame, images: int) -> Picture:
             ax.errorbar(
                 rows.train_share * images,
                 rows.mAP,
-                rows.mAP_sd.fillna(0),
+                rows.mAP_sd if rows.mAP_sd.notna().any() else None,
                 color=color,
                 linestyle=dashes,
                 marker="o",
@@ -282,7 +296,7 @@ def map_over_images(frame: pd.DataFrame, images: int) -> Picture:
         ax.set_title(student)
         ax.set_xlabel("training images")
     grid[0][0].set_ylabel("mAP")
-    legend_below(figure, grid[0])
+    legend_above(figure, grid[0])
     figure.alt = "mAP over the number of training images: " + listed(
         [
             f"{student} {method_label(method)} "
@@ -338,6 +352,6 @@ def ap_over_iou(frame: pd.DataFrame) -> Picture:
         if dashes in drawn:
             keys.append(Line2D([], [], color="black", linestyle=dashes))
             names.append(name)
-    figure.legend(keys, names, loc="outside lower center", ncols=3)
+    show_legend(figure, keys, names)
     figure.alt = "Reproduced gain in AP over the baseline at each IoU: " + listed(sentences)
     return figure
