@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from matplotlib import colormaps, rc_context
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from torch import Tensor, stack
 
 from c2dlib.figures.images import draw_boxes, show_image, zoom
@@ -38,7 +39,16 @@ def moving_crop(image: Tensor, boxes: Tensor, crops: Tensor) -> Picture:
     zoom(whole, boxes, image.shape[-2:], 0.25)
     for i, (box, crop) in enumerate(zip(boxes, crops, strict=True)):
         shade = colormaps["plasma"](0.85 * (1 - i / max(count - 1, 1)))
-        draw_boxes(whole, box[None], [str(i)], [shade])
+        draw_boxes(whole, box[None], [""], [shade])
+        x, y = float(box[0]), float(box[1])
+        whole.text(
+            x,
+            y,
+            str(i),
+            color="white",
+            va="bottom",
+            bbox={"facecolor": shade, "edgecolor": "none", "pad": 1.2},
+        )
         ax = show_image(figure.add_subplot(places[0, 2 + i]), crop.clamp(0, 255) / 255)
         ax.set_title(str(i))
         for side in ax.spines.values():
@@ -67,25 +77,26 @@ def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str
     sides = []
     for ax, (title, gradient) in zip(axes[0], gradients.items(), strict=True):
         show_image(ax, image)
-        draw_boxes(ax, stack([truth, box]), ["", ""], [BLUE, RED], line="--")
-        scale = 0.22 * zoom(ax, stack([truth, box]), image.shape[-2:]) / gradient.abs().max().clamp(min=1e-12)
+        draw_boxes(ax, truth[None], [""], [BLUE])
+        draw_boxes(ax, box[None], [""], [RED], line="--")
+        scale = 0.16 * zoom(ax, stack([truth, box]), image.shape[-2:]) / gradient.abs().max().clamp(min=1e-12)
         for i, (x, y) in enumerate(middles):
             step = float(-gradient[i] * scale)
-            for color, thick, size in (("white", 5, 20), ("black", 2.2, 14)):
-                ax.annotate(
-                    "",
-                    (x + step, y) if i % 2 == 0 else (x, y + step),
-                    (x, y),
-                    annotation_clip=False,
-                    arrowprops={
-                        "arrowstyle": "-|>",
-                        "color": color,
-                        "linewidth": thick,
-                        "mutation_scale": size,
-                        "shrinkA": 0,
-                        "shrinkB": 0,
-                    },
-                )
+            ax.annotate(
+                "",
+                (x + step, y) if i % 2 == 0 else (x, y + step),
+                (x, y),
+                annotation_clip=False,
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "black",
+                    "linewidth": 2.2,
+                    "mutation_scale": 14,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                    "path_effects": [withStroke(linewidth=4, foreground="white")],
+                },
+            )
         ax.set_title(title)
         towards = sum(float(g * (b - t)) > 0 for g, b, t in zip(gradient, box, truth, strict=True))
         sides.append(f"{title} {towards}")
@@ -141,7 +152,8 @@ def losses_over_shift(errors: list[float], values: dict[str, list[float]], what:
     lower.set_ylabel("slope")
     lower.set_xlabel(what)
     upper.legend()
-    title = f"Mean outward slope, shift up to {half:g} → beyond: {', '.join(means)}"
-    upper.set_title(title)
-    figure.alt = f"Losses over the {what}, each divided by its largest value, and their slopes. {title}."
+    title = f"Mean outward slope, shift up to {half:g} → beyond"
+    upper.set_title(f"{title}:\n{', '.join(means)}")
+    shown = f"Losses over the {what}, each divided by its largest value, and their slopes."
+    figure.alt = f"{shown} {title}: {', '.join(means)}."
     return figure

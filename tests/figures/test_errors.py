@@ -115,7 +115,7 @@ def test_errors_per_class_draws_the_types_that_change_and_names_the_rest(drawn):
 
 
 def test_the_truths_label_is_below_its_box_and_the_detections_above(drawn):
-    one = ErrorExample(1, [20.0, 20, 30, 30], 3, 0.82, [21.0, 21, 30, 30], 7, 0.9)
+    one = ErrorExample("Cls", 1, [20.0, 20, 30, 30], 3, 0.82, [21.0, 21, 30, 30], 7, 0.9)
     figure = drawn(
         figures.error_examples({1: torch.zeros(3, 80, 80)}, [one], {3: "bun", 7: "cup"}, "Cls: 1 of 1")
     )
