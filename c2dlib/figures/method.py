@@ -8,11 +8,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from c2dlib.data.badges import scene
-from c2dlib.figures.style import BLUE, RED, new_figure
+from c2dlib.figures.style import BLUE, PAGE, RED, Picture, new_figure
 from c2dlib.files import write_whole
 
 ALT = (
@@ -24,16 +23,16 @@ ALT = (
     "student alone remains."
 )
 SEED, OBJECT = 20, 0  # of the picture's scene, and of the object that is followed
-TEXT, SMALL = 11, 10  # points, at a width of 10 inches
+TEXT, SMALL = 10, 9  # points
 DARK, CLASS, BOX = "#404040", "#00755A", "#8A5A00"  # lines; terms of the class and of the box
 
 
-def method_diagram() -> Figure:
+def method_diagram() -> Picture:
     """The student above, the teacher below, the three distillation terms on the right.
 
     The picture is a scene of Badges; nothing is trained or computed for it.
     """
-    figure, axes = new_figure(1, 1, (10, 5.1))
+    figure, axes = new_figure(1, 1, (PAGE, 4.7))
     ax = axes[0][0]
     ax.set(xlim=(0, 100), ylim=(0, 51))
     ax.axis("off")
@@ -41,6 +40,7 @@ def method_diagram() -> Figure:
     _student(ax)
     _teacher(ax)
     _losses(ax)
+    figure.alt = ALT
     return figure
 
 
@@ -89,7 +89,7 @@ def _student(ax: Axes) -> None:
     _arrow(ax, (53, 38), (59, 35.2))
     ax.plot([66.5, 66.5, 19.5, 19.5], [32.5, 29, 29, 21.5], color=RED, lw=1.6)
     _arrow(ax, (19.5, 21.5), (14.6, 21.5), RED)
-    _text(ax, 43, 30.6, "the gradient of KD_loc and loc comes back along the red arrows", SMALL, RED)
+    _text(ax, 43, 30.6, "the gradient of KD_loc and loc: back along the red arrows", SMALL, RED)
 
 
 def _teacher(ax: Axes) -> None:

@@ -16,16 +16,16 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from IPython.display import Markdown
-from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchvision.ops import nms
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.methods import canonical
 from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation import tide
 from c2dlib.figures.explorer import explore
-from c2dlib.figures.images import compare_detections, detections, top_detections, top_results
-from c2dlib.figures.style import save
+from c2dlib.figures.images import Labelled, compare_detections, detections, top_results
+from c2dlib.figures.style import Picture, save
 from c2dlib.figures.teacher import teacher_view
 from c2dlib.records import ROOT, RunRecord, circumstances
 from c2dlib.reporting import claims, errors, ledger, tables
@@ -113,10 +113,10 @@ class Page:
         image, target = self.split[row]
         return Example(plain_transform()(image), target["boxes"].as_subclass(Tensor), target["labels"] - 1)
 
-    def show_example(self) -> Figure:
+    def show_example(self) -> Picture:
         """The example with its ground truth."""
         image, boxes, labels = self.example
-        return detections(image, (boxes, [self.class_names[c] for c in labels]), {})
+        return detections(image, Labelled(boxes, [self.class_names[c] for c in labels]), {})
 
     def teacher(self, e: Experiment) -> Teacher:
         """The classification teacher of an experiment, on the CPU; trained if it is missing.
@@ -173,20 +173,28 @@ class Page:
             )
         return Markdown(text)
 
-    def keep(self, figure: Figure, name: str) -> Figure:
+    def keep(self, figure: Picture, name: str) -> Picture:
         """Write a figure beside the results and return it."""
         return save(figure, self.workspace.results / name) if self.writes else figure
 
-    def detections_of(self, experiments: list[Experiment]) -> Figure:
-        """The example with its ground truth, and as many boxes of each experiment's student as objects."""
-        image, boxes, labels = self.example
-        detected = {
-            method_label(e.method): top_detections(self.student(e), image, self.class_names, len(boxes))
-            for e in experiments
-        }
-        return detections(image, (boxes, [self.class_names[c] for c in labels]), detected)
+    def detections_of(self, experiments: list[Experiment]) -> Picture:
+        """The example with its ground truth, and as many boxes of each experiment's student as objects.
 
-    def teacher_figure(self, e: Experiment) -> Figure:
+        A box that overlaps one of higher score by an IoU above 0.5 is left out.
+        """
+        image, boxes, labels = self.example
+        truth, found = Labelled(boxes, [self.class_names[c] for c in labels]), {}
+        for e in experiments:
+            with torch.inference_mode():
+                output = self.student(e)([image])[0]
+            kept = nms(output["boxes"], output["scores"], 0.5)[: len(boxes)]
+            names = [self.class_names[c - 1] for c in output["labels"][kept]]
+            found[method_label(e.method)] = Labelled(
+                output["boxes"][kept], names, output["scores"][kept].tolist()
+            )
+        return detections(image, truth, found)
+
+    def teacher_figure(self, e: Experiment) -> Picture:
         """The example's crops as the classification teacher of an experiment reads them.
 
         See ``teacher`` for where it comes from.
@@ -203,11 +211,12 @@ class Page:
             (probabilities.argmax(1) == labels).sum(),
             probabilities[range(len(labels)), labels].mean(),
         )
-        figure.suptitle(
+        title = (
             f"{e.teacher}: {correct} of {len(labels)} objects correct\n"
-            f"mean probability of the true class {of_truth:.2f}, chance {1 / len(self.class_names):.2f}",
-            fontsize=9,
+            f"mean probability of the true class {of_truth:.2f}, chance {1 / len(self.class_names):.2f}"
         )
+        figure.suptitle(title)
+        figure.alt = f"{title.replace(chr(10), ', ')}. {figure.alt}"
         return figure
 
 
@@ -314,7 +323,7 @@ class TablePage(Page):
         """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""
         return bullets(comparison(self.frame))
 
-    def teacher_view(self) -> Figure:
+    def teacher_view(self) -> Picture:
         """The example's crops as the table's classification teacher reads them.
 
         Of the teachers of its students, the first whose weights are at hand; else the first is trained.
@@ -489,7 +498,7 @@ class PairPage(Page):
         """The two images that gained most, the two in the middle of the order, the two that lost most."""
         return tide.telling_images(self.ap50.baseline, self.ap50.distilled)
 
-    def compare(self) -> Figure:
+    def compare(self) -> Picture:
         """The chosen images with their ground truth; of each student as many boxes as there are objects."""
         categories = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         lines = []
@@ -499,8 +508,10 @@ class PairPage(Page):
                 m: top_results(results, image_id, categories, len(boxes))
                 for m, results in self.results.items()
             }
-            truth = boxes, [self.class_names[c] for c in labels]
-            lines.append((f"{row.sort}: {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected))
+            truth = Labelled(boxes, [self.class_names[c] for c in labels])
+            lines.append(
+                (f"{row.sort}: AP50 {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected)
+            )
         return compare_detections(lines)
 
     def errors(self) -> pd.DataFrame:

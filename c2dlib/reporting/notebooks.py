@@ -189,7 +189,7 @@ def html(workspace: Workspace) -> Path:
         name = path.name.partition(".")[0]
         line = navigation(name, "", lambda other: f"{other}.html" if other in pages else "")
         _show_navigation(notebook, line)
-        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        body, _ = exporter.from_notebook_node(_described(notebook), {"metadata": {"name": path.stem}})
         write_whole(folder / f"{path.stem}.html", body)
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
@@ -215,6 +215,18 @@ def html(workspace: Workspace) -> Path:
         folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items)))
     )
     return folder / "index.html"
+
+
+def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with its pictures as HTML that has their texts, which nbconvert's page leaves out."""
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        of_image = output.get("metadata", {}).get("image/png", {})
+        if "alt" in of_image:
+            source, size = output.data["image/png"].replace("\n", ""), of_image.get("width", "")
+            output.data["text/html"] = (
+                f'<img src="data:image/png;base64,{source}" width="{size}" alt="{escape(of_image.alt)}">'
+            )
+    return notebook
 
 
 PAGE = """<!doctype html>

@@ -265,7 +265,12 @@ def test_pages_need_no_server_and_no_network(tmp_path):
         nbformat.v4.new_code_cell(
             "1 < 2",
             outputs=[
-                nbformat.v4.new_output("execute_result", {"text/plain": "True, really"}, execution_count=1)
+                nbformat.v4.new_output("execute_result", {"text/plain": "True, really"}, execution_count=1),
+                nbformat.v4.new_output(
+                    "display_data",
+                    {"image/png": "iVBORw0KGgo="},
+                    metadata={"image/png": {"width": 96, "height": 96, "alt": 'a "fine" curve'}},
+                ),
             ],
         ),
     ]
@@ -282,5 +287,5 @@ def test_pages_need_no_server_and_no_network(tmp_path):
     )
     page = (index.parent / "small.html").read_text()
     assert index.name == "index.html" and '<a href="small.html">Is 1 &lt; 2?</a>' in index.read_text()
-    assert "True, really" in page
+    assert "True, really" in page and 'alt="a &quot;fine&quot; curve"' in page
     assert not re.findall(r"""(?:src|href)=["']?https?://""", page + index.read_text())
