@@ -131,7 +131,7 @@ class Page:
         with _train_here():
             return classifier_teacher(e, self.workspace, read_only=self.published)
 
-    def student(self, e: Experiment) -> nn.Module:
+    def detector(self, e: Experiment) -> nn.Module:
         """The student of an experiment, trained if it is missing; see ``teacher`` for what it raises."""
         if not self.published:
             run(e, self.workspace, with_weights=True)
@@ -186,7 +186,7 @@ class Page:
         truth, found = Labelled(boxes, [self.class_names[c] for c in labels]), {}
         for e in experiments:
             with torch.inference_mode():
-                output = self.student(e)([image])[0]
+                output = self.detector(e)([image])[0]
             kept = nms(output["boxes"], output["scores"], 0.5)[: len(boxes)]
             names = [self.class_names[c - 1] for c in output["labels"][kept]]
             found[method_label(e.method)] = Labelled(
