@@ -254,11 +254,11 @@ class TablePage(Page):
         super().__init__(scale, data, device, results, runs, published)
         if published:
             rows = pd.read_csv(self.workspace.results / f"{table}.csv")
-            seeds = int(rows.seeds.max())
+            seeds = int(rows.seeds.max())  # and no more: other tables may have further seeds of a row
             students, methods = students or list(rows.student.unique()), methods or list(rows.method.unique())
         self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
         self.rows = work_list(
-            table, self.workspace, self.folder, seeds, students, methods or None, overrides, True
+            table, self.workspace, self.folder, seeds, students, methods or None, overrides, not published
         )
         self.experiments = experiments(self.rows)
         self._read_records()
@@ -371,6 +371,8 @@ class ErrorsPage(TablePage):
         self.by_iou, self.by_class = errors.gather(self.rows, self.workspace)
         if not self.writes:
             return Markdown(errors.figure3_text(self.by_iou))
+        if self.published:
+            return Markdown(errors.write_figure3(self.by_iou, self.workspace))
         every = work_list("table1", self.workspace, self.folder, with_recorded=True)
         rows = tables.with_rows_of(self.workspace.results / "figure3.csv", self.rows, every)
         return Markdown(errors.write_figure3(errors.gather(rows, self.workspace)[0], self.workspace))

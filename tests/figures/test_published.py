@@ -3,10 +3,11 @@
 import hashlib
 import shutil
 
+import pandas as pd
 import pytest
 from safetensors.torch import load_file, save
 
-from c2dlib.figures.pages import Page, PairPage
+from c2dlib.figures.pages import Page, PairPage, TablePage
 from c2dlib.records import read_record
 from c2dlib.training.run import experiment_for
 from c2dlib.workspace import PUBLISHED, PUBLISHED_WEIGHTS, Workspace
@@ -45,6 +46,19 @@ def test_nothing_is_trained_or_written(place, monkeypatch):
     assert "published weights" in text and "**85.4 %** of 939 crops" in text and "chance**" not in text
     page.keep(page.detections_of([e]), "picture.png")
     assert {path: path.stat().st_mtime_ns for path in PUBLISHED.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["table1", "controls"])
+def test_a_published_table_has_its_own_seeds_and_no_more(name, place):
+    """The records of Table 1 include a fourth seed of SSD300, which only the controls use."""
+    page = TablePage(name, **place, seeds=1, students=[], methods=[], overrides={}, jobs=1, published=True)
+    committed = pd.read_csv(PUBLISHED / "badges-mini" / f"{name}.csv")
+    assert list(page.frame.seeds) == list(committed.seeds)
+    assert page.frame.mAP.tolist() == pytest.approx(committed.mAP.tolist(), abs=1e-4)
+    shown = page.verdict().data
+    assert ("| 1. KD_cls raises mAP |" in shown) == (name == "table1")
+    assert ("**Exploratory**" if name == "table1" else "**No verdict**") in shown
+    assert (PUBLISHED / "badges-mini" / f"{name}.md").read_text() in page.table().data
 
 
 def test_what_is_not_published_says_how_to_train_it(place):
