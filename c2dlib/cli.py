@@ -346,13 +346,35 @@ def html(scale: Scale = "mini", data: Data = "", published: Published = False) -
     return 0
 
 
+def execute(
+    names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME ...")],
+    scale: Scale = "mini",
+    data: Data = "",
+) -> int:
+    """Execute notebooks on the published records and weights, and keep the copies there; nothing is trained.
+
+    Args:
+        names: Tables, figures or notebooks; `python -m c2dlib names` lists them.
+    """
+    check_scale(scale)
+    _loading(f"published notebooks, scale {scale}")
+    from c2dlib.reporting.notebooks import execute_published
+
+    for name in names:
+        print(f"written: {execute_published(name, scale, data)}", flush=True)
+    return 0
+
+
 def readme() -> int:
-    """Write the tables of README.md and docs/ from results/published/."""
+    """Write the tables of README.md and docs/ from results/published/, and the README's diagram of the method."""
     _loading("tables of README and docs")
+    from c2dlib import figures
+    from c2dlib.records import ROOT
     from c2dlib.reporting.readme import pages, update_tables
 
     for page in pages():
         update_tables(page)
+    figures.write_diagram(ROOT / "docs" / "method.svg")
     return 0
 
 
@@ -526,6 +548,7 @@ COMMANDS = {
     "data": data,
     "claims": claims,
     "html": html,
+    "execute": execute,
     "readme": readme,
     "names": names,
     "bench": bench,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from c2dlib.data.layouts import load_data
 from c2dlib.data.validation import DataError
 from c2dlib.records import PUBLISHED, results_name
 
+PUBLISHED_WEIGHTS = PUBLISHED / "weights"  # a few checkpoints with their detections, laid out as runs/ is
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
 
@@ -44,6 +46,10 @@ class Workspace:
     def published(self) -> Path:
         """The published results on data of this name at this scale; the folder need not exist."""
         return PUBLISHED / self.results.name
+
+    def of_published(self) -> Workspace:
+        """The same data with the published results and checkpoints, which are read only."""
+        return dataclasses.replace(self, results=self.published, runs=PUBLISHED_WEIGHTS)
 
     def __post_init__(self):
         if self.device == "auto":

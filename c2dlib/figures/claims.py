@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from c2dlib.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, new_figure, plain_axes
+from c2dlib.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PINK,
+    STYLE,
+    Picture,
+    new_figure,
+    plain_axes,
+    show_legend,
+)
+from c2dlib.reporting.statistics import difference_text
 
 MARKERS = [(BLUE, "o"), (ORANGE, "^"), (GREEN, "v"), (PINK, "D"), (GREY, "p")]  # of the students
 MARGIN = "#FCEFC7"
 
 
-def claims_forest(parts: pd.DataFrame, students: pd.DataFrame) -> Figure:
+@rc_context(STYLE)
+def claims_forest(parts: pd.DataFrame, students: pd.DataFrame) -> Picture:
     """A line per part of a primary claim: the paper's sum, the reproduced one by student, the pooled one.
 
     Args:
         parts, students: of ``reporting.evidence.Evidence``. A part without an estimate says why.
     """
-    figure, ((ax,),) = new_figure(1, 1, (9.0, 1.4 + 0.46 * len(parts)))
+    figure, ((ax,),) = new_figure(1, 1, (PAGE, 1.4 + 0.46 * len(parts)))
     names = list(dict.fromkeys(students.student))
     looks = dict(zip(names, MARKERS, strict=False))
     for y, line in enumerate(parts.itertuples()):
@@ -43,30 +57,33 @@ def claims_forest(parts: pd.DataFrame, students: pd.DataFrame) -> Figure:
                 line.verdict,
                 (1.01, y),
                 xycoords=("axes fraction", "data"),
-                fontsize=8,
                 va="center",
                 weight="bold" if line.verdict in ("reproduced", "contradicted", "equivalent") else None,
             )
-    plain_axes(ax)
+    plain_axes(ax, "x")
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.grid(axis="y", visible=False)
     ax.set_ylim(len(parts) - 0.5, -0.5)
     _labels(ax, parts)
-    ax.set_xlabel("difference in AP points", fontsize=8)
+    ax.set_xlabel("difference in AP points")
     keys = [
         Line2D([], [], marker="D", linestyle="", markerfacecolor="white", color="#404040"),
         Line2D([], [], marker="s", color="black"),
         *(Line2D([], [], marker=marker, linestyle="", color=color) for color, marker in looks.values()),
         Patch(color=MARGIN),
     ]
-    figure.legend(
+    show_legend(
+        figure,
         keys,
         ["paper", "pooled, with 95 % interval (90 % in a margin)", *looks, "margin of equivalence"],
-        loc="outside upper center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
+        columns=3,
     )
+    verdicts = parts.drop_duplicates("id").verdict.value_counts()
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    pooled = "; ".join(
+        f"{line.id}: {line.sum} {difference_text(line.value, line.low, line.high)}"
+        for line in parts[parts.value.notna()].itertuples()
+    )
+    figure.alt = f"Forest plot of the primary claims: {counts}. Pooled, in points: {pooled or 'none yet'}"
     return figure
 
 
@@ -76,4 +93,4 @@ def _labels(ax: Axes, parts: pd.DataFrame) -> None:
         (f"{line.id}  " if line.part == 1 else "") + line.sum.replace(") - (", ")\n- (")
         for line in parts.itertuples()
     ]
-    ax.set_yticks(range(len(parts)), texts, fontsize=7)
+    ax.set_yticks(range(len(parts)), texts)

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from c2dlib.config.methods import canonical
-from c2dlib.evaluation.tide import TYPES, ErrorExample
+from c2dlib.evaluation.tide import MEANING, TYPES, ErrorExample
 from c2dlib.figures.images import draw_boxes, show_image
-from c2dlib.figures.style import BLUE, RED, legend_below, method_style, new_figure, plain_axes
+from c2dlib.figures.style import (
+    BLUE,
+    GREEN,
+    LIGHT_BLUE,
+    ORANGE,
+    PAGE,
+    PINK,
+    RED,
+    STYLE,
+    Picture,
+    legend_above,
+    listed,
+    method_style,
+    new_figure,
+    plain_axes,
+    show_legend,
+)
 from c2dlib.reporting.labels import method_label
 
+TYPE_STYLES = dict(
+    zip(
+        TYPES,
+        [(BLUE, "o"), (RED, "D"), (PINK, "s"), (ORANGE, "^"), (GREEN, "v"), (LIGHT_BLUE, "P")],
+        strict=True,
+    )
+)
+SMALL = 1.0  # AP points: error types that change by less in every class are named and not drawn
 
-def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc")) -> Figure:
+
+@rc_context(STYLE)
+def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc")) -> Picture:
     """Cost of classification and localisation errors at each IoU, in AP points (Figure 3).
 
     A line is the mean over seeds, a dot is one run.
@@ -24,10 +52,10 @@ def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc"
         types: error types, a row of panels each.
     """
     students = by_iou.student.unique().tolist()
-    size = (max(2.6 * len(students) + 0.6, 5), 2.3 * len(types) + 0.7)
+    size = (max(2.4 * len(students) + 0.6, 5), 2.3 * len(types) + 0.7)
     figure, grid = new_figure(len(types), max(len(students), 1), size, sharex=True, sharey="row")
     for axes, kind in zip(grid, types, strict=True):
-        axes[0].set_ylabel(f"{kind} error, AP points", fontsize=8)
+        axes[0].set_ylabel(f"cost of {kind} errors, AP points")
         for ax, student in zip(axes, students, strict=False):
             plain_axes(ax)
             for method, runs in by_iou[by_iou.student == student].groupby("method", sort=False):
@@ -40,27 +68,44 @@ def errors_over_iou(by_iou: pd.DataFrame, types: tuple[str, ...] = ("Cls", "Loc"
                     ax.plot(runs.IoU, runs[kind], ".", color=color, markersize=2.5, alpha=0.6)
         axes[0].set_ylim(bottom=0)  # the row shares its axis: set after all panels are drawn
     for column, student in enumerate(students):
-        grid[0][column].set_title(student, fontsize=9)
-        grid[-1][column].set_xlabel("IoU threshold, %", fontsize=8)
-    legend_below(figure, grid[0][0])
+        grid[0][column].set_title(student)
+    figure.supxlabel("IoU threshold, %")
+    legend_above(figure, grid[0])
+    sentences = []
+    for kind, iou in zip(types, (50, 90), strict=False):
+        at_iou = by_iou[by_iou.IoU == iou]
+        sentences += [
+            f"{s}, {kind} at {iou} %: {_means(at_iou[at_iou.student == s], kind)}." for s in students
+        ]
+    figure.alt = " ".join([f"Cost of {' and '.join(types)} errors over the IoU threshold.", *sentences])
     return figure
 
 
-def change_over_iou(lines: pd.DataFrame, what: str) -> Figure:
+def _means(runs: pd.DataFrame, column: str) -> str:
+    """``baseline 70.1, KDcls 64.0``: the means over seeds."""
+    means = runs.groupby("method", sort=False)[column].mean().dropna()
+    return ", ".join(f"{method_label(method)} {value:.1f}" for method, value in means.items())
+
+
+@rc_context(STYLE)
+def change_over_iou(lines: pd.DataFrame, what: str) -> Picture:
     """Change against the baseline at each IoU, its 95 % interval over seeds as a band; a panel per student.
+
+    Students without a measurement have no panel.
 
     Args:
         lines: ``errors.differences`` of one type.
         what: the label of the axis.
     """
-    students = lines.student.unique().tolist()
-    figure, grid = new_figure(1, max(len(students), 1), (max(2.9 * len(students) + 0.6, 5), 3.2), sharey=True)
+    measured = lines[lines.dAP.notna()]
+    students = measured.student.unique().tolist()
+    figure, grid = new_figure(1, max(len(students), 1), (max(2.4 * len(students) + 0.6, 5), 3.4), sharey=True)
+    sentences = []
     for ax, student in zip(grid[0], students, strict=False):
         plain_axes(ax)
         ax.axhline(0, color="black", linewidth=0.8)
-        for method, rows in lines[(lines.student == student) & (lines.method != "baseline")].groupby(
-            "method", sort=False
-        ):
+        of_student = measured[(measured.student == student) & (measured.method != "baseline")]
+        for method, rows in of_student.groupby("method", sort=False):
             color, dashes = method_style(method)
             change = (
                 rows.set_index("IoU").reindex(columns=["change", "change_low", "change_high"]).astype(float)
@@ -76,21 +121,32 @@ def change_over_iou(lines: pd.DataFrame, what: str) -> Figure:
             ax.fill_between(
                 change.index, change.change_low, change.change_high, color=color, alpha=0.12, linewidth=0
             )
-        if lines[lines.student == student].dAP.isna().all():
-            ax.text(
-                0.5, 0.6, "not measured", transform=ax.transAxes, ha="center", fontsize=8, color="#595959"
-            )
-        ax.set_title(student, fontsize=9)
-        ax.set_xlabel("IoU threshold, %", fontsize=8)
-    grid[0][0].set_ylabel(what, fontsize=8)
-    legend_below(figure, grid[0][0])
+            if change.change.notna().any():
+                most = change.change.abs().idxmax()
+                sentences.append(f"{student} {method_label(method)} {change.change[most]:+.1f} at {most} %")
+        ax.set_title(student)
+    if students:
+        grid[0][0].set_ylabel(what)
+        figure.supxlabel("IoU threshold, %")
+        legend_above(figure, grid[0])
+        figure.alt = f"{what}, over the IoU threshold. Largest change: {listed(sentences, 24)}."
+    else:
+        figure.alt = _nothing(grid[0][0], f"{what}: not measured in these runs")
     return figure
 
 
-def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Figure:
+def _nothing(ax: Axes, why: str) -> str:
+    """A figure that only says why it is empty."""
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", wrap=True)
+    return why
+
+
+@rc_context(STYLE)
+def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
     """Cost of all six error types at one IoU (the supplement's figure): a bar per method, a dot per seed.
 
-    The axis is a square root, because one type often costs far more than the others.
+    Above bars that are too low to be read stands the range of their methods.
 
     Args:
         by_iou: TIDE errors of every run, the first frame of ``errors.gather``.
@@ -98,40 +154,65 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Figure:
     """
     at_iou = by_iou[by_iou.IoU == iou]
     students, methods = at_iou.student.unique().tolist(), at_iou.method.unique().tolist()
-    figure, grid = new_figure(1, max(len(students), 1), (max(3.0 * len(students) + 0.6, 5), 3.2), sharey=True)
-    for ax, student in zip(grid[0], students, strict=False):
-        plain_axes(ax)
+    columns = min(max(len(students), 1), 2)
+    rows = max(-(-len(students) // columns), 1)
+    figure, grid = new_figure(rows, columns, (4.35 * columns + 0.3, 2.4 * rows + 0.7), sharey=True)
+    axes = [ax for row in grid for ax in row]
+    most = max(at_iou[TYPES].max(axis=None), 0.1) if len(at_iou) else 0.1
+    for ax, student in zip(axes, students, strict=False):
+        plain_axes(ax, "y")
+        of_student = at_iou[at_iou.student == student]
+        means = of_student.groupby("method", sort=False)[TYPES].mean().reindex(methods)
+        low_types = [kind for kind in TYPES if means[kind].max() < 0.1 * most]
         for i, method in enumerate(methods):
-            runs = at_iou[(at_iou.student == student) & (at_iou.method == method)]
+            runs = of_student[of_student.method == method]
             color, dashes = method_style(method)
             places = [x + (i + 0.5) / len(methods) * 0.84 - 0.42 for x in range(len(TYPES))]
             ax.bar(
                 places,
-                runs[TYPES].mean(),
+                means.loc[method],
                 0.8 / len(methods),
                 color=color,
-                alpha=0.85,
                 label=method_label(method),
-                hatch="//" if dashes == "--" else None,
+                hatch="///" if dashes == "--" else None,
                 edgecolor="white",
                 linewidth=0.4,
             )
-            for x, kind in zip(places, TYPES, strict=True):
-                if len(runs) > 1:
-                    ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
-        ax.set_yscale("function", functions=(lambda v: v.clip(0) ** 0.5, lambda v: v**2))
-        ax.set_ylim(0, 1.05 * max(at_iou[TYPES].max(axis=None), 0.1))
-        ax.set_xticks(range(len(TYPES)), TYPES)
-        ax.set_title(student, fontsize=9)
-    grid[0][0].set_ylabel(f"cost at IoU {iou / 100:.2f}, AP points (square-root scale)", fontsize=8)
-    legend_below(figure, grid[0][0])
+            if len(runs) > 1:
+                for x, kind in zip(places, TYPES, strict=True):
+                    if kind not in low_types:
+                        ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
+        for x, kind in enumerate(TYPES):
+            if kind in low_types:
+                low, high = (f"{value:.1f}" for value in (means[kind].min(), means[kind].max()))
+                text = low if low == high else f"{low}–{high}"
+                ax.text(x, of_student[kind].max() + 0.03 * most, text, ha="center", va="bottom")
+        ax.set(ylim=(0, 1.05 * most), xticks=range(len(TYPES)), xticklabels=TYPES, title=student)
+    for ax in axes[len(students) :]:
+        ax.set_axis_off()
+    if students:
+        figure.supylabel(f"cost at IoU {iou / 100:.2f}, AP points")
+    legend_above(figure, axes)
+    figure.alt = f"Cost of six types of error at IoU {iou / 100:.2f}, in AP points. " + " ".join(
+        f"{student}: "
+        + "; ".join(f"{kind} {_range(at_iou[at_iou.student == student], kind)}" for kind in TYPES)
+        + "."
+        for student in students
+    )
     return figure
 
 
-def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline") -> Figure:
-    """Change in the cost of each error type per class, from ``other`` to ``method``; a panel per student.
+def _range(runs: pd.DataFrame, kind: str) -> str:
+    means = runs.groupby("method")[kind].mean()
+    return f"{means.min():.1f} to {means.max():.1f}"
 
-    Blue is a lower cost, red a higher one.
+
+@rc_context(STYLE)
+def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline") -> Picture:
+    """Change in the cost of the error types per class, from ``other`` to ``method``; a panel per student.
+
+    A mark left of zero is a lower cost; changes below half of ``SMALL`` points have none. Types that change
+    by less than ``SMALL`` points in every class are named below instead.
 
     Args:
         by_class: TIDE errors per class at IoU 0.50, the second frame of ``errors.gather``. The figure shows
@@ -143,48 +224,48 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
         s for s, runs in by_class.groupby("student", sort=False) if {method, other} <= set(runs.method)
     ]
     classes = by_class["class"].unique().tolist()
-    size = (max(2.7 * len(students) + 1.6, 5), 1.4 + 0.24 * len(classes))
-    figure, grid = new_figure(1, max(len(students), 1), size, sharey=True)
-    change = {s: _mean_errors(by_class, s, method) - _mean_errors(by_class, s, other) for s in students}
-    most = max([1.0, *(frame.abs().max(axis=None) for frame in change.values())])
-    for ax, student in zip(grid[0], students, strict=False):
-        values = change[student].reindex(classes)
-        heat = ax.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
-        for (y, x), value in (
-            (at, v)
-            for at, v in zip(
-                ((y, x) for y in range(len(classes)) for x in range(len(TYPES))),
-                values.to_numpy().ravel(),
-                strict=True,
+    size = (max(2.0 * len(students) + 1.2, 7.2), 1.6 + 0.21 * len(classes))
+    figure, grid = new_figure(1, max(len(students), 1), size, sharex=True, sharey=True)
+    what = f"{method_label(method)} − {method_label(other)}"
+    if not students:
+        names = f"{method_label(method)} and {method_label(other)}"
+        figure.alt = _nothing(grid[0][0], f"no student has runs of both {names}")
+        return figure
+    change = {
+        s: (_mean_errors(by_class, s, method) - _mean_errors(by_class, s, other)).reindex(classes)
+        for s in students
+    }
+    most = pd.concat(change.values())[TYPES].abs().max()
+    drawn = [kind for kind in TYPES if most[kind] >= SMALL] or [str(most.idxmax())]
+    for ax, student in zip(grid[0], students, strict=True):
+        plain_axes(ax)
+        ax.axvline(0, color="black", linewidth=0.8)
+        for kind in reversed(drawn):
+            color, marker = TYPE_STYLES[kind]
+            values = change[student][kind]
+            ax.plot(
+                values.where(values.abs() >= SMALL / 2),
+                range(len(classes)),
+                marker,
+                color=color,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+                markersize=6,
+                label=f"{kind} ({MEANING[kind]})",
             )
-            if abs(v) >= 0.5
-        ):
-            ax.text(
-                x,
-                y,
-                f"{value:+.0f}",
-                ha="center",
-                va="center",
-                fontsize=6,
-                color="white" if abs(value) > 0.6 * most else "black",
-            )
-        ax.set_xticks(range(len(TYPES)), TYPES)
-        ax.set_yticks(range(len(classes)), classes, parse_math=False)  # a class name may hold dollar signs
-        ax.tick_params(labelsize=7)
-        ax.set_title(student, fontsize=9)
-    if students:
-        figure.colorbar(heat, ax=grid[0], shrink=0.8).set_label(
-            f"{method_label(method)} − {method_label(other)}, AP points", fontsize=8
-        )
-    else:
-        grid[0][0].set_axis_off()
-        grid[0][0].text(
-            0.5,
-            0.5,
-            f"no student has runs of both {method_label(method)} and {method_label(other)}",
-            ha="center",
-            fontsize=9,
-        )
+        ax.set_yticks(range(len(classes)), classes, parse_math=False)
+        ax.set(ylim=(len(classes) - 0.4, -0.6), title=student)
+        ax.tick_params(axis="y", length=0)
+    rest = [kind for kind in TYPES if kind not in drawn]
+    small = f"; {', '.join(rest)}: less than {SMALL:g} point in every class" if rest else ""
+    figure.supxlabel(f"change in cost, {what}, AP points (from {SMALL / 2:g} on){small}")
+    legend_above(figure, grid[0], 3, order=tuple(f"{kind} ({MEANING[kind]})" for kind in TYPES))
+    figure.alt = f"Change in the cost of errors per class, {what}{small}. " + " ".join(
+        f"{student}: "
+        + "; ".join(f"{kind} {frame[kind].min():+.1f} to {frame[kind].max():+.1f}" for kind in drawn)
+        + "."
+        for student, frame in change.items()
+    )
     return figure
 
 
@@ -194,10 +275,13 @@ def _mean_errors(by_class: pd.DataFrame, student: str, method: str) -> pd.DataFr
     return runs.groupby("class", sort=False)[TYPES].mean()
 
 
+@rc_context(STYLE)
 def error_examples(
     images: dict[int, Tensor], examples: list[ErrorExample], names: dict[int, str], title: str
-) -> Figure:
-    """Single errors: the detection in red with label and score, the object it concerns in blue.
+) -> Picture:
+    """Single errors: the detection in dashed red with class and score above, the object it concerns in blue.
+
+    The object's class is below its box, where the detection's does not hide it.
 
     Args:
         images: image id -> [3, H, W], uint8 or 0..1.
@@ -206,25 +290,33 @@ def error_examples(
     """
     columns = max(min(len(examples), 4), 1)
     rows = max(-(-len(examples) // columns), 1)
-    figure, grid = new_figure(rows, columns, (2.7 * columns, 2.9 * rows + 0.4))
-    figure.suptitle(title, fontsize=10)
-    for ax, one in zip(
-        (ax for line in grid for ax in line),
-        [*examples, *[None] * (rows * columns - len(examples))],
-        strict=True,
-    ):
-        if one is None:
-            ax.set_axis_off()
-            continue
-        show_image(ax, images[one.image_id], torch.zeros(0, 4), [])
-        for box, category, color, more in (
-            (one.truth_box, one.truth_category_id, BLUE, ""),
-            (one.box, one.category_id, RED, f" {one.score or 0:.2f}"),
+    side = min(2.9, PAGE / columns)
+    figure, grid = new_figure(rows, columns, (max(side * columns, 5.6), (side + 0.3) * rows + 0.6))
+    axes = [ax for line in grid for ax in line]
+    for ax in axes[len(examples) :]:
+        ax.set_axis_off()
+    sentences = []
+    for ax, one in zip(axes, examples, strict=False):
+        show_image(ax, images[one.image_id])
+        words = []
+        for box, category, color, more, below, who in (
+            (one.box, one.category_id, RED, f" {one.score or 0:.2f}", False, "detected"),
+            (one.truth_box, one.truth_category_id, BLUE, "", True, "true"),
         ):
             if box is not None:
                 corners = torch.tensor([[box[0], box[1], box[0] + box[2], box[1] + box[3]]])
-                draw_boxes(ax, corners, [names[category] + more], color, images[one.image_id].shape[-2:])
-        ax.set_title(
-            f"image {one.image_id}" + ("" if one.iou is None else f", IoU {one.iou:.2f}"), fontsize=8
-        )
+                draw_boxes(
+                    ax, corners, [names[category] + more], [color], line="-" if below else "--", below=below
+                )
+                words.append(f"{who} {names[category]}{more}")
+        where = f"image {one.image_id}" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
+        ax.set_title(where, fontsize=STYLE["font.size"])
+        sentences.append(f"{where}: {', '.join(words)}")
+    show_legend(
+        figure,
+        [Line2D([], [], color=BLUE), Line2D([], [], color=RED, linestyle="--")],
+        ["ground truth", "detection"],
+        title=title,
+    )
+    figure.alt = f"{title}. {'; '.join(sentences)}".rstrip()
     return figure

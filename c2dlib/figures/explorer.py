@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import base64
 import os
 from functools import cache
-
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+from html import escape
 
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation.tide import MEANING, TYPES, ErrorExample, examples, tide
 from c2dlib.figures.errors import error_bars, error_examples
+from c2dlib.figures.style import Picture
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.training.run import run_detections
 from c2dlib.workspace import Workspace, opened
@@ -69,7 +68,9 @@ class ErrorBrowser:
             or category in (self.names.get(error.category_id), self.names.get(error.truth_category_id))
         ]
 
-    def figure(self, run: str, type: str = "Cls", iou: int = 50, category: str = "", page: int = 0) -> Figure:
+    def figure(
+        self, run: str, type: str = "Cls", iou: int = 50, category: str = "", page: int = 0
+    ) -> Picture:
         """A page of errors; see ``matching`` for what it raises."""
         errors = self.matching(run, type, iou, category)
         on_page = errors[page * PER_PAGE : (page + 1) * PER_PAGE]
@@ -84,7 +85,7 @@ class ErrorBrowser:
             images, on_page, self.names, f"{type} ({MEANING[type]}) at IoU {iou / 100:.2f}: {numbers}"
         )
 
-    def bars(self, run: str, iou: int = 50) -> Figure:
+    def bars(self, run: str, iou: int = 50) -> Picture:
         """The cost of each error type in this run, in AP points."""
         e = self.runs[run]
         costs = tide(self.split.annotations, run_detections(e, self.workspace), [iou]).reset_index()
@@ -105,37 +106,71 @@ def explore(runs: list[Experiment], workspace: Workspace):
         return browser.figure(next(iter(browser.runs)))
     import ipywidgets as widgets
 
-    run = widgets.Dropdown(options=list(browser.runs), description="run", layout={"width": "26em"})
-    kind = widgets.ToggleButtons(options=TYPES, description="error", style={"button_width": "4.5em"})
-    category = widgets.Dropdown(
-        options=[("every class", ""), *((n, n) for n in browser.names.values())], description="class"
+    whole = {"description_width": "initial"}  # no description is cut
+    run = widgets.Dropdown(
+        options=list(browser.runs), description="run", style=whole, layout={"width": "32em"}
     )
-    iou = widgets.IntSlider(50, 50, 95, 5, description="IoU, %", continuous_update=False)
-    page = widgets.BoundedIntText(1, 1, 1, description="page")
-    unstretched = {"object_fit": "contain", "align_self": "flex-start", "max_width": "100%"}
-    bars, images = (widgets.Image(format="png", layout=unstretched) for _ in range(2))
+    kind = widgets.ToggleButtons(
+        options=TYPES,
+        tooltips=[MEANING[name] for name in TYPES],
+        description="error",
+        style=whole | {"button_width": "5em"},
+    )
+    category = widgets.Dropdown(
+        options=[("every class", ""), *((n, n) for n in browser.names.values())],
+        description="class",
+        style=whole,
+        layout={"width": "20em"},
+    )
+    iou = widgets.IntSlider(
+        50, 50, 95, 5, description="IoU, %", style=whole, layout={"width": "24em"}, continuous_update=False
+    )
+    previous, following = (
+        widgets.Button(description=text, tooltip=tip, layout={"width": "8em"})
+        for text, tip in (("◀ previous", "the page before"), ("next ▶", "the page after"))
+    )
+    place, bars, images = widgets.Label(), widgets.HTML(), widgets.HTML()
+    page = pages = 0
 
-    def show_page(_=None) -> None:
-        images.value = _png(browser.figure(run.value, kind.value, iou.value, category.value, page.value - 1))
+    def show_page() -> None:
+        images.value = _html(browser.figure(run.value, kind.value, iou.value, category.value, page))
+        place.value = f"page {page + 1} of {pages}"
+        previous.disabled, following.disabled = page == 0, page + 1 == pages
 
     def show_choice(_=None) -> None:
+        nonlocal page, pages
         count = len(browser.matching(run.value, kind.value, iou.value, category.value))
-        page.max = max(-(-count // PER_PAGE), 1)
-        bars.value = _png(browser.bars(run.value, iou.value))
-        if page.value == 1:
-            show_page()
-        else:
-            page.value = 1  # its observer shows the page
+        page, pages = 0, max(-(-count // PER_PAGE), 1)
+        bars.value = _html(browser.bars(run.value, iou.value))
+        show_page()
+
+    def turn(button) -> None:
+        nonlocal page
+        page += 1 if button is following else -1
+        show_page()
 
     for control in (run, kind, category, iou):
         control.observe(show_choice, "value")
-    page.observe(show_page, "value")
+    for button in (previous, following):
+        button.on_click(turn)
     show_choice()
-    return widgets.VBox([widgets.HBox([run, category]), kind, widgets.HBox([iou, page]), images, bars])
+    wrapped = {"flex_flow": "row wrap"}  # in a narrow window too, everything is visible
+    return widgets.VBox(
+        [
+            widgets.HBox([run, category], layout=wrapped),
+            kind,
+            widgets.HBox([iou, previous, place, following], layout=wrapped),
+            images,
+            bars,
+        ]
+    )
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return buffer.getvalue()
+def _html(figure: Picture) -> str:
+    """The figure as an image with its text for those who cannot see it; never wider than the notebook."""
+    source = base64.b64encode(figure.png()).decode()
+    width = figure.size()["width"]
+    return (
+        f'<img src="data:image/png;base64,{source}" alt="{escape(figure.alt)}" width="{width}" '
+        'style="max-width: 100%; height: auto">'
+    )

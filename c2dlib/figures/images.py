@@ -1,80 +1,188 @@
-"""Images with boxes: ground truth in blue, detections in red."""
+"""Images with boxes: ground truth in blue; detections are green if they are right, and dashed red if not."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from torch import Tensor, nn
-from torchvision.ops import nms
+from torch import Tensor
+from torchvision.ops import box_iou, nms
 
-from c2dlib.figures.style import BLUE, RED, new_figure
+from c2dlib.figures.style import BLUE, GREEN, PAGE, RED, STYLE, Picture, new_figure, show_legend
 from c2dlib.reporting.labels import method_label
 
-Labelled = tuple[Tensor, list[str]]  # boxes [N, 4] xyxy in the image's pixels, a text for each
+RIGHT_IOU = 0.5  # of a detection with an object of its class, to be right
 
 
-def show_image(ax: Axes, image: Tensor, boxes: Tensor, labels: list[str], color: str = BLUE) -> Axes:
-    """An image [3, H, W] (uint8 or 0..1) with boxes [N, 4] in its pixels and a text for each."""
+class Labelled(NamedTuple):
+    """Boxes on an image, with a class each; of detections also the score."""
+
+    boxes: Tensor  # [N, 4] xyxy in the image's pixels
+    names: list[str]
+    scores: list[float] | None = None  # None: ground truth
+
+
+def show_image(ax: Axes, image: Tensor) -> Axes:
+    """An image [3, H, W] (uint8 or 0..1), without ticks."""
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     height, width = image.shape[-2:]
-    draw_boxes(ax, boxes, labels, color, (height, width))
     ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return ax
 
 
-def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], color: str, size: tuple[int, int]) -> None:
-    """Boxes [N, 4] with a text each, on an image of height and width ``size``; no text leaves the image."""
-    for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels, strict=True):
-        for edge, line in (("white", 3.2), (color, 1.8)):
-            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=line))
-        right, below = x1 > 0.6 * size[1], y1 < 0.06 * size[0]
+def zoom(ax: Axes, boxes: Tensor, size: tuple[int, int], margin: float = 0.5) -> float:
+    """Show the part of an image of height and width ``size`` that holds all boxes [N, 4], as a square.
+
+    Args:
+        margin: around the boxes, as a share of their common side.
+
+    Returns:
+        The side of that part in pixels.
+    """
+    x1, y1, x2, y2 = *boxes[:, :2].amin(0).tolist(), *boxes[:, 2:].amax(0).tolist()
+    side = min(max(x2 - x1, y2 - y1) * (1 + 2 * margin), *size)
+    left, top = (
+        min(max((low + high - side) / 2, 0), whole - side)
+        for low, high, whole in ((x1, x2, size[1]), (y1, y2, size[0]))
+    )
+    ax.set(xlim=(left - 0.5, left + side - 0.5), ylim=(top + side - 0.5, top - 0.5))
+    return side
+
+
+def draw_boxes(
+    ax: Axes, boxes: Tensor, labels: list[str], colors: list[str], line: str = "-", below: bool = False
+) -> None:
+    """Boxes [N, 4] with a text and a colour each; no text leaves the image.
+
+    Args:
+        line: of boxes that are not green.
+        below: the texts are below their boxes, where none of those above other boxes hides them.
+    """
+    width, height = max(ax.get_xlim()), max(ax.get_ylim())
+    for (x1, y1, x2, y2), label, color in zip(boxes.tolist(), labels, colors, strict=True):
+        style = "-" if color == GREEN else line
+        for edge, thick, dashes in (("white", 3.2, "-"), (color, 1.8, style)):
+            ax.add_patch(
+                Rectangle(
+                    (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=thick, linestyle=dashes
+                )
+            )
+        right = x1 > 0.5 * width
+        inside = y2 > 0.92 * height if below else y1 < 0.08 * height
         ax.text(
             x2 if right else x1,
-            y1,
+            y2 if below else y1,
             label,
-            fontsize=7,
             color="white",
             parse_math=False,  # a class name may hold dollar signs
             ha="right" if right else "left",
-            va="top" if below else "bottom",
+            va="bottom" if below == inside else "top",
+            zorder=4 if below else 3,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
         )
 
 
-def detections(image: Tensor, truth: Labelled, detected: dict[str, Labelled]) -> Figure:
-    """One image: its ground truth in blue, then a panel per detector with its boxes in red.
+def right_detections(found: Labelled, truth: Labelled) -> list[bool]:
+    """Whether each detection has the class of an object and an IoU of 0.5 or more with it.
+
+    As in COCO's evaluation the detections come in the order of their scores, and each object serves one.
+    """
+    overlap, free = box_iou(found.boxes, truth.boxes), [True] * len(truth.names)
+    scores = torch.tensor(found.scores or [])
+    right = [False] * len(found.names)
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        candidates = [
+            j
+            for j, name in enumerate(truth.names)
+            if free[j] and name == found.names[i] and overlap[i, j] >= RIGHT_IOU
+        ]
+        if candidates:
+            free[max(candidates, key=lambda j: float(overlap[i, j]))] = False
+            right[i] = True
+    return right
+
+
+def _show_truth(ax: Axes, image: Tensor, truth: Labelled) -> None:
+    show_image(ax, image)
+    draw_boxes(ax, truth.boxes, truth.names, [BLUE] * len(truth.names))
+
+
+def _show_detections(ax: Axes, image: Tensor, found: Labelled, truth: Labelled) -> int:
+    """Detections with class, score and a mark; returns how many are right."""
+    show_image(ax, image)
+    right = right_detections(found, truth)
+    texts = [
+        f"{'✓' if good else '✗'} {name} {score:.2f}"
+        for good, name, score in zip(right, found.names, found.scores or [], strict=True)
+    ]
+    draw_boxes(ax, found.boxes, texts, [GREEN if good else RED for good in right], line="--")
+    return sum(right)
+
+
+def _legend(figure: Figure) -> None:
+    keys = [
+        Line2D([], [], color=color, linestyle=line)
+        for color, line in ((BLUE, "-"), (GREEN, "-"), (RED, "--"))
+    ]
+    names = ["ground truth", f"✓ right: its class, IoU ≥ {RIGHT_IOU}", "✗ wrong"]
+    show_legend(figure, keys, names)
+
+
+@rc_context(STYLE)
+def detections(image: Tensor, truth: Labelled, detected: dict[str, Labelled]) -> Picture:
+    """One image: its ground truth, then a panel per detector with its boxes.
 
     Args:
         image: [3, H, W], uint8 or 0..1.
         truth: boxes and class names.
-        detected: title of a panel -> boxes and texts; empty for the ground truth alone.
+        detected: title of a panel -> its detections; empty for the ground truth alone.
     """
-    figure, axes = new_figure(1, 1 + len(detected), (3.4 * (1 + len(detected)), 3.6))
-    for ax, (title, (boxes, texts)) in zip(axes[0], {"ground truth": truth, **detected}.items(), strict=True):
-        show_image(ax, image, boxes, texts, RED if title in detected else BLUE).set_title(title, fontsize=9)
+    columns = 1 + len(detected)
+    side = min(3.4, PAGE / columns)
+    figure, axes = new_figure(1, columns, (side * columns, side * image.shape[1] / image.shape[2] + 0.5))
+    _show_truth(axes[0][0], image, truth)
+    axes[0][0].set_title("ground truth")
+    figure.alt = f"An image with {len(truth.names)} objects: {', '.join(truth.names)}."
+    for ax, (title, found) in zip(axes[0][1:], detected.items(), strict=True):
+        count = _show_detections(ax, image, found, truth)
+        ax.set_title(title)
+        figure.alt += f" {title}: {count} of {len(found.names)} detections are right."
+    if detected:
+        _legend(figure)
     return figure
 
 
-def compare_detections(lines: list[tuple[str, Tensor, Labelled, dict[str, Labelled]]]) -> Figure:
-    """Figure 4: an image per line, ground truth in blue, then each detector's boxes in red.
+@rc_context(STYLE)
+def compare_detections(lines: list[tuple[str, Tensor, Labelled, dict[str, Labelled]]]) -> Picture:
+    """Figure 4: an image per line with its ground truth, then each detector's boxes.
 
     Args:
         lines: the text beside the image, the image [3, H, W], its ground truth, and method -> its detections.
     """
     titles = ["ground truth", *map(method_label, lines[0][3])]
     tall = [image.shape[1] / image.shape[2] for _, image, _, _ in lines]
-    size = (2.9 * len(titles), 2.9 * sum(tall) + 0.08 * len(lines) + 0.3)
-    figure, grid = new_figure(len(lines), len(titles), size, height_ratios=tall)
+    side = min(2.9, (PAGE - 0.3) / len(titles))
+    figure, grid = new_figure(
+        len(lines), len(titles), (side * len(titles) + 0.3, side * sum(tall) + 0.6), height_ratios=tall
+    )
+    figure.alt = f"{len(lines)} images with their ground truth, and the boxes of {' and '.join(titles[1:])}."
     for axes, (text, image, truth, detected) in zip(grid, lines, strict=True):
-        for ax, (boxes, texts), color in zip(
-            axes, [truth, *detected.values()], [BLUE, *[RED] * len(detected)], strict=True
-        ):
-            show_image(ax, image, boxes, texts, color)
-        axes[0].set_ylabel(text, fontsize=8)
+        _show_truth(axes[0], image, truth)
+        counts = [
+            _show_detections(ax, image, found, truth)
+            for ax, found in zip(axes[1:], detected.values(), strict=True)
+        ]
+        axes[0].set_ylabel(text)
+        right = ", ".join(f"{name} {count}" for name, count in zip(titles[1:], counts, strict=True))
+        figure.alt += f" {text}; of {len(truth.names)} objects right: {right}."
     for ax, title in zip(grid[0], titles, strict=True):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title)
+    _legend(figure)
     return figure
 
 
@@ -91,15 +199,8 @@ def top_results(results: list[dict], image_id: int, names: dict[int, str], count
     boxes = torch.tensor(
         [[x, y, x + w, y + h] for x, y, w, h in (result["bbox"] for result in results)], dtype=torch.float32
     ).reshape(-1, 4)
-    kept = nms(boxes, torch.tensor([result["score"] for result in results], dtype=torch.float32), 0.5)[:count]
-    return boxes[kept], [f"{names[results[i]['category_id']]} {results[i]['score']:.2f}" for i in kept]
-
-
-@torch.inference_mode()
-def top_detections(detector: nn.Module, image: Tensor, names: list[str], count: int) -> Labelled:
-    """The ``count`` boxes of highest score on an image [3, H, W] in 0..1, with class name and score."""
-    output = detector([image])[0]
-    best = output["scores"].argsort(descending=True)[:count]
-    return output["boxes"][best], [
-        f"{names[output['labels'][i] - 1]} {output['scores'][i]:.2f}" for i in best
-    ]
+    scores = [result["score"] for result in results]
+    kept = nms(boxes, torch.tensor(scores, dtype=torch.float32), 0.5)[:count]
+    return Labelled(
+        boxes[kept], [names[results[i]["category_id"]] for i in kept], [scores[i] for i in kept.tolist()]
+    )

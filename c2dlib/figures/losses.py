@@ -1,58 +1,85 @@
-"""The losses: a crop that moves with its box, gradients on a box, losses over its shift, training curves."""
+"""The losses: a crop that moves with its box, gradients on a box, losses over its shift."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib import colormaps, rc_context
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from torch import Tensor, stack
 
-from c2dlib.config.methods import IMITATIONS, PARTS, canonical
-from c2dlib.figures.images import draw_boxes, show_image
-from c2dlib.figures.style import BLUE, GREEN, GREY, METHOD_STYLES, RED, new_figure, plain_axes
-from c2dlib.records import RunRecord
-from c2dlib.reporting.labels import method_label
+from c2dlib.figures.images import draw_boxes, show_image, zoom
+from c2dlib.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    PAGE,
+    RED,
+    STYLE,
+    Picture,
+    new_figure,
+    new_picture,
+    plain_axes,
+    show_legend,
+)
 
 
-def moving_crop(image: Tensor, boxes: Tensor, crops: Tensor) -> Figure:
-    """A box at several places on an image, from light to dark, and its crop at each.
+@rc_context(STYLE)
+def moving_crop(image: Tensor, boxes: Tensor, crops: Tensor) -> Picture:
+    """A box at several places on its part of an image, from light to dark, and its crop at each.
 
     Args:
         image: [3, H, W]. boxes: [N, 4] in its pixels. crops: [N, 3, s, s] in 0..255.
     """
     count = len(boxes)
-    figure = plt.figure(figsize=(1.5 * count + 3.2, 3.1), dpi=100, layout="constrained")
-    plt.close(figure)
+    figure = new_picture((PAGE, 2 * PAGE / (count + 2) + 0.3))
     places = figure.add_gridspec(1, count + 2)
-    whole = show_image(figure.add_subplot(places[0, :2]), image, torch.zeros(0, 4), [])
+    whole = show_image(figure.add_subplot(places[0, :2]), image)
+    zoom(whole, boxes, image.shape[-2:], 0.25)
     for i, (box, crop) in enumerate(zip(boxes, crops, strict=True)):
-        shade = plt.get_cmap("cividis")(1 - i / max(count - 1, 1))
-        draw_boxes(whole, box[None], [str(i)], shade, image.shape[-2:])
-        ax = show_image(figure.add_subplot(places[0, 2 + i]), crop.clamp(0, 255) / 255, torch.zeros(0, 4), [])
-        ax.set_title(str(i), fontsize=9)
-        plt.setp(ax.spines.values(), color=shade, linewidth=2.5)
+        shade = colormaps["plasma"](0.85 * (1 - i / max(count - 1, 1)))
+        draw_boxes(whole, box[None], [""], [shade])
+        x, y = float(box[0]), float(box[1])
+        whole.text(
+            x,
+            y,
+            str(i),
+            color="white",
+            va="bottom",
+            bbox={"facecolor": shade, "edgecolor": "none", "pad": 1.2},
+        )
+        ax = show_image(figure.add_subplot(places[0, 2 + i]), crop.clamp(0, 255) / 255)
+        ax.set_title(str(i))
+        for side in ax.spines.values():
+            side.set(color=shade, linewidth=2.5)
+    figure.alt = (
+        f"An object with a box at {count} places, each further to one side, and the crop of each box."
+    )
     return figure
 
 
-def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str, Tensor]) -> Figure:
+@rc_context(STYLE)
+def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str, Tensor]) -> Picture:
     """Minus the gradient of each loss on a predicted box, as an arrow on each of its sides.
 
-    The arrow shows where the loss moves the side.
+    The arrow shows where the loss moves the side. The figure shows the part of the image around both boxes.
 
     Args:
         image: [3, H, W].
         truth, box: [4] xyxy in its pixels.
         gradients: title -> [4]; each panel has its own scale, its longest arrow has a fixed length.
     """
-    figure, axes = new_figure(1, len(gradients), (3.1 * len(gradients), 3.4))
+    width = min(3.1, PAGE / len(gradients))
+    figure, axes = new_figure(1, len(gradients), (width * len(gradients), width + 0.6))
     x1, y1, x2, y2 = box.tolist()
     middles = [(x1, (y1 + y2) / 2), ((x1 + x2) / 2, y1), (x2, (y1 + y2) / 2), ((x1 + x2) / 2, y2)]
+    sides = []
     for ax, (title, gradient) in zip(axes[0], gradients.items(), strict=True):
-        show_image(ax, image, truth[None], ["ground truth"])
-        draw_boxes(ax, box[None], ["predicted"], RED, image.shape[-2:])
-        scale = 0.18 * image.shape[-1] / gradient.abs().max().clamp(min=1e-12)
+        show_image(ax, image)
+        draw_boxes(ax, truth[None], [""], [BLUE])
+        draw_boxes(ax, box[None], [""], [RED], line="--")
+        scale = 0.16 * zoom(ax, stack([truth, box]), image.shape[-2:]) / gradient.abs().max().clamp(min=1e-12)
         for i, (x, y) in enumerate(middles):
             step = float(-gradient[i] * scale)
             ax.annotate(
@@ -60,87 +87,73 @@ def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str
                 (x + step, y) if i % 2 == 0 else (x, y + step),
                 (x, y),
                 annotation_clip=False,
-                arrowprops={"arrowstyle": "-|>", "color": "black", "linewidth": 2, "mutation_scale": 12},
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "black",
+                    "linewidth": 2.2,
+                    "mutation_scale": 14,
+                    "shrinkA": 0,
+                    "shrinkB": 0,
+                    "path_effects": [withStroke(linewidth=4, foreground="white")],
+                },
             )
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title)
+        towards = sum(float(g * (b - t)) > 0 for g, b, t in zip(gradient, box, truth, strict=True))
+        sides.append(f"{title} {towards}")
+    show_legend(
+        figure,
+        [
+            Line2D([], [], color=BLUE),
+            Line2D([], [], color=RED, linestyle="--"),
+            Line2D([], [], color="black", marker=">", markevery=[1]),
+        ],
+        ["ground truth", "predicted box", "where the loss moves a side"],
+    )
+    figure.alt = (
+        "A predicted box beside the true one, with an arrow per side where a loss moves it. "
+        f"Sides moved towards the truth, of four: {', '.join(sides)}."
+    )
     return figure
 
 
-def losses_over_shift(errors: list[float], values: dict[str, list[float]], what: str) -> Figure:
+@rc_context(STYLE)
+def losses_over_shift(errors: list[float], values: dict[str, list[float]], what: str) -> Picture:
     """Losses over the shift of a box, each divided by its largest value, and below their slopes.
+
+    The title gives each loss's mean slope beside the object and far from it, where 1 is a straight rise.
 
     Args:
         errors: the shifts. values: name of a loss -> its value at each shift. what: the label of the axis.
     """
-    figure, axes = new_figure(2, 1, (6.2, 4.6), sharex=True)
+    figure, axes = new_figure(2, 1, (6.4, 5.2), sharex=True)
     upper, lower = axes[0][0], axes[1][0]
-    for (name, row), color in zip(values.items(), (BLUE, GREEN, RED, GREY), strict=False):
+    half = max(abs(e) for e in errors) / 2
+    means = []
+    for (name, row), color, line in zip(
+        values.items(), (BLUE, GREEN, RED, GREY), ("-", "--", "-.", ":"), strict=False
+    ):
         scaled = [v / max(max(row), 1e-12) for v in row]
+        middles = [(a + b) / 2 for a, b in pairwise(errors)]
         slopes = [
             (b - a) / (v - u) for (a, b), (u, v) in zip(pairwise(scaled), pairwise(errors), strict=True)
         ]
-        upper.plot(errors, scaled, color=color, label=name, linewidth=1.6)
-        lower.plot([(a + b) / 2 for a, b in pairwise(errors)], slopes, color=color, linewidth=1.2)
-    plain_axes(upper)
-    plain_axes(lower)
+        upper.plot(errors, scaled, line, color=color, label=name, linewidth=1.8)
+        lower.plot(middles, slopes, line, color=color, linewidth=1.4)
+        outward = [s if m > 0 else -s for m, s in zip(middles, slopes, strict=True)]
+        near, far = (
+            [s for m, s in zip(middles, outward, strict=True) if (abs(m) <= half) == inside]
+            for inside in (True, False)
+        )
+        means.append(f"{name} {sum(near) / max(len(near), 1):.1f} → {sum(far) / max(len(far), 1):.1f}")
+    for ax in (upper, lower):
+        plain_axes(ax)
     lower.axhline(0, color="black", linewidth=0.8)
-    upper.set_ylabel("loss / its largest value", fontsize=8)
-    lower.set_ylabel("slope", fontsize=8)
-    lower.set_xlabel(what, fontsize=8)
-    upper.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def training_curves(records: list[RunRecord], names: dict[str, str] | None = None) -> Figure:
-    """Losses along training, a line per run: above the detector's own, below the distillation terms.
-
-    An axis is logarithmic where its values differ by a factor above 100.
-
-    Args:
-        records: finished runs.
-        names: experiment hash -> the run's label, see ``tables.names``; without it, its method.
-    """
-    students = list(dict.fromkeys(r.student for r in records))
-    figure, grid = new_figure(
-        2, max(len(students), 1), (max(2.2 * len(students) + 0.6, 5), 4.6), sharex="col"
-    )
-    lines, styles, imitation_terms = {}, {}, {name.lower() for name in IMITATIONS}
-    for record in records:
-        name = (names or {}).get(record.hash) or method_label(record.method)
-        if name not in styles:
-            style = (
-                METHOD_STYLES.get(canonical(record.method)) if name == method_label(record.method) else None
-            )
-            styles[name] = style or (plt.get_cmap("tab20")(len(styles) % 20), "-")
-        color, dashes = styles[name]
-        added = [k for k in record.curve if k in PARTS or k.split("_")[0] in imitation_terms]
-        own = [k for k in record.curve if k not in ("step", *added)]
-        for axes, terms in zip(grid, (own, added), strict=True):
-            total = [sum(values) for values in zip(*(record.curve[k] for k in terms), strict=True)]
-            if total:
-                (line,) = axes[students.index(record.student)].plot(
-                    record.curve["step"],
-                    total,
-                    color=color,
-                    linestyle=dashes,
-                    linewidth=1.3,
-                    alpha=0.85,
-                    marker="o" if len(total) < 3 else None,
-                    markersize=4,
-                )
-                lines.setdefault(name, line)
-    for axes, text in zip(grid, ("detector's losses", "distillation terms"), strict=True):
-        axes[0].set_ylabel(text, fontsize=8)
-        for ax in axes:
-            plain_axes(ax)
-            ax.set_xlim(left=0)
-            ends = [value for line in ax.lines for value in line.get_ydata() if value > 0]
-            if ends and max(ends) > 100 * min(ends):
-                ax.set_yscale("log")
-    for column, student in enumerate(students):
-        grid[0][column].set_title(student, fontsize=9)
-        grid[1][column].set_xlabel("step", fontsize=8)
-    if lines:
-        options = {"ncols": 3, "fontsize": 8, "frameon": False}
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", **options)
+    upper.set_ylabel("loss / its largest value")
+    lower.set_ylabel("slope")
+    lower.set_xlabel(what)
+    upper.legend()
+    title = f"Mean outward slope, shift up to {half:g} → beyond"
+    upper.set_title(f"{title}:\n{', '.join(means)}")
+    shown = f"Losses over the {what}, each divided by its largest value, and their slopes."
+    figure.alt = f"{shown} {title}: {', '.join(means)}."
     return figure

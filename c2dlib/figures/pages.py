@@ -6,6 +6,9 @@ A notebook first makes one of these pages. It then shows what the page holds, it
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -13,26 +16,34 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from IPython.display import Markdown
-from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import nms
 
 from c2dlib.config.experiment import Experiment
+from c2dlib.config.methods import canonical
 from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation import tide
-from c2dlib.figures.images import compare_detections, detections, top_results
+from c2dlib.figures.explorer import explore
+from c2dlib.figures.images import Labelled, compare_detections, detections, top_results
+from c2dlib.figures.style import Picture, save
 from c2dlib.figures.teacher import teacher_view
 from c2dlib.records import ROOT, RunRecord, circumstances
-from c2dlib.reporting import claims, errors, tables
+from c2dlib.reporting import claims, errors, ledger, tables
+from c2dlib.reporting.evidence import evidence
 from c2dlib.reporting.labels import method_label, run_labels
 from c2dlib.reporting.markdown import markdown_table, number
+from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
 from c2dlib.reporting.work_list import experiments, first_seed, work_list
+from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
-from c2dlib.training.run import experiment_for, run_detections
+from c2dlib.training.run import experiment_for, finished, run, run_detections, trained_student
 from c2dlib.training.schedule import run_all
 from c2dlib.workspace import open_workspace
+
+TRAIN_HERE = "With `published = False` in the parameters, what is missing is trained on this machine."
 
 
 class Example(NamedTuple):
@@ -49,17 +60,40 @@ class Page:
     Args:
         scale, data, device, results, runs: the notebook's parameters of the same names; an empty ``data`` is
             the embedded set, empty ``results`` and ``runs`` are those of the repository.
+        published: show what the project publishes, and train and write nothing. False: what this machine
+            computes; whatever is missing is trained.
 
     Raises:
         DataError: naming everything that is wrong with the data.
+        FileNotFoundError: if nothing is published on these data at this scale.
     """
 
-    def __init__(self, scale: str, data: str = "", device: str = "auto", results: str = "", runs: str = ""):
+    def __init__(
+        self,
+        scale: str,
+        data: str = "",
+        device: str = "auto",
+        results: str = "",
+        runs: str = "",
+        published: bool = False,
+    ):
         self.workspace, self.folder = open_workspace(
             scale, data, Path(results or ROOT / "results"), Path(runs or ROOT / "runs"), device
         )
+        self.published = published
+        if published:
+            self.workspace = self.workspace.of_published()
+            if not self.workspace.results.is_dir():
+                raise FileNotFoundError(
+                    f"nothing is published of {self.workspace.results.name}. {TRAIN_HERE}"
+                )
         self.split = self.folder.splits[self.folder.eval_split]
         self.class_names = self.split.class_names
+
+    @property
+    def writes(self) -> bool:
+        """Whether results are written: a notebook that is opened leaves the published ones as they are."""
+        return not self.published or HEADLESS in os.environ
 
     def where(self) -> Markdown:
         """The validated data, the commit, the device and the versions of this session."""
@@ -79,18 +113,94 @@ class Page:
         image, target = self.split[row]
         return Example(plain_transform()(image), target["boxes"].as_subclass(Tensor), target["labels"] - 1)
 
-    def show_example(self) -> Figure:
+    def show_example(self) -> Picture:
         """The example with its ground truth."""
         image, boxes, labels = self.example
-        return detections(image, (boxes, [self.class_names[c] for c in labels]), {})
+        return detections(image, Labelled(boxes, [self.class_names[c] for c in labels]), {})
 
-    def teacher_figure(self, e: Experiment) -> Figure:
-        """The example's crops as the classification teacher of an experiment reads them.
+    def teacher(self, e: Experiment) -> Teacher:
+        """The classification teacher of an experiment, on the CPU; trained if it is missing.
 
-        The teacher is trained if it is missing.
+        Raises:
+            FileNotFoundError: if it is not among the published weights, and those are shown.
+        """
+        return self._teacher(e)[0].cpu()
+
+    def _teacher(self, e: Experiment) -> tuple[Teacher, dict]:
+        """The teacher and its report."""
+        with _train_here():
+            return classifier_teacher(e, self.workspace, read_only=self.published)
+
+    def detector(self, e: Experiment) -> nn.Module:
+        """The student of an experiment, trained if it is missing; see ``teacher`` for what it raises."""
+        if not self.published:
+            run(e, self.workspace, with_weights=True)
+        with _train_here():
+            return trained_student(e, self.workspace)
+
+    def records_of(self, experiments: list[Experiment], jobs: int) -> list[RunRecord]:
+        """The records of runs whose weights and detections are here; the missing ones are trained.
+
+        Raises:
+            FileNotFoundError: if one is missing, and the published ones are shown.
+            RuntimeError: if a run ended without a result.
+        """
+        if not self.published:
+            run_all(experiments, self.workspace, jobs, with_weights=True)
+        found = [finished(e, self.workspace, with_weights=True) for e in experiments]
+        missing = [e.name for e, record in zip(experiments, found, strict=True) if record is None]
+        if missing and self.published:
+            raise FileNotFoundError(f"no published weights of {', '.join(missing)}. {TRAIN_HERE}")
+        if missing:
+            raise RuntimeError(f"{', '.join(missing)} ended without a result; see the messages above")
+        return [record for record in found if record]
+
+    def about_teacher(self, e: Experiment) -> Markdown:
+        """The accuracy of an experiment's teacher, from its report; a teacher near chance is named as one."""
+        report, chance = self._teacher(e)[1], 100 / len(self.class_names)
+        origin = "published weights, checked by their hash" if self.published else "trained on this machine"
+        text = (
+            f"The teacher is a {e.teacher} (width × {e.teacher_width:g}, crops of {e.teacher_size} px; "
+            f"{origin}): "
+            f"**{report['top1']:.1f} %** of {report['crops']} crops of {report['split']} are classified "
+            f"correctly. Chance is {chance:.1f} %; the paper's teacher has 80.3 % on COCO."
+        )
+        if report["top1"] < 2 * chance:
+            text += (
+                f" **So this teacher is little better than chance**: at scale {self.workspace.scale} it is "
+                f"trained for {e.teacher_steps} steps. What follows shows how the method computes, not what "
+                "a teacher knows."
+            )
+        return Markdown(text)
+
+    def keep(self, figure: Picture, name: str) -> Picture:
+        """Write a figure beside the results and return it."""
+        return save(figure, self.workspace.results / name) if self.writes else figure
+
+    def detections_of(self, experiments: list[Experiment]) -> Picture:
+        """The example with its ground truth, and as many boxes of each experiment's student as objects.
+
+        A box that overlaps one of higher score by an IoU above 0.5 is left out.
         """
         image, boxes, labels = self.example
-        teacher = classifier_teacher(e, self.workspace)[0].cpu()
+        truth, found = Labelled(boxes, [self.class_names[c] for c in labels]), {}
+        for e in experiments:
+            with torch.inference_mode():
+                output = self.detector(e)([image])[0]
+            kept = nms(output["boxes"], output["scores"], 0.5)[: len(boxes)]
+            names = [self.class_names[c - 1] for c in output["labels"][kept]]
+            found[method_label(e.method)] = Labelled(
+                output["boxes"][kept], names, output["scores"][kept].tolist()
+            )
+        return detections(image, truth, found)
+
+    def teacher_figure(self, e: Experiment) -> Picture:
+        """The example's crops as the classification teacher of an experiment reads them.
+
+        See ``teacher`` for where it comes from.
+        """
+        image, boxes, labels = self.example
+        teacher = self.teacher(e)
         crops = crop_regions(
             image[None] * 255, boxes, torch.zeros(len(boxes), dtype=torch.int64), teacher.size
         )
@@ -101,11 +211,12 @@ class Page:
             (probabilities.argmax(1) == labels).sum(),
             probabilities[range(len(labels)), labels].mean(),
         )
-        figure.suptitle(
-            f"{e.teacher}: {correct} of {len(labels)} objects correct, mean probability of the true class "
-            f"{of_truth:.2f} (chance {1 / len(self.class_names):.2f})",
-            fontsize=9,
+        title = (
+            f"{e.teacher}: {correct} of {len(labels)} objects correct\n"
+            f"mean probability of the true class {of_truth:.2f}, chance {1 / len(self.class_names):.2f}"
         )
+        figure.suptitle(title)
+        figure.alt = f"{title.replace(chr(10), ', ')}. {figure.alt}"
         return figure
 
 
@@ -114,10 +225,11 @@ class TablePage(Page):
 
     Args:
         table: a key of ``reporting.work_list.TABLES``.
-        seeds: runs per row.
-        students, methods: only these rows; empty: all.
+        seeds: runs per row; of the published ones all.
+        students, methods: only these rows; empty: all, or all that are published.
         overrides: settings of Experiment to change in every row.
         jobs: runs at once; 0: one per core, or one on a GPU.
+        published: as for ``Page``.
 
     Raises:
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
@@ -137,11 +249,16 @@ class TablePage(Page):
         jobs: int,
         results: str,
         runs: str,
+        published: bool = False,
     ):
-        super().__init__(scale, data, device, results, runs)
+        super().__init__(scale, data, device, results, runs, published)
+        if published:
+            rows = pd.read_csv(self.workspace.results / f"{table}.csv")
+            seeds = int(rows.seeds.max())  # and no more: other tables may have further seeds of a row
+            students, methods = students or list(rows.student.unique()), methods or list(rows.method.unique())
         self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
         self.rows = work_list(
-            table, self.workspace, self.folder, seeds, students, methods or None, overrides, True
+            table, self.workspace, self.folder, seeds, students, methods or None, overrides, not published
         )
         self.experiments = experiments(self.rows)
         self._read_records()
@@ -173,19 +290,27 @@ class TablePage(Page):
         Returns:
             The text of ``<table>.md`` and a line about the runs.
         """
-        printer = tables.Printer(self.rows, self.records)
-        run_all(self.experiments, self.workspace, self.jobs, printer)
-        tables.write_table(self.name, self.rows, self.workspace, self.folder)
+        if not self.published:
+            printer = tables.Printer(self.rows, self.records)
+            run_all(self.experiments, self.workspace, self.jobs, printer)
+        if self.writes:
+            tables.write_table(self.name, self.rows, self.workspace, self.folder)
         self._read_records()
         devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
         minutes = sum(record.wall_seconds for record in self.done) / 60
         return Markdown(
             f"{(self.workspace.results / f'{self.name}.md').read_text(encoding='utf-8')}\n\n"
-            f"{len(self.done)} of {len(self.experiments)} runs are done: "
+            f"{len(self.done)} of {len({e.hash() for e in self.experiments})} runs are done: "
             f"{minutes:.1f} minutes of training and evaluation on {devices}."
         )
 
     def verdict(self) -> Markdown:
+        """The verdicts on the primary claims whose rows the table has, then the descriptive comparisons."""
+        found = evidence(self.workspace, self.folder)
+        text = ledger.verdicts(found, {(row.student, canonical(row.method)) for row in self.rows})
+        return Markdown(f"{text}\n\n{self.comparisons().data}")
+
+    def comparisons(self) -> Markdown:
         """A line per comparison: the paper's difference, the reproduced one with its 95 % interval."""
         compared = claims.comparisons(self.name, self.rows, self.records, self.workspace)
         return Markdown(
@@ -198,14 +323,23 @@ class TablePage(Page):
         """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""
         return bullets(comparison(self.frame))
 
-    def teacher_view(self) -> Figure:
+    def teacher_view(self) -> Picture:
         """The example's crops as the table's classification teacher reads them.
 
-        The teacher is trained if it is missing.
+        Of the teachers of its students, the first whose weights are at hand; else the first is trained.
         """
-        return self.teacher_figure(
-            experiment_for(self.workspace, self.folder, self.rows[0].student, "KDcls", **self.overrides)
-        )
+        students = dict.fromkeys(row.student for row in self.rows)
+        teachers = [
+            experiment_for(self.workspace, self.folder, student, "KDcls", **self.overrides)
+            for student in students
+        ]
+        return self.teacher_figure(next(filter(self._has_teacher, teachers), teachers[0]))
+
+    def _has_teacher(self, e: Experiment) -> bool:
+        try:
+            return bool(classifier_teacher(e, self.workspace, read_only=True))
+        except FileNotFoundError:
+            return False
 
     def not_tested(self) -> Markdown:
         """What these runs cannot show."""
@@ -229,14 +363,30 @@ class ErrorsPage(TablePage):
         Returns:
             The text of ``figure3.md``.
         """
-        last = first_seed("table1", self.workspace.scale) + self.seeds - 1  # further seeds are only read
-        missing = [e for e in errors.unknown(self.rows, self.workspace) if e.seed <= last]
-        run_all(missing, self.workspace, self.jobs, with_weights=True)
-        self._read_records()
+        if not self.published:
+            last = first_seed("table1", self.workspace.scale) + self.seeds - 1  # further seeds are only read
+            missing = [e for e in errors.unknown(self.rows, self.workspace) if e.seed <= last]
+            run_all(missing, self.workspace, self.jobs, with_weights=True)
+            self._read_records()
         self.by_iou, self.by_class = errors.gather(self.rows, self.workspace)
+        if not self.writes:
+            return Markdown(errors.figure3_text(self.by_iou))
+        if self.published:
+            return Markdown(errors.write_figure3(self.by_iou, self.workspace))
         every = work_list("table1", self.workspace, self.folder, with_recorded=True)
         rows = tables.with_rows_of(self.workspace.results / "figure3.csv", self.rows, every)
         return Markdown(errors.write_figure3(errors.gather(rows, self.workspace)[0], self.workspace))
+
+    def verdict(self) -> Markdown:
+        """A line per comparison of costs; no primary claim is on them."""
+        return self.comparisons()
+
+    def explorer(self):
+        """The explorer of single errors, of those runs whose detections are on this machine."""
+        try:
+            return explore(self.experiments, self.workspace)
+        except FileNotFoundError:
+            return Markdown(f"The detections of these runs are not on this machine. {TRAIN_HERE}")
 
     def boxes_alone(self) -> pd.DataFrame:
         """AP with every class counted as one, and its change against the baseline.
@@ -273,7 +423,7 @@ class PairPage(Page):
         seeds: the seeds to train; the errors and the images are those of the first.
         overrides: settings of Experiment to change in every run.
         jobs: runs at once; 0: one per core, or one on a GPU.
-        page: scale, data, device, results and runs, as for ``Page``.
+        page: scale, data, device, results, runs and published, as for ``Page``.
     """
 
     def __init__(self, student: str, method: str, seeds: list[int], overrides: dict, jobs: int, **page):
@@ -295,7 +445,7 @@ class PairPage(Page):
             mAP, AP50 and AP75 of both students per seed, and their difference with its 95 % interval.
         """
         experiments = [e for pair in self.pairs for e in pair.values()]
-        records = run_all(experiments, self.workspace, self.jobs, with_weights=True)
+        records = self.records_of(experiments, self.jobs)
         self.records = dict(zip((e.hash() for e in experiments), records, strict=True))
         lines = []
         for metric in ("mAP", "AP50", "AP75"):
@@ -350,7 +500,7 @@ class PairPage(Page):
         """The two images that gained most, the two in the middle of the order, the two that lost most."""
         return tide.telling_images(self.ap50.baseline, self.ap50.distilled)
 
-    def compare(self) -> Figure:
+    def compare(self) -> Picture:
         """The chosen images with their ground truth; of each student as many boxes as there are objects."""
         categories = {c["id"]: c["name"] for c in self.split.annotations["categories"]}
         lines = []
@@ -360,8 +510,10 @@ class PairPage(Page):
                 m: top_results(results, image_id, categories, len(boxes))
                 for m, results in self.results.items()
             }
-            truth = boxes, [self.class_names[c] for c in labels]
-            lines.append((f"{row.sort}: {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected))
+            truth = Labelled(boxes, [self.class_names[c] for c in labels])
+            lines.append(
+                (f"{row.sort}: AP50 {row.baseline:.0f} → {row.distilled:.0f}", image, truth, detected)
+            )
         return compare_detections(lines)
 
     def errors(self) -> pd.DataFrame:
@@ -372,6 +524,15 @@ class PairPage(Page):
             .assign(student=self.student, method=method, seed=self.baseline.seed)
             for method, results in self.results.items()
         )
+
+
+@contextlib.contextmanager
+def _train_here() -> Iterator[None]:
+    """What is not published says how to train it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. {TRAIN_HERE}") from error
 
 
 def session(device: str = "") -> str:

@@ -5,15 +5,32 @@ A class name is text, whatever dollar signs are in it (``parse_math=False``).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib import colormaps, rc_context
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from torch import Tensor
 
 from c2dlib.figures.images import show_image
-from c2dlib.figures.style import BLUE, GREEN, GREY, new_figure, plain_axes
+from c2dlib.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    PAGE,
+    STYLE,
+    Picture,
+    listed,
+    new_figure,
+    plain_axes,
+)
+
+FEW_CROPS = 20  # a bin with fewer says little
 
 
-def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list, maps: Tensor) -> Figure:
+@rc_context(STYLE)
+def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list, maps: Tensor) -> Picture:
     """Up to six crops as the teacher reads them; below each, an early map and the five likeliest classes.
 
     Args:
@@ -23,85 +40,102 @@ def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: li
         maps: [G, C_l, H_l, W_l]; shown is the mean absolute activation over the channels.
     """
     count = min(len(crops), 6)
-    figure, axes = new_figure(3, count, (max(1.75 * count, 3.5), 5.2), height_ratios=[1.2, 1.2, 1])
+    width = min(1.9, (PAGE - 0.3) / count)
+    figure, axes = new_figure(
+        3, count, (max(width * count + 0.3, 3.5), 2 * width + 1.7), height_ratios=[width, width, 1.15]
+    )
     for i in range(count):
-        show_image(axes[0][i], crops[i].clamp(0, 255) / 255, torch.zeros(0, 4), [])
-        axes[0][i].set_title(names[labels[i]], fontsize=9, color=GREEN, parse_math=False)
+        show_image(axes[0][i], crops[i].clamp(0, 255) / 255)
+        axes[0][i].set_title(names[labels[i]], color=GREEN, parse_math=False)
         axes[1][i].imshow(maps[i].abs().mean(0).cpu().numpy(), cmap="cividis")
         axes[1][i].set(xticks=[], yticks=[])
         best, ax = probabilities[i].topk(min(5, len(names))), axes[2][i]
         ax.barh(
             range(len(best.values)),
             best.values.tolist(),
-            height=0.8,
+            height=0.85,
+            color=[GREEN if c == labels[i] else FAINT for c in best.indices],
             alpha=0.6,
-            color=[GREEN if c == labels[i] else GREY for c in best.indices],
         )
         for y, c in enumerate(best.indices.tolist()):
             text = f"{names[c]}  {best.values[y]:.2f}"
-            ax.text(0.03, y, text, va="center", fontsize=7, parse_math=False)
+            ax.text(0.03, y, text, va="center", parse_math=False, clip_on=True)
         ax.set(xlim=(0, 1), yticks=[], xticks=[0, 1], ylim=(len(best.values) - 0.4, -0.6))
-        ax.tick_params(labelsize=7)
-    for row, text in zip(axes, ("crop", "map l0, mean |activation|", "probability"), strict=True):
-        row[0].set_ylabel(text, fontsize=8)
+    for row, words in zip(axes, ("crop", "early map", "probability"), strict=True):
+        row[0].set_ylabel(words)
+    figure.alt = "Crops, early feature maps and likeliest classes of the teacher: " + listed(
+        [f"{names[labels[i]]} has probability {float(probabilities[i, labels[i]]):.2f}" for i in range(count)]
+    )
     return figure
 
 
-def class_probabilities(probabilities: dict[str, Tensor], names: list[str], label: int) -> Figure:
-    """Distributions over the classes, a panel per title, the true class in green.
+@rc_context(STYLE)
+def softened(
+    logits: Tensor, labels: Tensor, names: list[str], temperatures: tuple[float, ...] = (1, 2, 4)
+) -> Picture:
+    """The teacher's class probabilities of one object, softened by rising temperatures.
+
+    The object is the first one whose class the teacher gets right. If there is none, it is the first one, and
+    the title says so.
 
     Args:
-        probabilities: title -> [C].
+        logits: [G, C]. labels: [G] 0..C-1.
     """
+    right = (logits.argmax(1) == labels).nonzero().flatten().tolist()
+    chosen = right[0] if right else 0
+    label = int(labels[chosen])
     figure, axes = new_figure(
-        1, len(probabilities), (2.3 * len(probabilities) + 0.8, 0.9 + 0.19 * len(names)), sharey=True
+        1, len(temperatures), (min(2.5 * len(temperatures) + 1, PAGE), 1.2 + 0.19 * len(names)), sharey=True
     )
-    for ax, (title, row) in zip(axes[0], probabilities.items(), strict=True):
+    probabilities = [(logits[chosen] / t).softmax(0) for t in temperatures]
+    for ax, t, row in zip(axes[0], temperatures, probabilities, strict=True):
         ax.barh(
             range(len(names)), row.tolist(), color=[GREEN if c == label else GREY for c in range(len(names))]
         )
         plain_axes(ax)
         ax.set_yticks(range(len(names)), names, parse_math=False)
-        ax.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
-        ax.set_title(title, fontsize=9)
+        ax.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="probability", xticks=[0, 0.5, 1])
+        ax.set_title(f"T = {t:g}")
+    verdict = "is right" if right else "is wrong here, as on every object of this image"
+    title = f"{names[label]} (green): the teacher {verdict}"
+    figure.suptitle(title, parse_math=False)
+    figure.alt = f"Class probabilities of one object. {title}. Probability of the true class: " + ", ".join(
+        f"{float(row[label]):.2f} at T = {t:g}" for t, row in zip(temperatures, probabilities, strict=True)
+    )
     return figure
 
 
-def confusion(matrix: Tensor, names: list[str], title: str = "") -> Figure:
-    """A matrix [C, C] of shares 0..1: a row per true class, a column per predicted class.
+@rc_context(STYLE)
+def confusion(matrix: Tensor, names: list[str], title: str = "") -> Picture:
+    """A matrix [C, C] of shares 0..1 in percent: a row per true class, a column per predicted class.
 
-    Up to 26 classes, each cell from 1 % on also shows its percentage.
+    Up to 26 classes, each cell from 1 % on also shows its number.
     """
-    count = len(names)
-    side = min(2.2 + 0.28 * count, 11)
-    figure, axes = new_figure(1, 1, (side + 0.8, side))
+    count, percent = len(names), 100 * matrix.numpy()
+    side = min(2.2 + 0.32 * count, PAGE - 0.9)
+    figure, axes = new_figure(1, 1, (side + 0.9, side))
     ax = axes[0][0]
-    heat = ax.imshow(matrix.numpy(), cmap="Blues", vmin=0, vmax=1)
+    heat = ax.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     if count <= 26:
-        for y in range(count):
-            for x in range(count):
-                if (share := float(matrix[y][x])) >= 0.01:
-                    ax.text(
-                        x,
-                        y,
-                        f"{100 * share:.0f}",
-                        ha="center",
-                        va="center",
-                        fontsize=6,
-                        color="white" if share > 0.6 else "black",
-                    )
+        for y, x in np.argwhere(percent >= 1):
+            color = "white" if percent[y, x] > 60 else "black"
+            ax.text(x, y, f"{percent[y, x]:.0f}", ha="center", va="center", color=color)
         ax.set_xticks(range(count), names, rotation=90, parse_math=False)
         ax.set_yticks(range(count), names, parse_math=False)
-    ax.tick_params(labelsize=7)
     ax.set(xlabel="predicted class", ylabel="true class", title=title)
-    figure.colorbar(heat, ax=ax, shrink=0.7)
+    figure.colorbar(heat, ax=ax, shrink=0.6).set_label("% of the true class")
+    figure.alt = (
+        f"Confusion matrix of {count} classes{f', {title}' if title else ''}. On the diagonal: "
+        + listed([f"{name} {percent[i, i]:.0f} %" for i, name in enumerate(names)])
+    )
     return figure
 
 
-def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Figure:
+@rc_context(STYLE)
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Picture:
     """Share of correct predictions over confidence; it is on the diagonal if the teacher is calibrated.
 
-    Below, the number of crops at each confidence.
+    Below, the number of crops at each confidence. Bars of fewer than ``FEW_CROPS`` crops are pale.
 
     Args:
         probabilities: [G, C]. labels: [G] 0..C-1.
@@ -111,43 +145,73 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = 10) -> Figure
     correct = (predicted == labels).double()
     size = torch.bincount(bin_of, minlength=bins)
     accuracy = torch.bincount(bin_of, correct, minlength=bins) / size.clamp(min=1)
-    figure, axes = new_figure(2, 1, (4.2, 4.4), sharex=True, height_ratios=[2.4, 1])
-    centres = [(b + 0.5) / bins for b in range(bins)]
-    filled = [b for b in range(bins) if size[b]]
-    axes[0][0].plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-    axes[0][0].bar(
-        [centres[b] for b in filled],
-        [float(accuracy[b]) for b in filled],
-        0.92 / bins,
-        color=BLUE,
-        alpha=0.85,
-    )
-    axes[1][0].bar(centres, size.tolist(), 0.92 / bins, color=GREY)
-    for (ax,), text in zip(axes, ("share correct", "crops"), strict=True):
+    figure, axes = new_figure(2, 1, (5.0, 4.8), sharex=True, height_ratios=[2.4, 1])
+    upper, lower = axes[0][0], axes[1][0]
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
+    shown = set()
+    for b in (b for b in range(bins) if size[b]):
+        few = bool(size[b] < FEW_CROPS)
+        name = f"fewer than {FEW_CROPS} crops" if few else "share correct"
+        upper.bar(
+            (b + 0.5) / bins,
+            float(accuracy[b]),
+            0.92 / bins,
+            color=BLUE,
+            alpha=0.25 if few else 0.85,
+            label=None if name in shown else name,
+        )
+        shown.add(name)
+    lower.bar([(b + 0.5) / bins for b in range(bins)], size.tolist(), 0.92 / bins, color=GREY)
+    for ax, words in ((upper, "share correct"), (lower, "crops")):
         plain_axes(ax)
-        ax.set_ylabel(text, fontsize=8)
-    axes[0][0].set(xlim=(0, 1), ylim=(0, 1))
-    axes[1][0].set_xlabel("probability of the predicted class", fontsize=8)
+        ax.set_ylabel(words)
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.legend(loc="upper left")
+    lower.set_xlabel("probability of the predicted class")
+    figure.alt = "Reliability diagram. Share correct by confidence: " + listed(
+        [
+            f"{float(accuracy[b]):.2f} of {int(size[b])} crops at {b / bins:.1f} to {(b + 1) / bins:.1f}"
+            for b in range(bins)
+            if size[b]
+        ]
+    )
     return figure
 
 
-def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Figure:
-    """Crops, and below each its occlusion map.
+@rc_context(STYLE)
+def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Picture:
+    """Crops, and below each its occlusion map on the crop in grey: by how much a covered patch lowers it.
 
-    A place is red if covering it lowers the class probability, blue if covering it raises the probability.
-    Each map has its own scale.
+    Brown: covering the place lowers the probability of the class. Purple: covering it raises the probability.
+    All maps have one scale.
 
     Args:
         crops: [G, 3, s, s] in 0..255.
-        maps: [G, s, s], of ``teacher.attention``.
+        maps: [G, s, s], of ``teacher.attention``: falls of a probability.
         titles: a text per crop.
     """
     count = max(len(crops), 1)
-    figure, axes = new_figure(2, count, (max(1.7 * count, 3.5), 3.9))
+    width = min(1.8, (PAGE - 0.9) / count)
+    figure, axes = new_figure(2, count, (max(width * count + 0.9, 3.5), 2 * width + 0.7))
+    most = float(maps.abs().max().clamp(min=0.01)) if len(maps) else 0.01
+    colors = ScalarMappable(Normalize(-most, most), colormaps["PuOr_r"])
     for i in range(len(crops)):
-        for row in axes:
-            show_image(row[i], crops[i].clamp(0, 255) / 255, torch.zeros(0, 4), [])
-        most = float(maps[i].abs().max().clamp(min=1e-9))
-        axes[1][i].imshow(maps[i].numpy(), cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.65)
-        axes[0][i].set_title(titles[i], fontsize=8, parse_math=False)
+        crop = crops[i].clamp(0, 255) / 255
+        show_image(axes[0][i], crop)
+        show_image(axes[1][i], 0.5 + 0.5 * crop.mean(0, keepdim=True).expand(3, -1, -1))  # pale and grey
+        values = maps[i].numpy()
+        axes[1][i].imshow(colors.to_rgba(values), alpha=(np.abs(values) / most) ** 0.5 * 0.85)
+        axes[0][i].set_title(titles[i], fontsize=STYLE["font.size"], parse_math=False)
+    figure.colorbar(colors, ax=[row[-1] for row in axes], location="right", shrink=0.8).set_label(
+        "fall of the probability\nwhen covered"
+    )
+    figure.alt = (
+        "Occlusion maps. The largest fall of the class probability when a patch is covered: "
+        + listed(
+            [
+                f"{title.replace(chr(10), ', ')}: {float(one.max()):.2f}"
+                for title, one in zip(titles, maps, strict=False)
+            ]
+        )
+    )
     return figure

@@ -188,13 +188,22 @@ def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
     Files with more seeds are not replaced; a line on stderr says so.
     """
     path = workspace.results / "figure3.csv"
-    lines = differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
+    lines = _all_differences(by_iou)
     if more := more_seeds(path, lines, []):
         print(f"{path}: kept as it is, {more}; move it away to write this one", file=sys.stderr)
         return figure3_markdown(lines)
     write_whole(path, lines.to_csv(index=False, float_format="%.4f"))
     write_whole(workspace.results / "figure3.md", text := figure3_markdown(lines))
     return text
+
+
+def figure3_text(by_iou: pd.DataFrame) -> str:
+    """The text of ``figure3.md``, from the errors of ``gather``."""
+    return figure3_markdown(_all_differences(by_iou))
+
+
+def _all_differences(by_iou: pd.DataFrame) -> pd.DataFrame:
+    return differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
 
 
 def figure3_markdown(lines: pd.DataFrame) -> str:

@@ -15,9 +15,13 @@ from c2dlib.reporting.evidence import (
     Evidence,
 )
 from c2dlib.reporting.markdown import MISSING, markdown_table, number
+from c2dlib.reporting.primary_claims import read_claims
 from c2dlib.reporting.statistics import difference_text
 
 FIGURE = "claims.png"
+EXPLORATORY = (
+    "**Exploratory**: these runs are older than the file of the claims, so they suggest and test nothing."
+)
 NO_REGIME = (
     "The primary claims are not tested on these data: {file} names other regimes. "
     "What follows is descriptive."
@@ -58,6 +62,32 @@ def ledger_text(found: Evidence, published: bool = False) -> str:
             _also_table(found.also),
         ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def verdicts(found: Evidence | None, rows: set[tuple[str, str]]) -> str:
+    """The primary claims that are on rows of one table, with their verdicts, in Markdown.
+
+    Args:
+        found: None where no claim is tested on the data.
+        rows: (student, method) of the table, methods as in ``methods.canonical``.
+    """
+    if found is None:
+        return "**No verdict**: the primary claims are not tested on these data."
+    on_rows = [
+        claim.id
+        for claim in read_claims()
+        if all(
+            (student, term.method) in rows
+            for part in claim.parts
+            for term in part.terms
+            for student in found.regime.groups[term.group]
+        )
+    ]
+    lines = found.parts[found.parts.id.isin(on_rows)]
+    if lines.empty:
+        return "**No verdict**: no primary claim is on rows of this table alone."
+    note = f"{EXPLORATORY}\n\n" if found.regime.exploratory else ""
+    return note + _table(lines, found.regime.exploratory)
 
 
 def _status(found: Evidence, file: str) -> str:

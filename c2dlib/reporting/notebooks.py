@@ -16,7 +16,8 @@ import nbformat
 
 from c2dlib.files import errors_named, sweep, temporary_file, write_whole
 from c2dlib.records import ROOT
-from c2dlib.workspace import Workspace
+from c2dlib.reporting.navigation import navigation, neighbours, with_navigation
+from c2dlib.workspace import PUBLISHED, Workspace, open_workspace
 
 FOLDER = ROOT / "notebooks"
 PIECES = {
@@ -107,11 +108,63 @@ def _unformatted(path: str | Path) -> str:
 
 
 def _keep(temporary: str, target: Path) -> None:
-    """Put the executed copy in place, readable by all and without the paths in papermill's metadata."""
+    """Put the executed copy in place, readable by all and without the paths in papermill's metadata.
+
+    Its line of navigation, and that of its neighbours, leads to the copies that are there.
+    """
     notebook = nbformat.read(temporary, 4)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
     write_whole(target, nbformat.writes(notebook))
+    for name in (target.stem, *neighbours(target.stem).values()):
+        if (copy := target.parent / f"{name}.ipynb").exists():
+            _renew_navigation(copy)
+
+
+def _renew_navigation(copy: Path) -> None:
+    """Bring the line of navigation of an executed copy up to date with the copies beside it."""
+    notebook = nbformat.read(copy, 4)
+    sources = Path(os.path.relpath(FOLDER, copy.parent)).as_posix() if copy.is_relative_to(ROOT) else ""
+
+    def of_source(name: str) -> str:
+        return f"{sources}/{name}.ipynb" if sources else ""
+
+    def address(name: str) -> str:
+        return f"{name}.ipynb" if (copy.parent / f"{name}.ipynb").exists() else of_source(name)
+
+    name = copy.name.partition(".")[0]
+    before = notebook.cells[0].source
+    _show_navigation(notebook, navigation(name, of_source(name), address))
+    if notebook.cells[0].source != before:
+        write_whole(copy, nbformat.writes(notebook))
+
+
+def _show_navigation(notebook: nbformat.NotebookNode, line: str) -> None:
+    first = notebook.cells[0]
+    if first.cell_type == "markdown":
+        first.source = with_navigation(first.source, line)
+
+
+def execute_published(name: str, scale: str, data: str = "") -> Path:
+    """Execute a notebook on the published records and weights, and keep the copy beside them.
+
+    Nothing is trained; a table or a figure that the notebook writes is written anew from the records.
+
+    Args:
+        name: a key of ``PIECES``, or a table.
+        scale, data: as for ``open_workspace``.
+
+    Raises:
+        ValueError: if the notebook does not show published results.
+        papermill.PapermillExecutionError: if something that it needs is not published.
+    """
+    notebook = PIECES.get(name, name)
+    if "published" not in parameters(notebook):
+        raise ValueError(
+            f"{notebook}.ipynb does not show published results: make reproduce-{name} executes it"
+        )
+    workspace, _ = open_workspace(scale, data, results=PUBLISHED)
+    return execute(notebook, workspace, {"scale": scale, "data": data, "published": True})
 
 
 def html(workspace: Workspace) -> Path:
@@ -123,7 +176,8 @@ def html(workspace: Workspace) -> Path:
         FileNotFoundError: if no notebook was executed there.
     """
     from nbconvert import HTMLExporter
-    from nbconvert.filters import markdown2html
+
+    from c2dlib.reporting.formulas import markdown_to_html
 
     executed = sorted(p for p in workspace.results.glob("*.ipynb") if not p.name.startswith("."))
     if not executed:
@@ -135,9 +189,14 @@ def html(workspace: Workspace) -> Path:
     exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = (
         ""  # nothing is loaded from the network
     )
+    exporter.register_filter("markdown2html", markdown_to_html)
+    pages = {path.stem for path in executed}
     for path in executed:
         notebook = nbformat.read(path, 4)
-        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        name = path.name.partition(".")[0]
+        line = navigation(name, "", lambda other: f"{other}.html" if other in pages else "")
+        _show_navigation(notebook, line)
+        body, _ = exporter.from_notebook_node(_described(notebook), {"metadata": {"name": path.stem}})
         write_whole(folder / f"{path.stem}.html", body)
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
@@ -155,7 +214,7 @@ def html(workspace: Workspace) -> Path:
             .replace("(../", "(../../")
             .replace("(claims.png)", "(../claims.png)")
         )
-        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown2html(text)))
+        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown_to_html(text)))
         items.insert(
             0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>'
         )
@@ -163,6 +222,18 @@ def html(workspace: Workspace) -> Path:
         folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items)))
     )
     return folder / "index.html"
+
+
+def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with its pictures as HTML that has their texts, which nbconvert's page leaves out."""
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        of_image = output.get("metadata", {}).get("image/png", {})
+        if "alt" in of_image:
+            source, size = output.data["image/png"].replace("\n", ""), of_image.get("width", "")
+            output.data["text/html"] = (
+                f'<img src="data:image/png;base64,{source}" width="{size}" alt="{escape(of_image.alt)}">'
+            )
+    return notebook
 
 
 PAGE = """<!doctype html>

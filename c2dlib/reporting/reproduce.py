@@ -147,6 +147,8 @@ def _reproduce_notebook(
     check_scale(scale)
     accepted = notebooks.parameters(notebook)
     parameters = _notebook_parameters(name, accepted, seeds, students, methods)
+    if "published" in accepted:
+        parameters["published"] = False
     if overrides and "overrides" not in accepted:
         raise ValueError(f"{name} has no SET: its notebook takes {', '.join(accepted)}")
     if name == "figure3":

@@ -73,5 +73,19 @@ def student_hash(content: bytes) -> str:
     return written_hash
 
 
+def weights_hash(content: bytes) -> str:
+    """The hash of a student's weights alone, as a file without a header has it.
+
+    Records of the first versions hold this one.
+
+    Raises:
+        ValueError: if the content is no whole safetensors file.
+    """
+    try:
+        return sha256(save_safetensors(load_safetensors(content)))
+    except SafetensorError as error:
+        raise ValueError(f"not a whole safetensors file ({error})") from error
+
+
 def _header(about: dict) -> dict[str, str]:
     return {"c2dlib": json.dumps(about)}  # one key: the order of several would change from process to process

@@ -59,17 +59,30 @@ class ClassifierTraining:
 
 
 def trained_classifier(
-    training: ClassifierTraining, folder: Path, workspace: Workspace, progress: Progress
+    training: ClassifierTraining,
+    folder: Path,
+    workspace: Workspace,
+    progress: Progress,
+    read_only: bool = False,
 ) -> tuple[nn.Module, dict]:
     """The classifier of a training: read from ``folder`` if it is there and complete, else trained and
     written there.
 
+    Args:
+        read_only: train and write nothing.
+
     Returns:
         The classifier in eval mode and its report: top1 and ECE in percent, crops, seconds, hash.
+
+    Raises:
+        FileNotFoundError: with ``read_only``, if the folder does not hold the whole classifier.
     """
     classifier = training.build()
     if report := _load(training, folder, classifier):
         return classifier, report
+    if read_only:
+        state = "its hash does not match" if folder.exists() else "it is not there"
+        raise FileNotFoundError(f"{folder}: no {training.title} ({state})")
     with waiting_lock(folder, training.title):
         if report := _load(training, folder, classifier):
             return classifier, report
@@ -212,9 +225,13 @@ def _save(folder: Path, report: dict, module: nn.Module) -> None:
 
 
 def classifier_teacher(
-    e: Experiment, workspace: Workspace, progress: Progress = notebook_progress
+    e: Experiment, workspace: Workspace, progress: Progress = notebook_progress, read_only: bool = False
 ) -> tuple[Teacher, dict]:
-    """The teacher of an Experiment: one for the SSDs, one for Faster R-CNNs and RetinaNets (section 4)."""
+    """The teacher of an Experiment: one for the SSDs, one for Faster R-CNNs and RetinaNets (section 4).
+
+    Args:
+        read_only: see ``trained_classifier``.
+    """
     folder = opened(workspace.data)
     family, classes = e.architecture.family, len(folder.categories)
     identity = teacher_identity(e, folder.annotation_hash)
@@ -243,7 +260,7 @@ def classifier_teacher(
         e.teacher_image_size,
     )
     classifier, report = trained_classifier(
-        training, workspace.runs / "cache" / f"teacher-{training.key}", workspace, progress
+        training, workspace.runs / "cache" / f"teacher-{training.key}", workspace, progress, read_only
     )
     return Teacher(classifier, classes, e.teacher_size, getattr(torch, e.teacher_dtype)), report
 

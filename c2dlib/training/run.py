@@ -37,7 +37,7 @@ from c2dlib.evaluation.scores import Threshold, best_threshold
 from c2dlib.files import json_with_hash, sha256, sweep, write_whole
 from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
 from c2dlib.teacher.classifier import Teacher
-from c2dlib.training.checkpoints import student_file, student_hash
+from c2dlib.training.checkpoints import student_file, student_hash, weights_hash
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
@@ -111,7 +111,7 @@ def find_record(e: Experiment, workspace: Workspace) -> RunRecord | None:
 
 
 def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
-    """The plain torchvision detector that a finished run left in ``runs/``.
+    """The plain torchvision detector that a finished run left in ``runs/``, checked against its record.
 
     Raises:
         FileNotFoundError, RecordError: if its checkpoint is missing, or not the one of the record.
@@ -169,7 +169,7 @@ def _metrics_match(detections: list[dict], record: RunRecord, workspace: Workspa
 
 def _is_student_of(record: RunRecord, content: bytes) -> bool:
     try:
-        return student_hash(content) == record.checkpoint_sha256
+        return record.checkpoint_sha256 in (student_hash(content), weights_hash(content))
     except ValueError:
         return False
 

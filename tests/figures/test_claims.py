@@ -36,6 +36,8 @@ def test_forest(drawn):
     assert [0.1, 1.1] in intervals and [-0.2, 0.2] in intervals
     margins = [c.get_datalim(ax.transData).x1 for c in ax.collections]
     assert margins == pytest.approx([0.75, 0.5])
+    assert "2 reproduced" not in figure.alt and "1 reproduced, 1 not run, 1 equivalent" in figure.alt
+    assert "1: a - b, mAP +0.6 [+0.1, +1.1]" in figure.alt
     names = [t.get_text() for t in figure.legends[0].texts]
     assert "A" in names and "B" in names and "paper" in names
 

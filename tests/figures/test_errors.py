@@ -1,9 +1,12 @@
 """TIDE's figures: means over seeds, one dot per run, intervals as bands, changes per class."""
 
+import math
+
 import pandas as pd
+import torch
 
 from c2dlib import figures
-from c2dlib.evaluation.tide import TYPES
+from c2dlib.evaluation.tide import TYPES, ErrorExample
 
 
 def texts(ax) -> list[str]:
@@ -66,13 +69,22 @@ def test_change_over_iou_has_a_line_and_a_band_per_method(drawn):
     } == {"C2D": [1.5, 1.5]}
     (band,) = ax.collections
     assert sorted({y for _, y in band.get_paths()[0].vertices.tolist()}) == [1.0, 2.0] and not texts(ax)
-    (ax,) = drawn(figures.change_over_iou(lines.assign(dAP=float("nan"), change=float("nan")), "AP")).axes
-    assert texts(ax) == ["not measured"]
+    unmeasured = lines.assign(student="B", dAP=float("nan"), change=float("nan"))
+    figure = drawn(figures.change_over_iou(pd.concat([lines, unmeasured]), "AP of the boxes"))
+    assert [ax.get_title() for ax in figure.axes] == ["A"] and "A C2D +1.5 at 50 %" in figure.alt
+    (ax,) = drawn(figures.change_over_iou(unmeasured, "AP of the boxes")).axes
+    assert texts(ax) == ["AP of the boxes: not measured in these runs"]
+
+
+def test_error_bars_have_a_linear_axis_and_numbers_where_bars_are_too_low(drawn):
+    runs = by_iou().assign(Loc=lambda frame: 0.2 + 0.1 * (frame.method == "ours"), Miss=0.1)
+    figure = drawn(figures.error_bars(runs))
+    (ax,) = figure.axes
+    assert ax.get_yscale() == "linear" and [bar.get_height() for bar in ax.patches][::6] == [12.5, 10.5]
+    assert texts(ax) == ["0.2–0.3", "0.0", "0.0", "0.0", "0.1"] and "Cls 10.5 to 12.5" in figure.alt
 
 
 def test_error_bars_of_a_perfect_detector_are_flat_and_whole(drawn):
-    (ax,) = drawn(figures.error_bars(by_iou())).axes
-    assert [bar.get_height() for bar in ax.patches][::6] == [12.5, 10.5]
     (ax,) = drawn(figures.error_bars(by_iou(cost=0))).axes
     assert len(ax.patches) == 12 and {bar.get_height() for bar in ax.patches} == {0}
     assert [tick.get_text() for tick in ax.get_xticklabels()] == TYPES
@@ -80,7 +92,7 @@ def test_error_bars_of_a_perfect_detector_are_flat_and_whole(drawn):
     drawn(figures.errors_over_iou(by_iou().iloc[:0]))
 
 
-def test_errors_per_class_shows_the_change(drawn):
+def test_errors_per_class_draws_the_types_that_change_and_names_the_rest(drawn):
     frame = pd.DataFrame(
         [
             {"student": "A", "method": m, "seed": 0, "class": c, **dict.fromkeys(TYPES, 0.0), "Loc": v}
@@ -88,10 +100,29 @@ def test_errors_per_class_shows_the_change(drawn):
             for c, v in zip("xy", values, strict=True)
         ]
     )
-    ax = drawn(figures.errors_per_class(frame, "ours")).axes[0]
-    assert ax.get_images()[0].get_array()[:, TYPES.index("Loc")].tolist() == [-3, 0] and texts(ax) == ["-3"]
+    figure = drawn(figures.errors_per_class(frame, "ours"))
+    (ax,) = figure.axes
+    (marks,) = [line for line in ax.lines if not line.get_label().startswith("_")]
+    assert marks.get_xdata()[0] == -3 and math.isnan(marks.get_xdata()[1])  # no change, no mark
     assert [t.get_text() for t in ax.get_yticklabels()] == ["x", "y"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["Loc (right class, IoU too low)"]
+    assert "Cls, Both, Dupe, Bkg, Miss: less than 1 point in every class" in figure.get_supxlabel()
+    assert "A: Loc -3.0 to +0.0." in figure.alt
     whole = frame.replace({"method": {"ours": "KDcls+loc+KDloc"}})  # the same method by its parts
-    assert texts(drawn(figures.errors_per_class(whole, "ours")).axes[0]) == ["-3"]
+    assert drawn(figures.errors_per_class(whole, "ours")).alt == figure.alt
     alone = drawn(figures.errors_per_class(frame[frame.method == "ours"], "ours"))
     assert texts(alone.axes[0]) == ["no student has runs of both C2D and baseline"]
+
+
+def test_the_truths_label_is_below_its_box_and_the_detections_above(drawn):
+    one = ErrorExample("Cls", 1, [20.0, 20, 30, 30], 3, 0.82, [21.0, 21, 30, 30], 7, 0.9)
+    figure = drawn(
+        figures.error_examples({1: torch.zeros(3, 80, 80)}, [one], {3: "bun", 7: "cup"}, "Cls: 1 of 1")
+    )
+    detected, true = figure.axes[0].texts
+    assert detected.get_text() == "bun 0.82" and true.get_text() == "cup"
+    assert not detected.get_window_extent().overlaps(true.get_window_extent())
+    assert true.get_zorder() > detected.get_zorder()
+    assert figure.alt == "Cls: 1 of 1. image 1, IoU 0.90: detected bun 0.82, true cup"
+    assert figure.legends[0].get_title().get_text() == "Cls: 1 of 1"
+    drawn(figures.error_examples({}, [], {}, "Miss (an object without any box): none"))

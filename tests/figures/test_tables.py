@@ -1,7 +1,8 @@
 """The tables' figures show the paper's gain and the reproduced one, and why a number is missing."""
 
 import math
-from itertools import pairwise
+import random
+from itertools import combinations, pairwise
 
 import pandas as pd
 import pytest
@@ -28,11 +29,15 @@ def frame() -> pd.DataFrame:
 
 
 def test_table_bars_shows_the_papers_gain_the_reproduced_one_and_why_there_is_none(drawn):
-    a, b = drawn(figures.table_bars(frame())).axes
+    figure = drawn(figures.table_bars(frame()))
+    a, b = figure.axes
+    legend = figure.legends[0]
+    assert [t.get_text() for t in legend.get_texts()] == ["paper", "reproduced", "95 % interval over seeds"]
+    assert not legend.get_title().get_text() and "A C2D +1.5 (paper +3.0)" in figure.alt
     widths = [bar.get_width() for bar in a.patches]
     assert widths == pytest.approx([1.0, 3.0, 1.5, -1.0])  # KD paper; ours paper and ours; the control
     assert texts(a) == ["not run"] and texts(b) == ["failed"]
-    assert a.get_title() == "A\n30.0 | 40.0"
+    assert a.get_title() == "A\npaper 30.0\nhere 40.0" and b.get_title() == "B\npaper 20.0\nhere 25.0"
     intervals = [line.get_xdata() for line in a.lines if len(set(line.get_xdata())) == 2]
     assert [list(x) for x in intervals] == [[0.5, 2.5]]
     assert [label.get_text() for label in a.get_yticklabels()] == ["KD", "C2D", "KDcls-labels"]
@@ -43,6 +48,20 @@ def test_table_bars_without_a_baseline_or_any_method(drawn):
     a, _ = drawn(figures.table_bars(only)).axes
     assert texts(a) == ["no baseline"] and len(a.patches) == 0
     drawn(figures.table_bars(frame()[frame().method == "baseline"]))
+
+
+def test_table_bars_of_one_seed_say_so_and_have_no_legend_without_marks(drawn):
+    one = frame().assign(gain_low=math.nan, gain_high=math.nan, paper_mAP=math.nan)
+    legend = drawn(figures.table_bars(one)).legends[0]
+    assert [t.get_text() for t in legend.get_texts()] == ["reproduced"]
+    assert legend.get_title().get_text() == "One seed a row: a difference may be chance"
+
+
+def test_table_bars_take_the_baseline_of_the_scale_where_several_were_tried(drawn):
+    several = pd.concat([frame().iloc[:1].assign(mAP=99.0, changed="lr 1"), frame().assign(changed=math.nan)])
+    several = several[["student", "method", "changed", *frame().columns[2:]]]
+    a, _ = drawn(figures.table_bars(several)).axes
+    assert a.get_title().endswith("here 40.0")
 
 
 def test_ap_over_iou_subtracts_the_papers_and_the_reproduced_baseline(drawn):
@@ -68,7 +87,9 @@ def test_map_over_images_has_a_line_per_method(drawn):
             for m, s, v in (("baseline", 0.5, 10), ("baseline", 1, 20), ("KDcls", 0.5, 15), ("KDcls", 1, 21))
         ]
     )
-    (ax,) = drawn(figures.map_over_images(frame, 300)).axes
+    figure = drawn(figures.map_over_images(frame, 300))
+    (ax,) = figure.axes
+    assert not ax.collections and "A KDcls 15.0 with 150, 21.0 with 300" in figure.alt  # one seed: no bars
     lines = [line for line in ax.lines if line.get_marker() == "o"]
     assert [list(line.get_xdata()) for line in lines] == [[150, 300]] * 2
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["150", "300"]
@@ -78,30 +99,33 @@ def test_gain_over_cost_leaves_out_what_has_no_gain_or_no_time(drawn):
     data = frame().assign(relative_seconds=[1.0, 1.2, 1.5, math.nan, 1.0, 1.4])
     figure = drawn(figures.gain_over_cost(data))
     (ax,) = figure.axes
-    assert texts(ax) == ["C2D"] and ax.get_title() == "A"
+    assert texts(ax) == ["C2D"] and ax.get_title() == "A" and figure.alt.endswith("A C2D +1.5 at 1.5")
     point, interval, zero = ax.lines
     assert point.get_xydata().tolist() == [[1.5, 1.5]] and interval.get_ydata().tolist() == [0.5, 2.5]
     assert zero.get_ydata() == [0, 0]
     empty = drawn(figures.gain_over_cost(data.iloc[:1]))
-    assert not empty.axes[0].lines[:-1]
+    assert texts(empty.axes[0]) == ["no row has both a gain and a time"]
 
 
-def test_names_beside_the_points_do_not_overlap(drawn):
-    rows = [
-        ("A", f"ours+{n}", 0.001 * i, math.nan, math.nan, 1.5)
-        for i, n in enumerate(["KD", "FGFI", "GID", "FKD", "PKD", "AT"] * 3)
-    ]
-    data = pd.DataFrame(
-        rows, columns=["student", "method", "gain", "gain_low", "gain_high", "relative_seconds"]
-    )
-    figure = drawn(figures.gain_over_cost(data))
-    places = [text.xyann[1] for text in figure.axes[0].texts]  # share of the axes' height
-    assert (
-        len(places) == 18
-        and all(b - a > 0.05 for a, b in pairwise(places))
-        and 0 <= places[0]
-        and places[-1] <= 1
-    )
-    assert [text.get_text() for text in figure.axes[0].texts] == [
-        name.replace("ours+", "C2D + ") for name in data.method
-    ]  # by rising gain
+def crosses(a, b, c, d) -> bool:
+    """Whether the segments a-b and c-d cross."""
+
+    def side(p, q, r) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_names_beside_the_points_do_not_overlap_and_their_lines_do_not_cross(drawn, seed):
+    draw = random.Random(seed)
+    names = ["KD", "FGFI", "GID", "FKD", "PKD", "AT", "CWD", "FitNets"]
+    methods = [*names, *(f"ours+{name}" for name in names)]
+    rows = [("A", m, draw.gauss(2, 3), math.nan, math.nan, draw.uniform(1, 2.5)) for m in methods]
+    columns = ["student", "method", "gain", "gain_low", "gain_high", "relative_seconds"]
+    ax = drawn(figures.gain_over_cost(pd.DataFrame(rows, columns=columns))).axes[0]
+    to_share = ax.transAxes.inverted().transform
+    lines = [(to_share(ax.transData.transform(text.xy)), text.xyann) for text in ax.texts]
+    assert len(lines) == 16 and not any(crosses(*one, *other) for one, other in combinations(lines, 2))
+    places = sorted(place for _, (_, place) in lines)  # share of the axes' height
+    assert all(b - a > 0.05 for a, b in pairwise(places)) and places[0] >= -1e-9 and places[-1] <= 1

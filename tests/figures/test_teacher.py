@@ -7,6 +7,7 @@ import torch
 
 from c2dlib import figures
 from c2dlib.evaluation.tide import TYPES, ErrorExample
+from c2dlib.figures import Labelled
 from c2dlib.figures.style import GREEN
 
 
@@ -53,30 +54,61 @@ def test_a_class_name_may_hold_dollar_signs(drawn):
     for figure in (
         figures.errors_per_class(pd.DataFrame(errors), "KDcls"),
         figures.error_examples({1: image}, [error], dict(enumerate(names)), "Cls"),
-        figures.compare_detections([("gained", image, (boxes, names[:1]), {"KDcls": (boxes, names[1:2])})]),
+        figures.compare_detections(
+            [("gained", image, Labelled(boxes, names[:1]), {"KDcls": Labelled(boxes, names[1:2], [0.5])})]
+        ),
         figures.teacher_view(crops, labels, probabilities, names, maps),
-        figures.class_probabilities({"T = 1": probabilities[0]}, names, 0),
+        figures.softened(probabilities, labels, names),
         figures.confusion(probabilities, names),
         figures.attention_maps(crops, torch.randn(3, 8, 8), names),
-        figures.detections(image, (boxes, names[:1]), {"baseline": (boxes, names[1:2])}),
+        figures.detections(
+            image, Labelled(boxes, names[:1]), {"baseline": Labelled(boxes, names[1:2], [0.5])}
+        ),
     ):
         drawn(figure)
 
 
-def test_reliability_and_confusion_count(drawn):
-    probabilities = torch.tensor([[0.95, 0.05], [0.95, 0.05], [0.4, 0.6], [0.05, 0.95]])
-    above, below = drawn(figures.reliability(probabilities, torch.tensor([0, 1, 1, 1]))).axes
-    assert [bar.get_height() for bar in above.patches] == pytest.approx(
-        [1, 2 / 3]
-    )  # at 0.6; at 0.95 two of three
-    assert sum(bar.get_height() for bar in below.patches) == 4
-    ax = drawn(figures.confusion(torch.tensor([[0.75, 0.25], [0.0, 1.0]]), ["x", "y"])).axes[0]
+def test_softened_shows_the_first_object_that_the_teacher_gets_right(drawn):
+    logits = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 1.0]])
+    figure = drawn(figures.softened(logits, torch.tensor([0, 0]), ["x", "y", "z"], (1, 2)))
+    one, two = figure.axes
+    assert [bar.get_width() for bar in one.patches] == pytest.approx(logits[1].softmax(0).tolist())
+    assert [bar.get_width() for bar in two.patches] == pytest.approx((logits[1] / 2).softmax(0).tolist())
+    assert one.get_xlabel() == two.get_xlabel() == "probability"
+    assert figure.get_suptitle() == "x (green): the teacher is right" and "0.84 at T = 1" in figure.alt
+    wrong = drawn(figures.softened(logits, torch.tensor([2, 1]), ["x", "y", "z"]))
+    assert wrong.get_suptitle() == "z (green): the teacher is wrong here, as on every object of this image"
+
+
+def test_reliability_counts_and_bins_with_few_crops_are_pale(drawn):
+    probabilities = torch.tensor([[0.4, 0.6]] * 20 + [[0.95, 0.05]] * 3)
+    labels = torch.tensor([1] * 15 + [0] * 5 + [0, 0, 1])
+    figure = drawn(figures.reliability(probabilities, labels))
+    above, below = figure.axes
+    assert [bar.get_height() for bar in above.patches] == pytest.approx([15 / 20, 2 / 3])
+    assert [bar.get_alpha() for bar in above.patches] == [0.85, 0.25]
+    assert sum(bar.get_height() for bar in below.patches) == 23
+    names = [text.get_text() for text in above.get_legend().get_texts()]
+    assert names == ["calibrated", "share correct", "fewer than 20 crops"]
+    assert "0.67 of 3 crops at 0.9 to 1.0" in figure.alt
+
+
+def test_confusion_has_one_unit(drawn):
+    figure = drawn(figures.confusion(torch.tensor([[0.75, 0.25], [0.0, 1.0]]), ["x", "y"], "crops"))
+    ax, bar = figure.axes
     assert texts(ax) == ["75", "25", "100"]
+    assert bar.get_ylim() == (0, 100) and bar.get_ylabel() == "% of the true class"
+    assert figure.alt.endswith("crops. On the diagonal: x 75 %, y 100 %")
 
 
-def test_attention_shows_every_crop(drawn):
-    crops = torch.rand(3, 3, 8, 8) * 255
-    figure = drawn(figures.attention_maps(crops, torch.randn(3, 8, 8), ["a", "b", "c"]))
+def test_attention_shows_every_crop_on_one_scale(drawn):
+    crops, maps = torch.rand(3, 3, 8, 8) * 255, torch.zeros(3, 8, 8)
+    maps[0, 0, 0], maps[1, 0, 0] = 0.5, -0.8
+    figure = drawn(figures.attention_maps(crops, maps, ["a", "b", "c"]))
     assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
-    panels = drawn(figures.class_probabilities({"T = 1": torch.tensor([0.9, 0.1])}, ["x", "y"], 1)).axes
-    assert [bar.get_width() for bar in panels[0].patches] == pytest.approx([0.9, 0.1])
+    bar = figure.axes[-1]
+    assert bar.get_ylim() == pytest.approx((-0.8, 0.8)) and "when covered" in bar.get_ylabel()
+    below = figure.axes[3].images[0].get_array()  # the crop below its map has no colour of its own
+    assert (below[..., 0] == below[..., 1]).all() and (below[..., 1] == below[..., 2]).all()
+    assert figure.alt.endswith("a: 0.50, b: 0.00, c: 0.00")
+    drawn(figures.attention_maps(crops[:0], maps[:0], []))
