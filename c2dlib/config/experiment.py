@@ -68,9 +68,16 @@ class Experiment:
     )
 
     train_share: float = setting(
-        "Share of the training images that student and teachers are trained on: the first ones.",
+        "Share of the training images that student and teachers are trained on: the first ones, see draw.",
         1.0,
         used_by=("student", "teacher", "crops"),
+        since=2,
+    )
+    draw: int = setting(
+        "Which draw of training set, initial weights and teacher: the training images are the part of this "
+        "number (from 0) among parts of train_share; pre-training and teacher have it as their seed.",
+        0,
+        used_by=("student", "teacher", "pretraining"),
         since=2,
     )
 
@@ -161,6 +168,9 @@ class Experiment:
     group_by_aspect: bool = setting(
         "Each batch has only wide or only tall images, which saves padding.", False, since=2
     )
+
+    box_loss_weight: float = setting("Factor on the detector's own losses on boxes.", 1.0, since=2)
+    class_loss_weight: float = setting("Factor on the detector's own losses on classes.", 1.0, since=2)
 
     lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="KDcls")
     temperature: float = setting("Temperature T of KD_cls.", 2.0, used_by="KDcls")
@@ -334,7 +344,21 @@ class Experiment:
                 raise ValueError(f"{f.name}={getattr(self, f.name)} must be a finite number")
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
-        for name in ("steps", "epochs", "warmup", "clip", "workers", "detector_teacher_steps"):
+        if not 0 <= self.draw < int(1 / self.train_share):
+            raise ValueError(
+                f"draw={self.draw} must be 0 or more, and below the number of parts of "
+                f"train_share={self.train_share}"
+            )
+        for name in (
+            "steps",
+            "epochs",
+            "warmup",
+            "clip",
+            "workers",
+            "detector_teacher_steps",
+            "box_loss_weight",
+            "class_loss_weight",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 

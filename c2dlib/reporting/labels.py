@@ -23,10 +23,14 @@ PREFIXES = {
 def method_label(method: str) -> str:
     """``ours`` and ``KDcls+loc+KDloc`` -> ``C2D``; ``ours+FKD`` -> ``C2D + FKD``; other names as they are.
 
+    ``KDcls-mean+loc-L1`` is ``C2D-free``.
+
     Raises:
         ValueError: for an unknown method, naming the valid ones.
     """
     names = parts(method)
+    if names == parts("C2D-free"):
+        return "C2D-free"
     if not set(C2D) <= set(names):
         return method
     return " + ".join(["C2D", *(name for name in names if name not in C2D)])
