@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from c2dlib import distributed
-from c2dlib.config.experiment import scale_data
+from c2dlib.config.experiment import EMBEDDED, scale_data
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
@@ -50,12 +50,12 @@ def open_workspace(
     device: str = "auto",
     check_images: bool = True,
 ) -> tuple[Workspace, CocoFolder]:
-    """Validate a COCO-format folder, or make the embedded Badges where they do not exist.
+    """Validate a COCO-format folder, or make an embedded data set where it does not exist.
 
     This happens before any result is written.
 
     Args:
-        data: the folder; empty: Badges.
+        data: the folder, or one of EMBEDDED where there is no folder of that name; empty: Badges.
         results, runs: where results and checkpoints are written.
         check_images: whether the image files are checked too; False where another process has just checked
             them.
@@ -65,12 +65,14 @@ def open_workspace(
         ValueError: for an unknown scale.
     """
     scenes = scale_data(scale)
-    if data:
+    if data and (str(data) not in EMBEDDED or Path(data).exists()):
         folder = load_folder(data, check_images=check_images)
-        name = folder.root.name if folder.root.name != "badges" else "badges-of-yours"
+        name = folder.root.name + ("-of-yours" if folder.root.name in EMBEDDED else "")
     else:
-        root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)
-        folder, name = opened(root), "badges"
+        name = str(data) or "badges"
+        if (family := EMBEDDED[name]) != "graded":
+            scenes = {**scenes, "family": family}
+        folder = opened(make_badges(runs / "data" / name / digest({**scenes, "version": VERSION}), **scenes))
     return Workspace(scale, folder.root, results / f"{name}-{scale}", runs, device), folder
 
 

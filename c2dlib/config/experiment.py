@@ -17,6 +17,8 @@ from c2dlib.config.students import ARCHITECTURES, Architecture
 from c2dlib.config.weights import SOURCES, check_reference
 
 SCALES = Path(__file__).parent / "scales"
+# Data sets that are made here, where DATA names no folder -> their family, see data/badges.py.
+EMBEDDED = {"badges": "graded", "badges-4": "merged", "badges-crowded": "crowded"}
 
 
 def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "student", since: int = 1):
@@ -411,13 +413,13 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
     """The settings that a scale's YAML changes for a student.
 
     The entries ``common``, the student's entry of ``families`` and the student's own entry apply in this
-    order. For other data than the embedded Badges, the same three entries of ``own_data`` follow, where the
+    order. For other data than the embedded ones, the same three entries of ``own_data`` follow, where the
     YAML has them.
     """
     text = _read_scale(scale)
     known(student, ARCHITECTURES, "student")
     settings: dict = {}
-    for layer in (text, {} if data == "badges" else text.get("own_data", {})):
+    for layer in (text, {} if data in EMBEDDED else text.get("own_data", {})):
         settings |= layer.get("common", {})
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
         settings |= layer.get("students", {}).get(student, {})
@@ -429,8 +431,9 @@ def scale_tables(scale: str) -> dict:
 
     The entries of ``tables`` in its YAML: ``in_place_of`` (student -> the paper's student whose rows it has),
     ``ablated`` (the student of the tables that name none), ``more_rows`` (table -> student -> methods that
-    the paper does not have there), ``choices`` (student -> method, setting, values) and ``first_seed``
-    (table -> its first seed, where that is not 0).
+    the paper does not have there), ``choices`` (student -> method, setting, values), ``first_seed``
+    (table -> its first seed, where that is not 0), ``draws`` (seed s has the draw s modulo this number),
+    ``controls`` (the students of that table) and ``tuned`` (student -> method -> settings of its own row).
     """
     return _read_scale(scale).get("tables", {})
 
@@ -440,9 +443,26 @@ def scale_data(scale: str) -> dict:
     return _read_scale(scale)["badges"]
 
 
+def draw_of(scale: str, seed: int) -> int:
+    """The draw of training set, initial weights and teacher that a seed has at a scale."""
+    return seed % scale_tables(scale).get("draws", 1)
+
+
 @cache
 def _read_scale(scale: str) -> dict:
-    return yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text())
+    """A scale's YAML; what it does not say is that of the scale it names under ``like``."""
+    text = yaml.safe_load((SCALES / f"{check_scale(scale)}.yaml").read_text())
+    return _merged(_read_scale(text.pop("like")), text) if "like" in text else text
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """Nested dictionaries as one; ``above`` has precedence."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:

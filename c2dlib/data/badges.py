@@ -1,11 +1,11 @@
 """Badges: procedural 128 px scenes whose classes are alike by degrees, written as a COCO-format folder.
 
 Family "graded": 12 classes = 3..6 arms x 3 bins of a continuous hub radius, so that a detector cannot always
-tell neighbouring classes apart. Family "merged": the same pixels and boxes; the three hub bins of an arm count
-are one class. Family "crowded": classes as "merged", but bodies that are smaller, long, cover one another and
-fade into the background, so that boxes are hard too. Family "other": 12 classes of pointed stars on textures
-in the same rendering, to pre-train a backbone on; they have no hubs, so a backbone cannot learn the hub radii
-from them. The seed alone decides every pixel and box.
+tell neighbouring classes apart. Family "merged": the same pixels and boxes; the three hub bins of an arm
+count are one class. Family "crowded": classes as "merged", but bodies that are smaller, long, cover one
+another and fade into the background, so that boxes are hard too. Family "other": 12 classes of pointed stars
+on textures in the same rendering, to pre-train a backbone on; they have no hubs, so a backbone cannot learn
+the hub radii from them. The seed alone decides every pixel and box.
 """
 
 from __future__ import annotations
@@ -238,7 +238,11 @@ def scene(rng: np.random.Generator, family: str) -> tuple[np.ndarray, np.ndarray
         _bar(image, rng)
     image += _between(rng, 0.02, 0.12) * (rng.random(image.shape) - 0.5)
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), np.array(boxes), [k // look.merged for k in labels]
+    return (
+        np.ascontiguousarray(pixels.transpose(1, 2, 0)),
+        np.array(boxes),
+        [k // look.merged for k in labels],
+    )
 
 
 def _write_split(root: Path, split: str, count: int, seed: int, family: str, info: dict) -> None:

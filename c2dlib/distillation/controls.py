@@ -59,9 +59,9 @@ class ClassControl(Distiller):
 class PermutedControl(Distiller):
     """KDcls-permuted: KD_cls with the teacher's answer for another training object of the same class.
 
-    Each object of a step draws one of the teacher's answers for its class, so that over a run the student sees
-    the teacher's distribution of answers per class, but no answer is about the object at hand. The step's
-    random state decides the draw, which therefore follows the run's seed.
+    Each object of a step draws one of the teacher's answers for its class. So over a run the student sees the
+    teacher's distribution of answers per class, but no answer is about the object at hand. The step's random
+    state decides the draw, which therefore follows the run's seed.
 
     Args:
         logits, labels: [G, C] and [G], the teacher's logits for the crops of the training split and their

@@ -27,7 +27,7 @@ from c2dlib.reporting.labels import method_label, run_labels
 from c2dlib.reporting.markdown import markdown_table, number
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
-from c2dlib.reporting.work_list import experiments, work_list
+from c2dlib.reporting.work_list import TABLES, experiments, work_list
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.run import experiment_for, run_detections
@@ -141,12 +141,13 @@ class TablePage(Page):
         super().__init__(scale, data, device, results, runs)
         self.name, self.seeds, self.jobs, self.overrides = table, seeds, jobs, overrides
         self.rows = work_list(table, self.workspace, self.folder, seeds, students, methods or None, overrides)
-        self.experiments = experiments(self.rows)
+        self.experiments, self.columns = experiments(self.rows), TABLES[table].from_errors
         self._read_records()
 
     def _read_records(self) -> None:
         self.records = tables.collect(self.rows, self.workspace)  # experiment hash -> record
-        self.frame = tables.table(self.rows, self.records)  # a line per row, from what is finished
+        frame = tables.table(self.rows, self.records)  # a line per row, from what is finished
+        self.frame = tables.with_errors(frame, self.rows, self.workspace, self.columns)
 
     @property
     def done(self) -> list[RunRecord]:

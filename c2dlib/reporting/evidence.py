@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from c2dlib.config.experiment import experiment, scale_tables
+from c2dlib.config.experiment import draw_of, experiment, scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.evaluation.tide import BOXES
@@ -135,6 +135,7 @@ def collect_runs(
             data=workspace.data_name,
             data_hash=record.experiment.get("data_hash", folder.annotation_hash),
             eval_split="test",
+            draw=draw_of(workspace.scale, record.seed),
         )
         if e.hash() == record.hash:
             lines.append(_run(record) | {name: _boxes(e, workspace, BOXES_ALONE[name]) for name in boxes})
@@ -152,7 +153,7 @@ def _run(record: RunRecord) -> dict:
         "student": record.student,
         "method": canonical(record.method),
         "seed": record.seed,
-        "draw": f"{record.data['annotation_hash'][:12]} {record.origin}",
+        "draw": f"{record.data['annotation_hash'][:12]}-{record.experiment.get('draw', 0)} {record.origin}",
         "device": "CPU" if record.device.startswith("cpu") else "GPU",
         **record.metrics,
     }

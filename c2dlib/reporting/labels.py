@@ -47,7 +47,7 @@ def without_masks(records: list[RunRecord]) -> dict[str, str]:
 
 def row_label(method: str, settings: dict) -> str:
     """A row's method and the settings that its table varies, without NaN: ``KDcls, λ_kc 0.4, T 2``."""
-    if method in ("baseline", CONTROL) and not set(OWN_BASELINE) & set(settings):
+    if method in ("baseline", CONTROL) and not {"changed", "own_losses", *OWN_BASELINE} & set(settings):
         return method
     values = [
         PREFIXES.get(name, "") + (value if isinstance(value, str) else f"{value:g}")

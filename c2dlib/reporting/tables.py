@@ -11,8 +11,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder
+from c2dlib.evaluation import ranking, tide
+from c2dlib.evaluation.metrics import IOUS as IOUS_PERCENT
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
+from c2dlib.reporting import errors
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, markdown_table, number
 from c2dlib.reporting.notes import notes
@@ -27,7 +30,7 @@ GAIN_HEAD = "gain over the reproduced baseline [95 % CI]"
 def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
     """Write ``<table>.csv`` and ``<table>.md`` from the runs that are finished; return the frame."""
     records = collect(rows, workspace)
-    frame = table(rows, records)
+    frame = with_errors(table(rows, records), rows, workspace, TABLES[name].from_errors)
     write_whole(workspace.results / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
     write_whole(
         workspace.results / f"{name}.md",
@@ -54,7 +57,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """
     baselines = {}  # (student, values of OWN_BASELINE, seed, origin) -> mAP
     for row in rows:
-        if row.method == "baseline" and "changed" not in row.settings:
+        if row.method == "baseline" and not {"changed", "own_losses"} & row.settings.keys():
             baselines |= {key: record.metrics["mAP"] for key, record in _by_pair(row, records).items()}
     metrics = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     frame = pd.DataFrame([_line(row, records, baselines, metrics) for row in rows])
@@ -76,6 +79,33 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     return frame.astype({"parameters": "Int64"})
 
 
+def with_errors(
+    frame: pd.DataFrame, rows: list[Row], workspace: Workspace, columns: tuple[str, ...]
+) -> pd.DataFrame:
+    """A ``table`` with columns from the runs' detections, mean over seeds.
+
+    Args:
+        columns: of ``boxes75`` (AP75 of the boxes alone, percent), ``score_IoU`` (rank correlation of score
+            and IoU over detections with an IoU of at least .50) and ``oracle_mAP`` (mAP if the scores were
+            the IoUs, percent), see ``evaluation.ranking``. A column without any number is left out.
+    """
+    values = {}
+    for index, row in zip(frame.index, rows, strict=True):
+        by_iou, _ = errors.gather([row], workspace) if columns else (pd.DataFrame(), None)
+        values[index] = {
+            "boxes75": _mean_at(by_iou, tide.BOXES, [75]),
+            "score_IoU": _mean_at(by_iou, ranking.SCORE_IOU, [50]),
+            "oracle_mAP": _mean_at(by_iou, ranking.ORACLE, IOUS_PERCENT),
+        }
+    more = pd.DataFrame.from_dict(values, orient="index", columns=list(columns)).dropna(axis=1, how="all")
+    return frame.join(more.astype(float))
+
+
+def _mean_at(by_iou: pd.DataFrame, column: str, ious: list[int]) -> float:
+    """The mean of a column of ``errors.gather`` at some IoUs; NaN where it has no such column."""
+    return by_iou[by_iou.IoU.isin(ious)][column].mean() if column in by_iou else math.nan
+
+
 def _line(row: Row, records: dict[str, RunRecord], baselines: dict[tuple, float], metrics: list[str]) -> dict:
     """One row's line of a ``table``."""
     done = list(_done(row, records).values())
@@ -89,7 +119,7 @@ def _line(row: Row, records: dict[str, RunRecord], baselines: dict[tuple, float]
         "seeds": len(done),
         "status": _status(row, records, len(done)),
     }
-    if row.method != "baseline":
+    if row.method != "baseline" or "own_losses" in row.settings:
         pairs = [
             (record.metrics["mAP"], baselines[key])
             for key, record in _by_pair(row, records).items()

@@ -93,7 +93,13 @@ def trained_classifier(
         def batches(start: int) -> Iterable:
             transform = _scaled(train_transform(training.augment), training.image_size)
             return training_batches(
-                train, transform, training.seed, training.images, start, training.steps, training.augment.workers
+                train,
+                transform,
+                training.seed,
+                training.images,
+                start,
+                training.steps,
+                training.augment.workers,
             )
 
         fit(

@@ -391,7 +391,9 @@ def _prepare(context: _Context) -> _Prepared:
         student.model.backbone.compile()
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
     weights = {"box": e.box_loss_weight, "class": e.class_loss_weight}
-    return _Prepared(TrainingStep(student, distillers, weights), train, steps, _fingerprint(initial), teachers)
+    return _Prepared(
+        TrainingStep(student, distillers, weights), train, steps, _fingerprint(initial), teachers
+    )
 
 
 def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:

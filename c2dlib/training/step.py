@@ -10,7 +10,6 @@ from c2dlib import distributed
 from c2dlib.detectors.build import Step, step_for
 from c2dlib.distillation.distiller import Distiller
 
-
 KINDS = {
     "box": ("bbox_regression", "loss_box_reg", "loss_rpn_box_reg"),
     "class": ("classification", "loss_classifier"),
