@@ -12,6 +12,7 @@ from c2dlib.figures.errors import (
     errors_over_iou,
     errors_per_class,
 )
+from c2dlib.figures.front import front
 from c2dlib.figures.images import compare_detections, detections, show_image, top_detections, top_results
 from c2dlib.figures.losses import box_gradients, losses_over_shift, moving_crop, training_curves
 from c2dlib.figures.style import save
@@ -32,6 +33,7 @@ __all__ = [
     "error_examples",
     "errors_over_iou",
     "errors_per_class",
+    "front",
     "gain_over_cost",
     "gpu_hours",
     "losses_over_shift",

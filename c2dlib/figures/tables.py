@@ -31,7 +31,8 @@ def table_bars(frame: pd.DataFrame) -> Figure:
     """
     frame = frame.assign(method=frame_labels(frame))
     students = frame.student.unique().tolist()
-    methods = [m for m in frame.method.unique() if not m.startswith("baseline")]
+    gains = frame.groupby("method").gain.count()
+    methods = [m for m in frame.method.unique() if not m.startswith("baseline") or gains[m]]
     size = (
         max(2.0 * len(students) + 1, 4.5) + 0.05 * max(map(len, methods), default=0),
         1.6 + 0.42 * max(len(methods), 1),

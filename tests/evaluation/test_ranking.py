@@ -8,20 +8,18 @@ import torch
 from c2dlib.evaluation.metrics import IOUS
 from c2dlib.evaluation.ranking import ORACLE, SCORE_IOU, own_ious, ranking
 
+OBJECTS = [  # image, xywh, crowd
+    (1, [0, 0, 20, 20], 0),
+    (1, [50, 50, 20, 20], 0),
+    (2, [0, 0, 20, 20], 0),
+    (2, [60, 60, 20, 20], 1),
+]
 ANNOTATIONS = {
     "images": [{"id": 1, "width": 100, "height": 100}, {"id": 2, "width": 100, "height": 100}],
     "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
     "annotations": [
         {"id": i, "image_id": image, "category_id": 1, "bbox": box, "area": 400, "iscrowd": crowd}
-        for i, (image, box, crowd) in enumerate(
-            [
-                (1, [0, 0, 20, 20], 0),
-                (1, [50, 50, 20, 20], 0),
-                (2, [0, 0, 20, 20], 0),
-                (2, [60, 60, 20, 20], 1),
-            ],
-            1,
-        )
+        for i, (image, box, crowd) in enumerate(OBJECTS, 1)
     ],
 }
 
