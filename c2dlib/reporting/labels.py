@@ -39,7 +39,7 @@ def method_label(method: str) -> str:
 def without_masks(records: list[RunRecord]) -> dict[str, str]:
     """Students that learn masks and were trained on data that have none -> what they are called in tables."""
     return {
-        r.student: f"{r.student} without masks"
+        r.student: f"{r.student.replace('Mask', 'Faster')} (as {r.student})"
         for r in records
         if r.status == "done" and ARCHITECTURES[r.student].family.masks and "loss_mask" not in r.curve
     }

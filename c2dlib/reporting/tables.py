@@ -6,6 +6,7 @@ A table is a frame, a CSV file and a Markdown file.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from c2dlib.records import RunRecord
 from c2dlib.reporting import errors
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, markdown_table, number
-from c2dlib.reporting.notes import notes
+from c2dlib.reporting.notes import notes, swamped
 from c2dlib.reporting.statistics import difference_text, mean_of, median_of, paired_difference, sd_of
 from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row
 from c2dlib.training.run import find_record
@@ -38,9 +39,16 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
             frame.replace({"student": without_masks(list(records.values()))}),
             TABLES[name].title,
             notes(workspace, folder, records),
+            [_reason(row, records) for row in rows],
         ),
     )
     return frame
+
+
+def _reason(row: Row, records: dict[str, RunRecord]) -> str:
+    """Why a row says little about its method; empty for most rows."""
+    times = max(map(swamped, _done(row, records).values()), default=0.0)
+    return f"its loss begins {times:,.0f} times as large as the detector's own" if times else ""
 
 
 def collect(rows: list[Row], workspace: Workspace) -> dict[str, RunRecord]:
@@ -170,8 +178,12 @@ def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
     return "done"
 
 
-def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
-    """A ``table`` as Markdown with its title and notes; a row without a number says why in words."""
+def markdown(frame: pd.DataFrame, title: str, notes: list[str], reasons: Sequence[str] | None = None) -> str:
+    """A ``table`` as Markdown with its title and notes; a row without a number says why in words.
+
+    Args:
+        reasons: per row, what is shown in brackets behind the method; empty: nothing.
+    """
     varied, compared = varied_settings(frame), _compared_metrics(frame)
     plain = [] if len(compared) > 1 else ["AP50", "AP75"]
     memory = ["memory, MB"] if frame.memory_mb.notna().any() else []
@@ -193,14 +205,14 @@ def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
     rows = [
         [
             line.student,
-            method_cell(line.method),
+            method_cell(line.method) + (f" ({reason})" if reason else ""),
             *map(_setting_cell, line[varied]),
             *result_cells(line),
             *(f"{number(line[f'paper_{metric}'])} / {number(line[metric])}" for metric in compared),
             *(number(line[metric]) for metric in plain),
             *_cost_cells(line, with_memory=bool(memory)),
         ]
-        for _, line in frame.iterrows()
+        for (_, line), reason in zip(frame.iterrows(), reasons or [""] * len(frame), strict=True)
     ]
     text = markdown_table(columns, rows, text_columns=range(2 + len(varied)))
     head = [f"# {title}", ""] + ([seeds, ""] if (seeds := _few_seeds(frame)) else [])

@@ -8,11 +8,13 @@ import yaml
 from c2dlib.config.experiment import (
     SCALES,
     Experiment,
+    draw_of,
     experiment,
     parse_override,
     scale_data,
     scale_settings,
 )
+from c2dlib.config.identity import digest, pretraining_identity, teacher_identity
 from c2dlib.config.methods import METHODS, imitation_in
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 
@@ -246,3 +248,34 @@ def test_no_is_a_precision():
 def test_overrides_of_another_form(wrong):
     with pytest.raises(ValueError, match="setting=value"):
         parse_override(wrong)
+
+
+def test_a_draw_is_another_training_set_teacher_and_backbone():
+    e = experiment("regimes", SSD, "KDcls")
+    other = experiment("regimes", SSD, "KDcls", draw=1)
+    for identity in (teacher_identity, pretraining_identity):
+        assert digest(identity(e, "d")) != digest(identity(other, "d"))
+    assert e.hash() != other.hash()
+    mini = experiment("mini", SSD, "KDcls")  # the committed backbones serve the first draw
+    assert digest(pretraining_identity(e, "d")) == digest(pretraining_identity(mini, "d"))
+    for wrong in (-1, 4):
+        with pytest.raises(
+            ValueError, match=f"draw={wrong} must be 0 or more, and below the number of parts"
+        ):
+            experiment("regimes", SSD, draw=wrong)
+    with pytest.raises(ValueError, match="draw=1"):
+        experiment("mini", SSD, draw=1)
+    assert [draw_of("regimes", seed) for seed in (0, 1, 4, 7, 100)] == [0, 1, 0, 3, 0]
+    assert draw_of("mini", 3) == 0
+
+
+def test_a_scale_like_another_has_its_settings_unless_it_says_otherwise():
+    """Three times the steps and KD_loc pooled by three, at the teacher's input size; the rest is mini's."""
+    regimes, mini = experiment("regimes", SSD), experiment("mini", SSD)
+    assert regimes.steps == 3 * mini.steps and regimes.lambda_kl == regimes.lambda_l
+    assert regimes.sampling_size == regimes.teacher_size == 48 and regimes.pool_maps == 48 / 4 / 3
+    assert regimes.teacher_image_size == regimes.image_size == mini.image_size  # of the student's own entry
+    assert regimes.anchor_scale == mini.anchor_scale and regimes.lr == mini.lr
+    assert scale_data("regimes")["test"] == 3000
+    for data in ("badges-4", "badges-crowded"):  # settings are those of Badges, so only the data differ
+        assert experiment("regimes", SSD, data=data).replace(data="badges") == regimes
