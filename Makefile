@@ -50,8 +50,8 @@ MACHINE_OPTIONS = $(call option,--jobs,$(JOBS))$(call option,--device,$(DEVICE))
 ROW_OPTIONS = $(call list_option,--students,$(STUDENTS))$(call list_option,--methods,$(METHODS))
 SET_OPTIONS = $(call list_option,--set,$(SET))
 
-OVER_SEEDS := table1 table2 table2x table3a table3b table4 table5 controls sizes schedules figure3 your_data
-ONE_SEED := figure4 method teacher scale own_loop
+OVER_SEEDS := table1 table2 table2x table3a table3b table4 table5 controls reweighted sizes schedules figure3 your_data
+ONE_SEED := figure4 method teacher scale own_loop regimes
 
 .PHONY: help setup test lint bench data reproduce claims html readme lab notebook lock clean
 

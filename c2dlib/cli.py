@@ -366,7 +366,7 @@ def execute(
 
 
 def readme() -> int:
-    """Write the tables of README.md and docs/ from results/published/, and the README's diagram of the method."""
+    """Write the tables of README.md and docs/ from results/published/, and the diagram of the method."""
     _loading("tables of README and docs")
     from c2dlib import figures
     from c2dlib.records import ROOT

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from c2dlib.config.experiment import EMBEDDED, embedded
 from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
 
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "hotcoco", "pycocotools", "numpy"]
@@ -113,10 +114,12 @@ def results_name(scale: str, data: str | Path = "") -> str:
     """The folder of the results on these data, inside ``results/`` and ``results/published/``.
 
     Args:
-        data: the data folder; empty: the embedded Badges.
+        data: the data folder; empty, or the name of an embedded data set: that one.
     """
-    name = data_name(data) if data else "badges"
-    return f"{'badges-of-yours' if data and name == 'badges' else name}-{scale}"
+    if name := embedded(data):
+        return f"{name}-{scale}"
+    name = data_name(data)
+    return f"{name}{'-of-yours' if name in EMBEDDED else ''}-{scale}"
 
 
 def recorded_seeds(results: Path) -> dict[tuple[str, str], list[int]]:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from c2dlib import distributed
-from c2dlib.config.experiment import scale_data, scale_tables
+from c2dlib.config.experiment import EMBEDDED, embedded, scale_data, scale_tables
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
@@ -64,12 +64,13 @@ def open_workspace(
     device: str = "auto",
     check_images: bool = True,
 ) -> tuple[Workspace, CocoFolder]:
-    """Validate data of one's own, or make the embedded Badges where they do not exist.
+    """Validate data of one's own, or make an embedded data set where it does not exist.
 
     This happens before any result is written.
 
     Args:
-        data: a COCO-format folder, or another layout that ``data.layouts`` reads; empty: Badges.
+        data: a COCO-format folder, or another layout that ``data.layouts`` reads; one of EMBEDDED where there
+            is no folder of that name; empty: Badges.
         results, runs: where results and checkpoints are written; results ``PUBLISHED``: the published ones.
         check_images: whether the image files are checked too; False where another process has just checked
             them.
@@ -80,7 +81,11 @@ def open_workspace(
         ValueError: for an unknown scale.
     """
     scenes = scale_data(scale)
-    if data:
+    if name := embedded(data):
+        if (family := EMBEDDED[name]) != "graded":
+            scenes = {**scenes, "family": family}
+        folder = opened(make_badges(runs / "data" / name / digest({**scenes, "version": VERSION}), **scenes))
+    else:
         folder = load_data(data, runs / "data", check_images)
         if scale_tables(scale).get("split", folder.eval_split) != folder.eval_split:
             raise DataError(
@@ -88,9 +93,6 @@ def open_workspace(
                 "report test, so add annotations/instances_test2017.json and test2017/ "
                 "(`make data NAME=groceries DATA=FOLDER` writes them), or take SCALE=mini"
             )
-    else:
-        root = make_badges(runs / "data" / "badges" / digest({**scenes, "version": VERSION}), **scenes)
-        folder = opened(root)
     return Workspace(scale, folder.root, results / results_name(scale, data), runs, device), folder
 
 

@@ -96,7 +96,8 @@ def random_step(e: Experiment, device: str = "cpu") -> tuple[TrainingStep, Teach
         CLASSES, CLASSES
     )  # for the controls with the same probabilities for all objects of a class
     class_logits = {"KDcls-smooth": even, "KDcls-mean": even}
-    step = TrainingStep(student, build_distillers(e, teacher, imitation, class_logits))
+    bank = torch.zeros(CLASSES, CLASSES), torch.arange(CLASSES)
+    step = TrainingStep(student, build_distillers(e, teacher, imitation, class_logits, bank))
     return step.to(device=device).to(memory_format=torch.channels_last).train(), teacher
 
 

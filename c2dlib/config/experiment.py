@@ -18,6 +18,8 @@ from c2dlib.config.weights import SOURCES, check_reference
 
 SCALES = Path(__file__).parent / "scales"
 PRESETS = Path(__file__).parent / "presets"  # as scales, for `train` on data of one's own; no table has them
+# Data sets that are made here, where DATA names no folder -> their family, see data/badges.py.
+EMBEDDED = {"badges": "graded", "badges-4": "merged", "badges-crowded": "crowded"}
 
 
 def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "student", since: int = 1):
@@ -69,9 +71,16 @@ class Experiment:
     )
 
     train_share: float = setting(
-        "Share of the training images that student and teachers are trained on: the first ones.",
+        "Share of the training images that student and teachers are trained on: the first ones, see draw.",
         1.0,
         used_by=("student", "teacher", "crops"),
+        since=2,
+    )
+    draw: int = setting(
+        "Which draw of training set, initial weights and teacher: the training images are the part of this "
+        "number (from 0) among parts of train_share; pre-training and teacher have it as their seed.",
+        0,
+        used_by=("student", "teacher", "pretraining"),
         since=2,
     )
 
@@ -173,6 +182,9 @@ class Experiment:
     group_by_aspect: bool = setting(
         "Each batch has only wide or only tall images, which saves padding.", False, since=2
     )
+
+    box_loss_weight: float = setting("Factor on the detector's own losses on boxes.", 1.0, since=2)
+    class_loss_weight: float = setting("Factor on the detector's own losses on classes.", 1.0, since=2)
 
     lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="KDcls")
     temperature: float = setting("Temperature T of KD_cls.", 2.0, used_by="KDcls")
@@ -355,6 +367,11 @@ class Experiment:
             raise ValueError(f"train_share={self.train_share} must be above 0 and at most 1")
         if self.patience and not self.keep_best_every:
             raise ValueError(f"patience={self.patience} needs keep_best_every, the steps between evaluations")
+        if not 0 <= self.draw < int(1 / self.train_share):
+            raise ValueError(
+                f"draw={self.draw} must be 0 or more, and below the number of parts of "
+                f"train_share={self.train_share}"
+            )
         for name in (
             "steps",
             "epochs",
@@ -364,6 +381,8 @@ class Experiment:
             "detector_teacher_steps",
             "keep_best_every",
             "patience",
+            "box_loss_weight",
+            "class_loss_weight",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
@@ -422,13 +441,13 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
     """The settings that the YAML of a scale or preset changes for a student.
 
     The entries ``common``, the student's entry of ``families`` and the student's own entry apply in this
-    order. For other data than the embedded Badges, the same three entries of ``own_data`` follow, where the
+    order. For other data than the embedded ones, the same three entries of ``own_data`` follow, where the
     YAML has them.
     """
     text = _read_scale(scale)
     known(student, ARCHITECTURES, "student")
     settings: dict = {}
-    for layer in (text, {} if data == "badges" else text.get("own_data", {})):
+    for layer in (text, {} if data in EMBEDDED else text.get("own_data", {})):
         settings |= layer.get("common", {})
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
         settings |= layer.get("students", {}).get(student, {})
@@ -441,8 +460,9 @@ def scale_tables(scale: str) -> dict:
     The entries of ``tables`` in its YAML: ``in_place_of`` (student -> the paper's student whose rows it has),
     ``ablated`` (the student of the tables that name none), ``more_rows`` (table -> student -> methods that
     the paper does not have there), ``choices`` (student -> method, setting, values), ``first_seed``
-    (table -> its first seed, where that is not 0) and ``split`` (the one that tables report; data without it
-    is refused).
+    (table -> its first seed, where that is not 0), ``draws`` (seed s has the draw s modulo this number),
+    ``controls`` (the students of that table), ``tuned`` (student -> method -> settings of its own row) and
+    ``split`` (the one that tables report; data without it is refused).
     """
     return _read_scale(scale).get("tables", {})
 
@@ -452,12 +472,39 @@ def scale_data(scale: str) -> dict:
     return _read_scale(scale)["badges"]
 
 
+def embedded(data: str | Path) -> str:
+    """The name of the embedded data set that ``data`` means; "" for a folder of one's own.
+
+    Args:
+        data: a folder, or a name in EMBEDDED where there is no folder of that name; empty: Badges.
+    """
+    name = str(data) or "badges"
+    return name if name in EMBEDDED and not (data and Path(data).exists()) else ""
+
+
+def draw_of(scale: str, seed: int) -> int:
+    """The draw of training set, initial weights and teacher that a seed has at a scale."""
+    return seed % scale_tables(scale).get("draws", 1)
+
+
 @cache
 def _read_scale(scale: str) -> dict:
+    """A scale's or preset's YAML; what it does not say is that of the scale it names under ``like``."""
     folder = PRESETS if scale in preset_names() else SCALES
     if folder == SCALES:
         check_scale(scale)
-    return yaml.safe_load((folder / f"{scale}.yaml").read_text(encoding="utf-8"))
+    text = yaml.safe_load((folder / f"{scale}.yaml").read_text(encoding="utf-8"))
+    return _merged(_read_scale(text.pop("like")), text) if "like" in text else text
+
+
+def _merged(below: dict, above: dict) -> dict:
+    """Nested dictionaries as one; ``above`` has precedence."""
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
 
 
 def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0, **overrides) -> Experiment:

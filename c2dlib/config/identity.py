@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from c2dlib.config import weights
 from c2dlib.config.methods import (
+    BOX_CONTROLS,
     CLASS_CONTROLS,
-    L1_CONTROLS,
     PARTS,
     imitation_in,
     localisation_term,
@@ -40,7 +40,7 @@ USERS = (
     "detector_teacher",
     "pretraining",
     "crops",
-    *(part for part in PARTS if part not in (*CLASS_CONTROLS, *L1_CONTROLS)),
+    *(part for part in PARTS if part not in (*CLASS_CONTROLS, *BOX_CONTROLS)),
     "machine",
 )
 

@@ -10,11 +10,13 @@ CLASS_CONTROLS = [
     "KDcls-labels",
     "KDcls-smooth",
     "KDcls-mean",
-]  # KD_cls with other probabilities than the teacher's
+    "KDcls-permuted",
+]  # KD_cls with other probabilities than the teacher's for this object
 L1_CONTROLS = {
     "loc-L1": "loc",
     "KDloc-L1": "KDloc",
 }  # an L1 loss on boxes whose gradient has the size of that loss's
+BOX_CONTROLS = {**L1_CONTROLS, "loc-other": "loc"}  # loc-other: loc on the pixels of another image
 IMITATION_WEIGHTS = {
     "KD": "lambda_kd",
     "FGFI": "lambda_fgfi",
@@ -32,15 +34,16 @@ PARTS = [
     *CLASS_CONTROLS,
     "loc",
     "KDloc",
-    *L1_CONTROLS,
+    *BOX_CONTROLS,
     *IMITATIONS,
 ]  # in the order of a canonical name
 # Parts that need the classification teacher.
-READ_BY_TEACHER = ["KDcls", "KDcls-smooth", "KDcls-mean", "KDloc", "KDloc-L1"]
+READ_BY_TEACHER = ["KDcls", "KDcls-smooth", "KDcls-mean", "KDcls-permuted", "KDloc", "KDloc-L1"]
 ALIASES = {
-    "C2D": "KDcls+loc+KDloc",
-    "ours": "KDcls+loc+KDloc",
-}  # the paper's own method, and what the paper calls it
+    "C2D": "KDcls+loc+KDloc",  # the paper's own method,
+    "ours": "KDcls+loc+KDloc",  # and what the paper calls it
+    "C2D-free": "KDcls-mean+loc-L1",  # C2D without a teacher in the training step
+}
 METHODS = [
     "baseline",
     "KDcls",
@@ -51,7 +54,8 @@ METHODS = [
     *IMITATIONS,
     *(f"C2D+{name}" for name in IMITATIONS),
     *CLASS_CONTROLS,
-    *L1_CONTROLS,
+    *BOX_CONTROLS,
+    "C2D-free",
 ]
 
 
@@ -89,7 +93,7 @@ def canonical(method: str) -> str:
 
 def localisation_term(part: str) -> str:
     """The loss on boxes that a part is, or is the control of: ``loc``, ``KDloc`` or ``""``."""
-    return part if part in L1_CONTROLS.values() else L1_CONTROLS.get(part, "")
+    return part if part in BOX_CONTROLS.values() else BOX_CONTROLS.get(part, "")
 
 
 def needs_classifier(method: str) -> bool:

@@ -1,9 +1,11 @@
 """Badges: procedural 128 px scenes whose classes are alike by degrees, written as a COCO-format folder.
 
 Family "graded": 12 classes = 3..6 arms x 3 bins of a continuous hub radius, so that a detector cannot always
-tell neighbouring classes apart. Family "other": 12 classes of pointed stars on textures in the same
-rendering, to pre-train a backbone on; they have no hubs, so a backbone cannot learn the hub radii from them.
-The seed alone decides every pixel and box.
+tell neighbouring classes apart. Family "merged": the same pixels and boxes; the three hub bins of an arm
+count are one class. Family "crowded": classes as "merged", but bodies that are smaller, long, cover one
+another and fade into the background, so that boxes are hard too. Family "other": 12 classes of pointed stars
+on textures in the same rendering, to pre-train a backbone on; they have no hubs, so a backbone cannot learn
+the hub radii from them. The seed alone decides every pixel and box.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from c2dlib.files import errors_named, json_with_hash, read_json_with_hash, sha2
 VERSION = 4  # of the generator: raise it with any change of pixels or boxes
 SIZE = 128
 AREA_CUTS = [34, 46]  # px; COCO's 32 and 96 do not fit scenes this small
-DIAMETERS = (26.0, 60.0)  # sqrt(box area), log-uniform
 HUB_RADII = (0.18, 0.32)  # of the body's radius
 ARMS, HUB_BINS = (3, 4, 5, 6), 3
 TEXTURES = ("plain", "stripes", "checker")
@@ -34,6 +35,8 @@ MAX_IMAGES = 100_000  # per split; split s has the image ids s * MAX_IMAGES + 1 
 CLASS_NAMES = {
     "graded": tuple(f"{k}-arm hub-{i + 1}" for k in ARMS for i in range(HUB_BINS)),
     "other": tuple(f"{k}-point {t}" for k in ARMS for t in TEXTURES),
+    "merged": tuple(f"{k}-arm" for k in ARMS),
+    "crowded": tuple(f"{k}-arm" for k in ARMS),
 }
 FAMILIES = tuple(CLASS_NAMES)
 
@@ -56,6 +59,39 @@ class Body:
         c, s = abs(np.cos(self.angle)), abs(np.sin(self.angle))
         hx, hy = (((self.a * p) ** m + (self.b * q) ** m) ** (1 / m) for p, q in ((c, s), (s, c)))
         return self.cx - hx, self.cy - hy, self.cx + hx, self.cy + hy
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the scenes of a family are drawn, and which of the glyph's classes its annotations tell apart."""
+
+    glyphs: str  # graded or other: the classes that are drawn
+    stream: int  # families of one stream have the same pixels and boxes
+    merged: int = 1  # so many of the glyph's classes, one after the other, are one class of the annotations
+    diameters: tuple[float, float] = (26.0, 60.0)  # px, sqrt(box area), log-uniform
+    aspects: tuple[float, float] = (0.8, 1.25)  # width over height, before the turn
+    shared: float = 0.09  # largest share of a box that another one covers; .09 is an IoU below .05
+    objects: int = 6  # at most
+    blend: tuple[float, float] = (0.0, 0.0)  # how much of a body's colour is that of its background
+    edge: float = 1.0  # px over which a body's border fades
+
+
+LOOKS = {
+    "graded": Look("graded", 0),
+    "other": Look("other", 1),
+    "merged": Look("graded", 0, merged=HUB_BINS),
+    "crowded": Look(
+        "graded",
+        2,
+        merged=HUB_BINS,
+        diameters=(18.0, 56.0),
+        aspects=(0.4, 2.5),
+        shared=0.5,
+        objects=9,
+        blend=(0.3, 0.8),
+        edge=4.0,
+    ),
+}
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
@@ -98,9 +134,9 @@ def _colour(rng: np.random.Generator, against: list[np.ndarray], tries: int) -> 
     return colours[far.min(1).argmax()]
 
 
-def _place(rng: np.random.Generator, d: float, boxes: list[tuple]) -> Body | None:
-    """A body of box area d*d, whole in the image, sharing at most 9 % of a box (IoU < .05); None: no room."""
-    aspect, n = _between(rng, 0.8, 1.25) ** 0.5, _between(rng, 2.0, 4.0)
+def _place(rng: np.random.Generator, d: float, boxes: list[tuple], look: Look) -> Body | None:
+    """A body of box area d*d, whole in the image, that shares little enough of each box; None: no room."""
+    aspect, n = _between(rng, *look.aspects) ** 0.5, _between(rng, 2.0, 4.0)
     angle = _between(rng, 0, 2 * np.pi) if rng.random() < 0.7 else 0.0
     hx, hy = Body(0, 0, aspect, 1 / aspect, n, angle).box[2:]
     scale = d / (2 * (hx * hy) ** 0.5)
@@ -111,7 +147,7 @@ def _place(rng: np.random.Generator, d: float, boxes: list[tuple]) -> Body | Non
         for x1, y1, x2, y2 in boxes:
             w, h = min(x2, cx + hx) - max(x1, cx - hx), min(y2, cy + hy) - max(y1, cy - hy)
             shared = max(shared, max(w, 0) * max(h, 0) / min((x2 - x1) * (y2 - y1), d * d))
-        if shared <= 0.09:
+        if shared <= look.shared:
             return Body(cx, cy, aspect * scale, scale / aspect, n, angle)
     return None
 
@@ -134,13 +170,13 @@ def _pointed(rng: np.random.Generator, r: np.ndarray, theta: np.ndarray, points:
     return (edge[1] * (r * np.cos(turned) - outer) - edge[0] * r * np.sin(turned)) / length
 
 
-def _cover(distance: np.ndarray) -> np.ndarray:
-    """Signed distance in px -> share of the pixel covered."""
-    return np.clip(0.5 - distance, 0.0, 1.0)
+def _cover(distance: np.ndarray, edge: float = 1.0) -> np.ndarray:
+    """Signed distance in px -> share of the pixel covered, from 1 to 0 over ``edge`` px inside the border."""
+    return np.clip(0.5 - (distance + (edge - 1) / 2) / edge, 0.0, 1.0)
 
 
-def _paint(image: np.ndarray, body: Body, rng: np.random.Generator, family: str, label: int | None) -> None:
-    """Draws a body into image [3, SIZE, SIZE], with its class's glyph unless label is None."""
+def _paint(image: np.ndarray, body: Body, rng: np.random.Generator, look: Look, label: int | None) -> None:
+    """Draws a body into image [3, SIZE, SIZE], with the glyph of a class unless label is None."""
     x1, y1, x2, y2 = (int(v) for v in body.box)
     rows, columns = slice(max(y1 - 1, 0), y2 + 2), slice(max(x1 - 1, 0), x2 + 2)
     patch = image[:, rows, columns]
@@ -149,11 +185,13 @@ def _paint(image: np.ndarray, body: Body, rng: np.random.Generator, family: str,
     u, v = (c * x + s * y) / body.a, (c * y - s * x) / body.b
     rho = (np.abs(u) ** body.n + np.abs(v) ** body.n) ** (1 / body.n)
     radius = (body.a * body.b) ** 0.5
-    ground = _colour(rng, [patch.mean((1, 2))], 5)
+    ground = _colour(rng, [behind := patch.mean((1, 2))], 5)
+    if look.blend[1]:
+        ground = ground + _between(rng, *look.blend) * (behind - ground)
     face = ground[:, None, None]
     if label is not None:
         r, theta = np.sqrt(u * u + v * v), np.arctan2(v, u) + _between(rng, 0, 2 * np.pi)
-        if family == "graded":
+        if look.glyphs == "graded":
             distance, ink = _star(rng, r, theta, label), _colour(rng, [ground], 8)
         else:
             second = ground + 0.4 * (_colour(rng, [ground], 5) - ground)
@@ -166,7 +204,8 @@ def _paint(image: np.ndarray, body: Body, rng: np.random.Generator, family: str,
         face = face + _cover(distance * radius) * (ink[:, None, None] - face)
     light, toward = _between(rng, 0.05, 0.3) / radius, _between(rng, 0, 2 * np.pi)
     face = face * (1 + light * (np.cos(toward) * x + np.sin(toward) * y))
-    patch += _cover(np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(rho, 1e-6))) * (face - patch)
+    distance = np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(rho, 1e-6))
+    patch += _cover(distance, look.edge) * (face - patch)
 
 
 def _bar(image: np.ndarray, rng: np.random.Generator) -> None:
@@ -180,36 +219,41 @@ def _bar(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def scene(rng: np.random.Generator, family: str) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Image uint8 [SIZE, SIZE, 3], boxes xyxy float64 [N, 4] with 1 <= N <= 6, labels 0..C-1."""
+    """Image uint8 [SIZE, SIZE, 3], boxes xyxy float64 [N, 4] with N >= 1, labels 0..C-1."""
+    look = LOOKS[family]
     image = _background(rng)
     objects, boxes, labels = [], [], []
-    for _ in range(1 + _below(rng, 6)):
-        low, high = DIAMETERS
-        body = _place(rng, low * (high / low) ** rng.random(), boxes)
-        label = _below(rng, len(CLASS_NAMES[family]))
+    for _ in range(1 + _below(rng, look.objects)):
+        low, high = look.diameters
+        body = _place(rng, low * (high / low) ** rng.random(), boxes, look)
+        label = _below(rng, len(CLASS_NAMES[look.glyphs]))
         if body is not None:
             objects.append(body)
             boxes.append(body.box)
             labels.append(label)
     for _ in range(_below(rng, 3)):  # bodies without a glyph, under the rest
-        body = _place(rng, _between(rng, 10, 30), boxes)
+        body = _place(rng, _between(rng, 10, 30), boxes, look)
         if body is not None:
-            _paint(image, body, rng, family, None)
+            _paint(image, body, rng, look, None)
     for body, label in zip(objects, labels, strict=True):
-        _paint(image, body, rng, family, label)
+        _paint(image, body, rng, look, label)
     for _ in range(max(_below(rng, 4) - 1, 0)):
         _bar(image, rng)
     image += _between(rng, 0.02, 0.12) * (rng.random(image.shape) - 0.5)
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0)), np.array(boxes), labels
+    return (
+        np.ascontiguousarray(pixels.transpose(1, 2, 0)),
+        np.array(boxes),
+        [k // look.merged for k in labels],
+    )
 
 
 def _write_split(root: Path, split: str, count: int, seed: int, family: str, info: dict) -> None:
-    folder, split_no, family_no = root / f"{split}2017", SPLITS.index(split), FAMILIES.index(family)
+    folder, split_no, stream = root / f"{split}2017", SPLITS.index(split), LOOKS[family].stream
     folder.mkdir()
     images, annotations, names = [], [], CLASS_NAMES[family]
     for index in range(count):
-        entropy = np.random.SeedSequence([seed, family_no, split_no, index])
+        entropy = np.random.SeedSequence([seed, stream, split_no, index])
         pixels, boxes, labels = scene(np.random.Generator(np.random.PCG64(entropy)), family)
         image_id = split_no * MAX_IMAGES + index + 1
         name = f"{image_id:06d}.png"

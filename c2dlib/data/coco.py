@@ -52,7 +52,7 @@ class CocoSplit(Dataset):
             if not row["iscrowd"]:
                 self._objects[row["image_id"]].append(row)
         decoded_bytes = sum(3 * image["width"] * image["height"] for image in annotations["images"])
-        self._share = 1.0  # of the images with boxes, see ``first``
+        self._share, self._number = 1.0, 0  # of the images with boxes, see ``part``
         self._segmentations: dict[int, list | dict] | None = None  # by annotation id, see ``with_masks``
         self._cache: dict[int, Tensor] | None = {} if decoded_bytes <= cache_bytes else None
 
@@ -64,14 +64,19 @@ class CocoSplit(Dataset):
         return len(self.image_ids)
 
     def with_boxes(self) -> list[int]:
-        """The items that have a box to train on; after ``first`` only that share of them."""
+        """The items that have a box to train on; after ``part`` only those of the part."""
         items = [i for i, image_id in enumerate(self.image_ids) if self._objects[image_id]]
-        return items[: max(1, round(self._share * len(items)))]
+        count = max(1, round(self._share * len(items)))
+        return items[self._number * count : (self._number + 1) * count]
 
-    def first(self, share: float) -> CocoSplit:
-        """This split with only the first ``share`` (0..1] of its images with boxes, at least one of them."""
+    def part(self, share: float, number: int = 0) -> CocoSplit:
+        """This split with only ``share`` (0..1] of its images with boxes, at least one of them.
+
+        Args:
+            number: 0: the first ones, 1: as many that follow, and so on; parts have no image in common.
+        """
         part = copy.copy(self)
-        part._share = share
+        part._share, part._number = share, number
         return part
 
     def with_masks(self) -> CocoSplit:

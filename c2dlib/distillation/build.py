@@ -10,7 +10,13 @@ from c2dlib.config.experiment import Experiment
 from c2dlib.config.methods import imitation_in, localisation_term, parts
 from c2dlib.detectors.build import Step
 from c2dlib.distillation.classify import ClassificationDistiller
-from c2dlib.distillation.controls import ClassControl, L1Control, LabelControl
+from c2dlib.distillation.controls import (
+    ClassControl,
+    L1Control,
+    LabelControl,
+    OtherImageControl,
+    PermutedControl,
+)
 from c2dlib.distillation.distiller import Distiller
 from c2dlib.distillation.imitation.attention_transfer import AttentionTransfer
 from c2dlib.distillation.imitation.chen_kd import ChenKD
@@ -43,6 +49,7 @@ def build_distillers(
     teacher: Teacher | None = None,
     imitation: FromDetector | None = None,
     class_logits: dict[str, Tensor] | None = None,
+    bank: tuple[Tensor, Tensor] | None = None,
 ) -> list[Distiller]:
     """The distillers of an Experiment's method, in the order of their terms.
 
@@ -50,6 +57,7 @@ def build_distillers(
         teacher: the classifier, where the method needs one.
         imitation: see ``build_imitation``, where a part of the method imitates a detector.
         class_logits: see ``controls.class_logits``; only for KDcls-smooth and KDcls-mean.
+        bank: logits and labels, see ``controls.PermutedControl``; only for KDcls-permuted.
     """
     names, distillers = parts(e.method), list[Distiller]()
     if "KDcls" in names:
@@ -61,15 +69,22 @@ def build_distillers(
     for name in ("KDcls-smooth", "KDcls-mean"):
         if name in names:
             distillers.append(ClassControl(name, (class_logits or {})[name], e.lambda_kc, e.temperature))
-    if boxes := [name for name in names if localisation_term(name)]:
-        distillers.append(_build_localisation(e, teacher, boxes))
+    if "KDcls-permuted" in names:
+        if bank is None:
+            raise ValueError(f"{e.method} needs the teacher's logits for the training crops")
+        distillers.append(PermutedControl(*bank, e.lambda_kc, e.temperature))
+    if boxes := [name for name in names if localisation_term(name) and name != "loc-other"]:
+        terms = list(dict.fromkeys(map(localisation_term, boxes)))
+        localisation = _build_localisation(e, teacher, terms)
+        distillers.append(localisation if boxes == terms else L1Control(localisation, boxes))
+    if "loc-other" in names:
+        distillers.append(OtherImageControl(_build_localisation(e, None, ["loc"])))
     return distillers + ([imitation] if imitation is not None else [])
 
 
-def _build_localisation(e: Experiment, teacher: Teacher | None, names: list[str]) -> Distiller:
-    """One distiller for loc, KD_loc and their controls, which compare the same boxes."""
-    terms = list(dict.fromkeys(localisation_term(name) for name in names))
-    localisation = LocalisationDistiller(
+def _build_localisation(e: Experiment, teacher: Teacher | None, terms: list[str]) -> LocalisationDistiller:
+    """One distiller for loc and KD_loc, which compare the same boxes."""
+    return LocalisationDistiller(
         teacher,
         terms,
         lambda_l=e.lambda_l,
@@ -81,7 +96,6 @@ def _build_localisation(e: Experiment, teacher: Teacher | None, names: list[str]
         max_positives=e.max_positives,
         loc_min_iou=e.loc_min_iou,
     )
-    return localisation if names == terms else L1Control(localisation, names)
 
 
 def build_imitation(e: Experiment, student: Step, detector: nn.Module) -> FromDetector:

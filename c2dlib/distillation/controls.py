@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from c2dlib.config.methods import L1_CONTROLS
-from c2dlib.detectors.train_output import TrainOutput
+from c2dlib.detectors.train_output import GroundTruth, TrainOutput
 from c2dlib.distillation.distiller import Distiller
 from c2dlib.distillation.localise import LocalisationDistiller
 from c2dlib.distillation.losses import kd_cls, matched_l1
@@ -52,6 +54,57 @@ class ClassControl(Distiller):
 
     def divisors(self, out: TrainOutput) -> dict[str, int]:
         return {self.name: len(out.positives.labels)}
+
+
+class PermutedControl(Distiller):
+    """KDcls-permuted: KD_cls with the teacher's answer for another training object of the same class.
+
+    Each object of a step draws one of the teacher's answers for its class. So over a run the student sees the
+    teacher's distribution of answers per class, but no answer is about the object at hand. The step's random
+    state decides the draw, which therefore follows the run's seed.
+
+    Args:
+        logits, labels: [G, C] and [G], the teacher's logits for the crops of the training split and their
+            classes.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, lambda_kc: float, temperature: float):
+        self.logits = logits[labels.argsort(stable=True)]
+        self.counts = torch.bincount(labels, minlength=logits.shape[1])  # [C]
+        self.lambda_kc, self.temperature = lambda_kc, temperature
+
+    def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
+        positives, truth = out.positives, GroundTruth.of(out)
+        if len(positives.labels) == 0:
+            return {"KDcls-permuted": positives.class_logits.sum() * 0.0}
+        counts = self.counts.to(truth.labels.device)[truth.labels]  # [G]
+        first = (self.counts.cumsum(0) - self.counts).to(truth.labels.device)[truth.labels]
+        drawn = first + (torch.rand(len(counts), device=counts.device) * counts).long()
+        logits = self.logits.to(drawn.device)[drawn][truth.of_positive]  # [P, C]
+        term = kd_cls(positives.class_logits, positives.background_logits, logits, self.temperature)
+        return {"KDcls-permuted": self.lambda_kc * term}
+
+    def divisors(self, out: TrainOutput) -> dict[str, int]:
+        return {"KDcls-permuted": len(out.positives.labels)}
+
+
+class OtherImageControl(Distiller):
+    """loc-other: loc on the pixels of another image of the batch, with the boxes of this one.
+
+    Args:
+        localisation: computes ``loc``.
+    """
+
+    def __init__(self, localisation: LocalisationDistiller):
+        self.localisation = localisation
+
+    def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
+        if len(out.images) < 2:
+            raise ValueError("loc-other compares boxes on another image: a step needs two images or more")
+        return {"loc-other": self.localisation(replace(out, images=out.images.roll(1, 0)))["loc"]}
+
+    def divisors(self, out: TrainOutput) -> dict[str, int]:
+        return {"loc-other": self.localisation.divisors(out)["loc"]}
 
 
 class L1Control(Distiller):

@@ -15,6 +15,7 @@ from c2dlib.figures.errors import (
     errors_per_class,
 )
 from c2dlib.figures.evaluation import precision_recall_curves, validation_curves
+from c2dlib.figures.front import front
 from c2dlib.figures.images import Labelled, compare_detections, detections, show_image, top_results
 from c2dlib.figures.losses import box_gradients, losses_over_shift, moving_crop
 from c2dlib.figures.method import method_diagram, write_diagram
@@ -30,12 +31,14 @@ __all__ = [
     "change_over_iou",
     "claims_forest",
     "compare_detections",
+    "convergence",
     "confusion",
     "detections",
     "error_bars",
     "error_examples",
     "errors_over_iou",
     "errors_per_class",
+    "front",
     "gain_over_cost",
     "gpu_hours",
     "losses_over_shift",

@@ -35,7 +35,7 @@ from c2dlib.reporting.markdown import markdown_table, number
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
-from c2dlib.reporting.work_list import experiments, first_seed, work_list
+from c2dlib.reporting.work_list import TABLES, experiments, first_seed, work_list
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
@@ -260,12 +260,13 @@ class TablePage(Page):
         self.rows = work_list(
             table, self.workspace, self.folder, seeds, students, methods or None, overrides, not published
         )
-        self.experiments = experiments(self.rows)
+        self.experiments, self.columns = experiments(self.rows), TABLES[table].from_errors
         self._read_records()
 
     def _read_records(self) -> None:
         self.records = tables.collect(self.rows, self.workspace)  # experiment hash -> record
-        self.frame = tables.table(self.rows, self.records)  # a line per row, from what is finished
+        frame = tables.table(self.rows, self.records)  # a line per row, from what is finished
+        self.frame = tables.with_errors(frame, self.rows, self.workspace, self.columns)
 
     @property
     def done(self) -> list[RunRecord]:

@@ -39,7 +39,8 @@ def table_bars(frame: pd.DataFrame) -> Picture:
     """
     frame = frame.assign(method=frame_labels(frame))
     students = frame.student.unique().tolist()
-    methods = [m for m in frame.method.unique() if not m.startswith("baseline")]
+    gains = frame.groupby("method").gain.count()
+    methods = [m for m in frame.method.unique() if not m.startswith("baseline") or gains[m]]
     size = (
         max(1.9 * len(students) + 1, 5.2) + 0.06 * max(map(len, methods), default=0),
         1.7 + 0.38 * max(len(methods), 1),

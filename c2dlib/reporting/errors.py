@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from c2dlib.config.experiment import Experiment
+from c2dlib.evaluation.ranking import ranking
 from c2dlib.evaluation.tide import BOXES, TYPES, box_ap, tide, tide_per_class
 from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
 from c2dlib.reporting.labels import method_label
@@ -28,7 +29,9 @@ RUN_COLUMNS = ["student", "method", "seed", "origin"]
 class RunErrors:
     """The TIDE errors of one run on its evaluation split."""
 
-    by_iou: pd.DataFrame  # of ``tide``, joined with ``box_ap`` (NaN where the file was written without it)
+    # of ``tide``, joined with ``box_ap`` (NaN where the file was written without it) and ``ranking`` (no
+    # columns where the file was written without them)
+    by_iou: pd.DataFrame
     by_class: pd.DataFrame  # of ``tide_per_class`` at IoU 0.50
 
 
@@ -50,7 +53,9 @@ def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
         opened(workspace.data).splits[e.eval_split].annotations,
     )
     errors = RunErrors(
-        tide(annotations, detections).join(box_ap(annotations, detections)),
+        tide(annotations, detections)
+        .join(box_ap(annotations, detections))
+        .join(ranking(annotations, detections)),
         tide_per_class(annotations, detections),
     )
     frames = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from c2dlib.config.experiment import experiment, scale_tables
+from c2dlib.config.experiment import Experiment, draw_of, experiment, scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.evaluation.tide import BOXES
@@ -109,13 +109,31 @@ def collect_runs(
 
     A seed that chose a setting does not count, nor does a seed whose rows are from different kinds of device.
     """
-    methods = methods_of(claims)
     boxes = sorted({t.metric for c in claims for p in c.parts for t in p.terms if t.metric in BOXES_ALONE})
+    lines = [
+        run_line(record) | {name: _boxes(e, workspace, BOXES_ALONE[name]) for name in boxes}
+        for e, record in own_runs(workspace, regime.students, methods_of(claims), folder.annotation_hash)
+    ]
+    frame = pd.DataFrame(lines, columns=None if lines else ["student", "method", "seed", "draw", "device"])
+    return one_device_per_seed(frame)
+
+
+def own_runs(
+    workspace: Workspace, students: list[str] | None, methods: list[str], annotation_hash: str = ""
+) -> list[tuple[Experiment, RunRecord]]:
+    """The finished runs of a results folder on the test split, with the scale's own settings.
+
+    A seed that chose a setting is left out.
+
+    Args:
+        students: None: all.
+        annotation_hash: of records that do not name the data's.
+    """
     chose = scale_tables(workspace.scale).get("first_seed", {}).get("choices")
-    lines = []
+    runs = []
     for path in sorted((workspace.results / "records").glob("*.json")):
         student, method = path.name.split(".")[:2]
-        if student not in regime.students or method not in methods:
+        if method not in methods or (students is not None and student not in students):
             continue
         try:
             record = read_record(path)
@@ -133,13 +151,13 @@ def collect_runs(
             method,
             record.seed,
             data=workspace.data_name,
-            data_hash=record.experiment.get("data_hash", folder.annotation_hash),
+            data_hash=record.experiment.get("data_hash", annotation_hash),
             eval_split="test",
+            draw=draw_of(workspace.scale, record.seed),
         )
         if e.hash() == record.hash:
-            lines.append(_run(record) | {name: _boxes(e, workspace, BOXES_ALONE[name]) for name in boxes})
-    frame = pd.DataFrame(lines, columns=None if lines else ["student", "method", "seed", "draw", "device"])
-    return _one_device_per_seed(frame)
+            runs.append((e, record))
+    return runs
 
 
 def methods_of(claims: list[PrimaryClaim]) -> list[str]:
@@ -147,12 +165,13 @@ def methods_of(claims: list[PrimaryClaim]) -> list[str]:
     return sorted({term.method for claim in claims for part in claim.parts for term in part.terms})
 
 
-def _run(record: RunRecord) -> dict:
+def run_line(record: RunRecord) -> dict:
+    """A run as a line of ``Runs.frame``."""
     return {
         "student": record.student,
         "method": canonical(record.method),
         "seed": record.seed,
-        "draw": f"{record.data['annotation_hash'][:12]} {record.origin}",
+        "draw": f"{record.data['annotation_hash'][:12]}-{record.experiment.get('draw', 0)} {record.origin}",
         "device": "CPU" if record.device.startswith("cpu") else "GPU",
         **record.metrics,
     }
@@ -166,7 +185,7 @@ def _boxes(e, workspace: Workspace, iou: int) -> float | None:
         return None
 
 
-def _one_device_per_seed(frame: pd.DataFrame) -> Runs:
+def one_device_per_seed(frame: pd.DataFrame) -> Runs:
     """Without the seeds of a student whose rows are from a GPU and from CPUs; and one name per draw.
 
     A draw is a training set with its backbone. Where every student has one backbone per training set, the

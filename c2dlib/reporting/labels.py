@@ -27,10 +27,14 @@ PREFIXES = {
 def method_label(method: str) -> str:
     """``ours`` and ``KDcls+loc+KDloc`` -> ``C2D``; ``ours+FKD`` -> ``C2D + FKD``; other names as they are.
 
+    ``KDcls-mean+loc-L1`` is ``C2D-free``.
+
     Raises:
         ValueError: for an unknown method, naming the valid ones.
     """
     names = parts(method)
+    if names == parts("C2D-free"):
+        return "C2D-free"
     if not set(C2D) <= set(names):
         return method
     return " + ".join(["C2D", *(name for name in names if name not in C2D)])
@@ -39,7 +43,7 @@ def method_label(method: str) -> str:
 def without_masks(records: list[RunRecord]) -> dict[str, str]:
     """Students that learn masks and were trained on data that have none -> what they are called in tables."""
     return {
-        r.student: f"{r.student} without masks"
+        r.student: f"{r.student.replace('Mask', 'Faster')} (as {r.student})"
         for r in records
         if r.status == "done" and ARCHITECTURES[r.student].family.masks and "loss_mask" not in r.curve
     }
@@ -47,7 +51,7 @@ def without_masks(records: list[RunRecord]) -> dict[str, str]:
 
 def row_label(method: str, settings: dict) -> str:
     """A row's method and the settings that its table varies, without NaN: ``KDcls, λ_kc 0.4, T 2``."""
-    if method in ("baseline", CONTROL) and not set(OWN_BASELINE) & set(settings):
+    if method in ("baseline", CONTROL) and not {"changed", "own_losses", *OWN_BASELINE} & set(settings):
         return method
     values = [
         PREFIXES.get(name, "") + (value if isinstance(value, str) else f"{value:g}")

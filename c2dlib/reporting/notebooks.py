@@ -28,6 +28,7 @@ PIECES = {
     "your_data": "your_data",
     "own_loop": "own_loop",
     "scale": "scale",
+    "regimes": "regimes",
 }  # what `reproduce` takes besides the tables -> its notebook
 # Environment variable, set while a notebook is executed: figures are shown in place of widgets.
 HEADLESS = "C2D_HEADLESS"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from c2dlib.config.methods import IMITATIONS, canonical
+from c2dlib.config.methods import IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
@@ -13,6 +13,17 @@ from c2dlib.reporting.statistics import mean_of
 from c2dlib.reporting.work_list import CONTROL
 from c2dlib.workspace import Workspace
 
+SWAMPED = 100  # times the detector's own losses
+OWN_LOSSES = {
+    "bbox_regression",
+    "bbox_ctrness",
+    "classification",
+    "loss_box_reg",
+    "loss_classifier",
+    "loss_mask",
+    "loss_objectness",
+    "loss_rpn_box_reg",
+}  # torchvision's names
 FEW_IMAGES = 200  # below this, metrics of a split do not separate methods
 
 
@@ -31,6 +42,7 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
         *_classifiers(every),
         *_detector_teachers(every),
         *_masks(done),
+        *_swamped(done),
         *_other_pretraining(done),
         *_cost(done),
         *_origin(every),
@@ -117,8 +129,33 @@ def _detector_teachers(records: list[RunRecord]) -> list[str]:
 
 def _masks(done: list[RunRecord]) -> list[str]:
     return [
-        f"The data have no masks: {name} is a Faster R-CNN, its box branch alone was trained."
+        f"The data have no masks: {name} is a Mask R-CNN whose box branch alone was trained, which is a "
+        "Faster R-CNN."
         for name in without_masks(done).values()
+    ]
+
+
+def swamped(record: RunRecord) -> float:
+    """How many times as large as the detector's own losses the imitation's terms are at the run's start.
+
+    Returns:
+        0 for a run without such terms, and for fewer than ``SWAMPED`` times.
+    """
+    prefix = imitation_in(record.method).lower()
+    first = {name: values[0] for name, values in record.curve.items() if values and name != "step"}
+    terms = [v for name, v in first.items() if prefix and (name == prefix or name.startswith(f"{prefix}_"))]
+    own = [v for name, v in first.items() if name in OWN_LOSSES]
+    ratio = sum(terms) / sum(own) if own else 0.0
+    return ratio if ratio >= SWAMPED else 0.0
+
+
+def _swamped(done: list[RunRecord]) -> list[str]:
+    if not any(map(swamped, done)):
+        return []
+    return [
+        f"Where a loss begins {SWAMPED} times or more as large as the detector's own losses, the detector "
+        "hardly learns: such rows show an effect of the loss's scale, not what the student could learn from "
+        "the teacher."
     ]
 
 

@@ -17,9 +17,10 @@ from c2dlib.workspace import Workspace
 
 FILE = ROOT / "results" / "primary_claims.yaml"
 BOXES_ALONE = {f"boxes{iou}": iou for iou in range(50, 100, 5)}  # metric -> IoU in percent
-# Folders whose records are older than the file of the claims, so that they are explored and test no claim:
-# folder -> the regime whose groups of students they have.
-EXPLORATORY = {"badges-mini": "badges"}
+# Results folder -> the regime whose groups of students it has, where their names differ.
+REGIMES = {"badges-mini": "badges", "badges-regimes": "badges"}
+# Folders whose records are older than the file of the claims, so that they are explored and test no claim.
+EXPLORATORY = ["badges-mini"]
 
 
 class Term(NamedTuple):
@@ -151,7 +152,7 @@ def read_claims(path: Path = FILE) -> list[PrimaryClaim]:
 def regime_of(workspace: Workspace, path: Path = FILE) -> Regime | None:
     """The regime of a results folder, found by the folder's name; None where no claim is tested."""
     name, regimes = workspace.results.name, yaml.safe_load(path.read_text(encoding="utf-8"))["regimes"]
-    regime = regimes.get(EXPLORATORY.get(name, name))
+    regime = regimes.get(REGIMES.get(name, name))
     return Regime(name, regime["what"], regime["groups"], name in EXPLORATORY) if regime else None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,15 @@ from tqdm import tqdm
 
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
+from c2dlib.evaluation import ranking, tide
+from c2dlib.evaluation.metrics import IOUS as IOUS_PERCENT
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
+from c2dlib.reporting import errors
 from c2dlib.reporting.console import read_lines
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, difference_text, markdown_table, number
-from c2dlib.reporting.notes import notes
+from c2dlib.reporting.notes import notes, swamped
 from c2dlib.reporting.published import agreement, more_seeds, with_published
 from c2dlib.reporting.statistics import mean_of, median_of, paired_difference, sd_of
 from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row, work_list
@@ -39,7 +43,8 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
     if path.exists():
         rows = with_rows_of(path, rows, work_list(name, workspace, folder, with_recorded=True))
     records = collect(rows, workspace)
-    frame = with_published(table(rows, records), name, rows, workspace)
+    frame = with_errors(table(rows, records), rows, workspace, TABLES[name].from_errors)
+    frame = with_published(frame, name, rows, workspace)
     if more := more_seeds(path, frame, varied_settings(frame)):
         print(f"{path}: kept as it is, {more}; move it away to write this one", file=sys.stderr)
         return frame
@@ -50,9 +55,16 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
             frame.replace({"student": without_masks(list(records.values()))}),
             TABLES[name].title,
             notes(workspace, folder, records),
+            [_reason(row, records) for row in rows],
         ),
     )
     return frame
+
+
+def _reason(row: Row, records: dict[str, RunRecord]) -> str:
+    """Why a row says little about its method; empty for most rows."""
+    times = max(map(swamped, _done(row, records).values()), default=0.0)
+    return f"its loss begins {times:,.0f} times as large as the detector's own" if times else ""
 
 
 def with_rows_of(path: Path, rows: list[Row], every: list[Row]) -> list[Row]:
@@ -88,7 +100,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """
     baselines = {}  # (student, values of OWN_BASELINE, seed, origin) -> mAP
     for row in rows:
-        if row.method == "baseline" and "changed" not in row.settings:
+        if row.method == "baseline" and not {"changed", "own_losses"} & row.settings.keys():
             baselines |= {key: record.metrics["mAP"] for key, record in _by_pair(row, records).items()}
     metrics = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
     frame = pd.DataFrame([_line(row, records, baselines, metrics) for row in rows])
@@ -110,6 +122,33 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     return frame.astype({"parameters": "Int64"})
 
 
+def with_errors(
+    frame: pd.DataFrame, rows: list[Row], workspace: Workspace, columns: tuple[str, ...]
+) -> pd.DataFrame:
+    """A ``table`` with columns from the runs' detections, mean over seeds.
+
+    Args:
+        columns: of ``boxes75`` (AP75 of the boxes alone, percent), ``score_IoU`` (rank correlation of score
+            and IoU over detections with an IoU of at least .50) and ``oracle_mAP`` (mAP if the scores were
+            the IoUs, percent), see ``evaluation.ranking``. A column without any number is left out.
+    """
+    values = {}
+    for index, row in zip(frame.index, rows, strict=True):
+        by_iou, _ = errors.gather([row], workspace) if columns else (pd.DataFrame(), None)
+        values[index] = {
+            "boxes75": _mean_at(by_iou, tide.BOXES, [75]),
+            "score_IoU": _mean_at(by_iou, ranking.SCORE_IOU, [50]),
+            "oracle_mAP": _mean_at(by_iou, ranking.ORACLE, IOUS_PERCENT),
+        }
+    more = pd.DataFrame.from_dict(values, orient="index", columns=list(columns)).dropna(axis=1, how="all")
+    return frame.join(more.astype(float))
+
+
+def _mean_at(by_iou: pd.DataFrame, column: str, ious: list[int]) -> float:
+    """The mean of a column of ``errors.gather`` at some IoUs; NaN where it has no such column."""
+    return by_iou[by_iou.IoU.isin(ious)][column].mean() if column in by_iou else math.nan
+
+
 def _line(row: Row, records: dict[str, RunRecord], baselines: dict[tuple, float], metrics: list[str]) -> dict:
     """One row's line of a ``table``."""
     done = list(_done(row, records).values())
@@ -123,7 +162,7 @@ def _line(row: Row, records: dict[str, RunRecord], baselines: dict[tuple, float]
         "seeds": len(done),
         "status": _status(row, records, len(done)),
     }
-    if row.method != "baseline":
+    if row.method != "baseline" or "own_losses" in row.settings:
         pairs = [
             (record.metrics["mAP"], baselines[key])
             for key, record in _by_pair(row, records).items()
@@ -174,13 +213,17 @@ def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
     return "done"
 
 
-def markdown(frame: pd.DataFrame, title: str, notes: list[str]) -> str:
-    """A ``table`` as Markdown with its title and notes; a row without a number says why in words."""
+def markdown(frame: pd.DataFrame, title: str, notes: list[str], reasons: Sequence[str] | None = None) -> str:
+    """A ``table`` as Markdown with its title and notes; a row without a number says why in words.
+
+    Args:
+        reasons: per row, what is shown in brackets behind the method; empty: nothing.
+    """
     if "published_mAP" in frame:
         columns, rows = _beside_published(frame)
         notes = [*notes, agreement(frame)]
     else:
-        columns, rows = _with_costs(frame)
+        columns, rows = _with_costs(frame, reasons or [""] * len(frame))
     text = markdown_table(columns, rows, text_columns=range(2 + len(varied_settings(frame))))
     head = [f"# {title}", ""] + ([seeds, ""] if (seeds := _few_seeds(frame)) else [])
     return "\n".join([*head, text, "", *[f"- {note}" for note in notes], ""])
@@ -208,7 +251,7 @@ def _beside_published(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [*columns, "gain here [95 % CI]", "seeds published", "seeds here"], rows
 
 
-def _with_costs(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def _with_costs(frame: pd.DataFrame, reasons: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Head and cells of a table that is not compared with a published one, with what its runs cost."""
     varied, compared = varied_settings(frame), _compared_metrics(frame)
     plain = [] if len(compared) > 1 else ["AP50", "AP75"]
@@ -231,14 +274,14 @@ def _with_costs(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             line.student,
-            method_cell(line.method),
+            method_cell(line.method) + (f" ({reason})" if reason else ""),
             *map(_setting_cell, line[varied]),
             *result_cells(line),
             *(f"{number(line[f'paper_{metric}'])} / {number(line[metric])}" for metric in compared),
             *(number(line[metric]) for metric in plain),
             *_cost_cells(line, with_memory=bool(memory)),
         ]
-        for _, line in frame.iterrows()
+        for (_, line), reason in zip(frame.iterrows(), reasons, strict=True)
     ]
     return columns, rows
 

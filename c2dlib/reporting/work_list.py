@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from c2dlib.config.experiment import Experiment, experiment, known, scale_tables
+from c2dlib.config.experiment import Experiment, draw_of, experiment, known, scale_tables
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.files import read_csv
@@ -30,7 +30,27 @@ IOUS = [f"AP{iou}" for iou in range(50, 100, 5)]
 TOP1 = "teacher_top1"  # accuracy of the classification teacher, in percent
 OWN_BASELINE = ("train_share", "schedule")  # settings that the baseline must share for a gain over it
 
-CONTROLS = ["baseline", "KDcls", *CLASS_CONTROLS, "loc", "loc-L1", "loc+KDloc", "loc-L1+KDloc-L1"]
+CONTROLS = [
+    "baseline",
+    "KDcls",
+    *CLASS_CONTROLS,
+    "loc",
+    "loc-L1",
+    "loc-other",
+    "loc+KDloc",
+    "loc-L1+KDloc-L1",
+    "ours",
+    "C2D-free",
+]
+REWEIGHTED = {
+    "boxes x 2": ("baseline", {"box_loss_weight": 2.0}),
+    "boxes x 4": ("baseline", {"box_loss_weight": 4.0}),
+    "classes x 0.5": ("baseline", {"class_loss_weight": 0.5}),
+    # half a cross-entropy more on the positives: KDcls-labels at T = 1 is just that
+    "foreground x 1.5": (CONTROL, {"lambda_kc": 0.5, "temperature": 1.0}),
+    "steps x 1.2": ("baseline", {"steps": 1.2}),
+    "steps x 1.9": ("baseline", {"steps": 1.9}),
+}  # what a row is called -> its method, changed settings (of the steps: times as many)
 SHARES = [0.125, 0.25, 0.5, 1.0]  # of the training images
 SCHEDULES = [1, 3]  # times the steps of a scale
 CHOICES = {  # student -> method, setting, values compared on val
@@ -91,14 +111,25 @@ def _crops_and_layers(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
-    return line["method"], {"train_share": line["train_share"]} if line["train_share"] < 1 else {}
+    share = e.train_share * line["train_share"]
+    return line["method"], {"train_share": share} if line["train_share"] < 1 else {}
+
+
+def _longer(e: Experiment, times: float) -> dict:
+    return {"steps": round(e.steps * times)} if e.steps else {"epochs": e.epochs * times}
 
 
 def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:
-    longer = (
-        {"steps": round(e.steps * line["schedule"])} if e.steps else {"epochs": e.epochs * line["schedule"]}
-    )
-    return line["method"], longer if line["schedule"] != 1 else {}
+    return line["method"], _longer(e, line["schedule"]) if line["schedule"] != 1 else {}
+
+
+def _tuned(line: dict, e: Experiment) -> tuple[str, dict]:
+    return line["method"], line.get("values", {})
+
+
+def _reweighted(line: dict, e: Experiment) -> tuple[str, dict]:
+    _, changes = REWEIGHTED.get(line.get("own_losses", ""), ("", {}))
+    return line["method"], _longer(e, changes["steps"]) if "steps" in changes else changes
 
 
 def _choice(line: dict, e: Experiment) -> tuple[str, dict]:
@@ -120,8 +151,33 @@ def _every_imitation(scale: str) -> list[dict]:
     return [{"student": s, "method": m} | paper.get((s, m), {}) for s, m in lines]
 
 
+def _controlled(scale: str) -> list[str]:
+    """The students of the tables of controls."""
+    tables = scale_tables(scale)
+    return tables.get("controls", [tables.get("ablated", ABLATED)])
+
+
 def _controls(scale: str) -> list[dict]:
-    return [{"method": method} for method in CONTROLS]
+    """Every control, and the rows with settings of their own that a scale has (``tuned``)."""
+    lines = []
+    for student in _controlled(scale):
+        lines += [{"student": student, "method": method} for method in CONTROLS]
+        for method, values in scale_tables(scale).get("tuned", {}).get(student, {}).items():
+            text = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            lines.append({"student": student, "method": method, "changed": text, "values": values})
+    return lines
+
+
+def _own_losses(scale: str) -> list[dict]:
+    return [
+        {"student": student, "method": method} | ({"own_losses": text} if text else {})
+        for student in _controlled(scale)
+        for text, method in (
+            ("", "baseline"),
+            *((text, method) for text, (method, _) in REWEIGHTED.items()),
+            *(("", method) for method in (CONTROL, "KDcls", "loc", "loc+KDloc", "ours")),
+        )
+    ]
 
 
 def _sizes(scale: str) -> list[dict]:
@@ -164,6 +220,7 @@ class Table:
     experiment_of: Callable[[dict, Experiment], tuple[str, dict]] = _method_only
     # of a scale; None: the lines are those of results/paper/<table>.csv
     own_lines: Callable[[str], list[dict]] | None = None
+    from_errors: tuple[str, ...] = ()  # columns of the CSV from the runs' detections, see ``tables``
 
 
 TABLES = {
@@ -186,7 +243,18 @@ TABLES = {
     ),
     "table5": Table("Table 5: AP at each IoU threshold"),
     "controls": Table(
-        "Controls: do the gains need the teacher's probabilities, and the image?", own_lines=_controls
+        "Controls: do the gains need the teacher's probabilities, and the image?",
+        ("changed",),
+        _tuned,
+        _controls,
+        ("score_IoU", "oracle_mAP"),
+    ),
+    "reweighted": Table(
+        "Reweighted: do the losses gain more than other weights of the detector's own losses, or more steps?",
+        ("own_losses",),
+        _reweighted,
+        _own_losses,
+        ("boxes75", "score_IoU", "oracle_mAP"),
     ),
     "sizes": Table(
         "Training images: how does the gain depend on their number?", ("train_share",), _train_share, _sizes
@@ -246,11 +314,19 @@ def work_list(
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
         changes = plan.changes | (overrides or {})
         runs = [
-            experiment_for(workspace, folder, plan.student, plan.method, seed, **changes)
+            experiment_for(
+                workspace,
+                folder,
+                plan.student,
+                plan.method,
+                seed,
+                **{"draw": draw_of(workspace.scale, seed)} | changes,
+            )
             for seed in range(first, first + seeds)
         ]
         further = (s for s in recorded.get((plan.student, runs[0].method), []) if s >= first + seeds)
-        runs += [e for e in (runs[0].replace(seed=seed) for seed in further) if finished(e, workspace)]
+        draws = (runs[0].replace(seed=seed, draw=draw_of(workspace.scale, seed)) for seed in further)
+        runs += [e for e in draws if finished(e, workspace)]
         rows.append(Row(plan.student, plan.method, plan.paper, tuple(runs), plan.settings))
     return rows
 
@@ -352,7 +428,7 @@ def student_here(papers_student: str, table: str, scale: str) -> str | None:
     if "in_place_of" not in changes:
         return papers_student
     lines = kind.own_lines(scale) if kind.own_lines else _paper_lines(table)
-    if all("student" not in line for line in lines):
+    if {line.get("student", changes["ablated"]) for line in lines} == {changes["ablated"]}:
         return changes["ablated"] if papers_student == ABLATED else None
     return {there: here for here, there in changes["in_place_of"].items()}.get(papers_student)
 

@@ -51,6 +51,7 @@ class ClassifierTraining:
     sigmoid_too: bool  # softmax and binary cross-entropy jointly
     mean: list[float]  # of crops in 0..1
     std: list[float]
+    seed: int  # of the initial weights, the order of the images and the augmentation
     image_size: int = 0  # images are scaled to this short side before crops are cut; 0: as they are
 
     @property
@@ -105,11 +106,17 @@ def trained_classifier(
         def batches(start: int) -> Iterable:
             transform = _scaled(train_transform(training.augment), training.image_size)
             return training_batches(
-                train, transform, 0, training.images, start, training.steps, training.augment.workers
+                train,
+                transform,
+                training.seed,
+                training.images,
+                start,
+                training.steps,
+                training.augment.workers,
             )
 
         fit(
-            OptimizerSettings(training.lr),
+            OptimizerSettings(training.lr, training.seed),
             training.steps,
             {"classifier": classifier},
             batches,
@@ -237,7 +244,7 @@ def classifier_teacher(
     identity = teacher_identity(e, folder.annotation_hash)
 
     def build(pretrained: bool = e.teacher_pretrained) -> nn.Module:
-        torch.manual_seed(0)
+        torch.manual_seed(e.draw)
         return build_classifier(
             e.teacher, classes, e.teacher_size, e.teacher_width, pretrained, e.teacher_weights
         )
@@ -247,7 +254,7 @@ def classifier_teacher(
         f"teacher {e.teacher}, {e.teacher_size} px ({family.teacher_group})",
         identity,
         build,
-        lambda: (folder.splits["train"].first(e.train_share), folder.splits[e.eval_split]),
+        lambda: (folder.splits["train"].part(e.train_share, e.draw), folder.splits[e.eval_split]),
         e,
         e.teacher_lr,
         e.teacher_steps,
@@ -257,6 +264,7 @@ def classifier_teacher(
         family.sigmoid_teacher,
         config["mean"],
         config["std"],
+        e.draw,
         e.teacher_image_size,
     )
     classifier, report = trained_classifier(
@@ -293,14 +301,14 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
 
     def splits() -> tuple[CocoSplit, CocoSplit]:
         if own:
-            return data.splits["train"].first(e.train_share), data.splits["val"]
-        counts = {"train": e.pretrain_scenes, "val": 200, "test": 0}
-        root = workspace.runs / "data" / "badges-other" / digest({**counts, "version": VERSION})
-        folder = opened(make_badges(root, **counts, family="other"))
+            return data.splits["train"].part(e.train_share, e.draw), data.splits["val"]
+        scenes = {"train": e.pretrain_scenes, "val": 200, "test": 0} | ({"seed": e.draw} if e.draw else {})
+        root = workspace.runs / "data" / "badges-other" / digest({**scenes, "version": VERSION})
+        folder = opened(make_badges(root, **scenes, family="other"))
         return folder.splits["train"], folder.splits["val"]
 
     def build() -> nn.Module:
-        torch.manual_seed(0)
+        torch.manual_seed(e.draw)
         classes = len(data.categories) if own else len(CLASS_NAMES["other"])
         return BodyClassifier(build_body(kind, e.width, e.depth, e.norm), classes)
 
@@ -321,6 +329,7 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
         False,
         mean,
         std,
+        e.draw,
     )
     name, classifier = f"pretrain-{kind}-{training.key}", build()
     committed = workspace.published / "backbones" / name  # the same for every machine

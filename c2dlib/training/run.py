@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment, experiment
-from c2dlib.config.methods import imitation_in, needs_classifier, parts
+from c2dlib.config.methods import CLASS_CONTROLS, READ_BY_TEACHER, imitation_in, needs_classifier, parts
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
@@ -377,7 +377,7 @@ def _prepare(context: _Context) -> _Prepared:
     teacher, teachers = _classification_teacher(context)
     if imitation_in(e.method):
         teachers |= _train_detector_teacher(context)
-    train = context.data.splits["train"].first(e.train_share)
+    train = context.data.splits["train"].part(e.train_share, e.draw)
     if e.architecture.family.masks:
         train = train.with_masks()
     initial = initial_weights(e, workspace, context.progress)
@@ -387,11 +387,15 @@ def _prepare(context: _Context) -> _Prepared:
     if imitation_in(e.method):
         detector = trained_student(detector_teacher(e), workspace).to(workspace.device)
         imitation = build_imitation(e, student, detector)
-    distillers = build_distillers(e, teacher, imitation, _class_logits(context, teacher, train))
+    bank = _bank(context, teacher, train)
+    distillers = build_distillers(e, teacher, imitation, _class_logits(e, bank), bank)
     if e.compile:
         student.model.backbone.compile()
     steps = e.steps or max(1, round(e.epochs * len(train.with_boxes()) / e.batch_size))
-    return _Prepared(TrainingStep(student, distillers), train, steps, _fingerprint(initial), teachers)
+    weights = {"box": e.box_loss_weight, "class": e.class_loss_weight}
+    return _Prepared(
+        TrainingStep(student, distillers, weights), train, steps, _fingerprint(initial), teachers
+    )
 
 
 def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
@@ -410,13 +414,19 @@ def _train_detector_teacher(context: _Context) -> dict:
     return {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
 
 
-def _class_logits(context: _Context, teacher: Teacher | None, train: CocoSplit) -> dict[str, Tensor]:
-    """The teacher's mean probabilities per class, for the controls that need them."""
-    e, softmax = context.e, context.e.architecture.family.softmax
-    if teacher is None or not {"KDcls-smooth", "KDcls-mean"} & set(parts(e.method)):
+def _bank(context: _Context, teacher: Teacher | None, train: CocoSplit) -> tuple[Tensor, Tensor] | None:
+    """The teacher's logits for the training crops, and their labels, for the controls that need them."""
+    if teacher is None or not {*CLASS_CONTROLS} & {*READ_BY_TEACHER} & {*parts(context.e.method)}:
+        return None
+    return read_split(teacher, train, context.e.teacher_image_size)
+
+
+def _class_logits(e: Experiment, bank: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
+    """The teacher's mean probabilities per class, as the controls need them; {} without a bank."""
+    if bank is None:
         return {}
-    logits, labels = read_split(teacher, train, e.teacher_image_size)
-    return class_logits(mean_probabilities(logits, labels, e.temperature, softmax), e.temperature, softmax)
+    softmax = e.architecture.family.softmax
+    return class_logits(mean_probabilities(*bank, e.temperature, softmax), e.temperature, softmax)
 
 
 def _batches(context: _Context, prepared: _Prepared, start: int) -> Iterable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -10,16 +10,29 @@ from c2dlib import distributed
 from c2dlib.detectors.build import Step, step_for
 from c2dlib.distillation.distiller import Distiller
 
+KINDS = {
+    "box": ("bbox_regression", "loss_box_reg", "loss_rpn_box_reg"),
+    "class": ("classification", "loss_classifier"),
+}  # the detectors' own losses on boxes and on classes, as torchvision names them
+
 
 class TrainingStep(nn.Module):
     """Images and targets -> named, weighted loss terms, whose sum is minimised.
 
     Its parameters are those that are trained: the student's and the distillers' adapters. Teachers belong to
     the distillers, which are no modules, so no teacher is in ``parameters()`` or ``state_dict()``.
+
+    Args:
+        weights: factor on the detector's own losses of a kind of ``KINDS``, where it is not 1.
     """
 
-    def __init__(self, student: Step, distillers: Sequence[Distiller] = ()):
+    def __init__(
+        self, student: Step, distillers: Sequence[Distiller] = (), weights: Mapping[str, float] | None = None
+    ):
         super().__init__()
+        self.weights = {
+            name: weight for kind, weight in (weights or {}).items() if weight != 1 for name in KINDS[kind]
+        }
         self.student, self.distillers = student, list(distillers)
         self.adapters = nn.ModuleDict(
             {name: module for distiller in distillers for name, module in distiller.adapters().items()}
@@ -42,6 +55,7 @@ class TrainingStep(nn.Module):
         """
         out = self.student(images, targets)
         terms, divisors = dict(out.task_losses), dict(out.divisors)
+        terms |= {name: self.weights[name] * terms[name] for name in terms.keys() & self.weights.keys()}
         distillers = self.distillers if distilled else []
         for distiller in distillers:
             terms |= distiller(out)

@@ -10,6 +10,7 @@ from c2dlib.config.experiment import (
     SCALES,
     Experiment,
     check_scale,
+    draw_of,
     experiment,
     parse_override,
     preset_names,
@@ -17,6 +18,7 @@ from c2dlib.config.experiment import (
     scale_names,
     scale_settings,
 )
+from c2dlib.config.identity import digest, pretraining_identity, teacher_identity
 from c2dlib.config.methods import METHODS, imitation_in
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 
@@ -189,8 +191,9 @@ def test_every_field_has_a_sentence_and_a_plain_type():
 @pytest.mark.parametrize("path", sorted(SCALES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_scale_builds_every_student(path):
     text = yaml.safe_load(path.read_text())
-    assert path.read_text().splitlines()[0].startswith("# make reproduce-table")
+    assert path.read_text().splitlines()[0].startswith("# make reproduce-")
     assert set(text) <= {
+        "like",
         "badges",
         "common",
         "families",
@@ -199,7 +202,7 @@ def test_every_scale_builds_every_student(path):
         "tables",
     }  # any other key would go unread
     assert set(text.get("own_data", {})) <= {"common", "families", "students"}
-    assert set(text["badges"]) == {"train", "val", "test"}
+    assert set(text["badges"]) - {"seed"} == {"train", "val", "test"}
     for layer in (text, text.get("own_data", {})):
         assert set(layer.get("families", {})) <= {a.family.name for a in ARCHITECTURES.values()}
         assert set(layer.get("students", {})) <= set(ARCHITECTURES)
@@ -271,3 +274,34 @@ def test_overrides_of_another_form(wrong):
 def test_a_text_is_taken_as_it_is_typed(value):
     """Such as a file's name that is no YAML."""
     assert parse_override(f"backbone_weights={value}") == ("backbone_weights", value)
+
+
+def test_a_draw_is_another_training_set_teacher_and_backbone():
+    e = experiment("regimes", SSD, "KDcls")
+    other = experiment("regimes", SSD, "KDcls", draw=1)
+    for identity in (teacher_identity, pretraining_identity):
+        assert digest(identity(e, "d")) != digest(identity(other, "d"))
+    assert e.hash() != other.hash()
+    mini = experiment("mini", SSD, "KDcls")  # the committed backbones serve the first draw
+    assert digest(pretraining_identity(e, "d")) == digest(pretraining_identity(mini, "d"))
+    for wrong in (-1, 4):
+        with pytest.raises(
+            ValueError, match=f"draw={wrong} must be 0 or more, and below the number of parts"
+        ):
+            experiment("regimes", SSD, draw=wrong)
+    with pytest.raises(ValueError, match="draw=1"):
+        experiment("mini", SSD, draw=1)
+    assert [draw_of("regimes", seed) for seed in (0, 1, 4, 7, 100)] == [0, 1, 0, 3, 0]
+    assert draw_of("mini", 3) == 0
+
+
+def test_a_scale_like_another_has_its_settings_unless_it_says_otherwise():
+    """Three times the steps and KD_loc pooled by three, at the teacher's input size; the rest is mini's."""
+    regimes, mini = experiment("regimes", SSD), experiment("mini", SSD)
+    assert regimes.steps == 3 * mini.steps and regimes.lambda_kl == regimes.lambda_l
+    assert regimes.sampling_size == regimes.teacher_size == 48 and regimes.pool_maps == 48 / 4 / 3
+    assert regimes.teacher_image_size == regimes.image_size == mini.image_size  # of the student's own entry
+    assert regimes.anchor_scale == mini.anchor_scale and regimes.lr == mini.lr
+    assert scale_data("regimes")["test"] == 3000
+    for data in ("badges-4", "badges-crowded"):  # settings are those of Badges, so only the data differ
+        assert experiment("regimes", SSD, data=data).replace(data="badges") == regimes

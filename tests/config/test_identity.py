@@ -15,7 +15,7 @@ from c2dlib.config.identity import (
     run_identity,
     teacher_identity,
 )
-from c2dlib.config.methods import CLASS_CONTROLS, L1_CONTROLS, PARTS
+from c2dlib.config.methods import BOX_CONTROLS, CLASS_CONTROLS, PARTS
 from c2dlib.config.weights import WeightsError, weights_path
 
 SSD = "SSD300-VGG16"
@@ -165,4 +165,4 @@ def test_a_setting_of_a_loss_is_in_the_hash_of_each_run_with_that_loss():
 
 
 def test_every_loss_is_a_user_of_settings_or_the_control_of_one():
-    assert set(PARTS) - set(USERS) == {*CLASS_CONTROLS, *L1_CONTROLS}
+    assert set(PARTS) - set(USERS) == {*CLASS_CONTROLS, *BOX_CONTROLS}

@@ -15,6 +15,8 @@ from c2dlib.data.badges import CLASS_NAMES, FAMILIES, SIZE, SPLITS, make_badges,
 PIXELS = {  # sha256; a change of these is a change of VERSION
     "graded": "677650e0078cdd1f893a9708c8241d62c70a4b115dce2b0d391df601f9fa316c",
     "other": "e721cb6d2da165154133d11c575b56d739c6efe34f796978c790ca5c6497c0fa",
+    "merged": "677650e0078cdd1f893a9708c8241d62c70a4b115dce2b0d391df601f9fa316c",  # those of graded
+    "crowded": "TODO",
 }
 ANNOTATIONS = "c4258c7dae09bc4af6bc514d9c47ccd5e4c2dc3e6254d1c6ef631cb9a68444e8"
 
@@ -98,7 +100,39 @@ def test_a_split_of_no_images_is_not_written(tmp_path):
     assert len(list((root / "annotations").iterdir())) == 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_merged_grades_differ_in_the_annotations_alone(folder, tmp_path):
+    merged = make_badges(tmp_path / "merged", 12, 6, 4, family="merged")
+    for split in SPLITS:
+        graded, four = read(folder, split), read(merged, split)
+        assert all(
+            np.array_equal(a, b) for a, b in zip(pixels(folder, split), pixels(merged, split), strict=True)
+        )
+        names = {c["id"]: c["name"] for c in graded["categories"]}
+        arms = {c["id"]: c["name"] for c in four["categories"]}
+        assert list(arms.values()) == ["3-arm", "4-arm", "5-arm", "6-arm"]
+        for a, b in zip(graded["annotations"], four["annotations"], strict=True):
+            assert a | {"category_id": 0} == b | {"category_id": 0}
+            assert names[a["category_id"]].startswith(arms[b["category_id"]] + " hub")
+
+
+def test_crowded_scenes_have_small_long_bodies_that_cover_one_another():
+    sides, shared, numbers = [], 0.0, []
+    for i in range(200):
+        image, boxes, labels = scene(rng(7, i), "crowded")
+        assert boxes.min() >= 0 and boxes.max() <= SIZE and set(labels) <= set(range(4))
+        numbers.append(len(labels))
+        sides.extend(boxes[:, 2:] - boxes[:, :2])
+        both = np.minimum(boxes[:, None, 2:], boxes[:, 2:]) - np.maximum(boxes[:, None, :2], boxes[:, :2])
+        both = np.prod(np.clip(both, 0, None), axis=2) * (1 - np.eye(len(boxes)))
+        shared = max(shared, (both / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).max())
+    aspects = np.divide(*np.transpose(sides))
+    area = np.sqrt(np.prod(sides, axis=1))
+    assert 18 <= area.min() < 19 and 50 < area.max() <= 56 + 1e-6
+    assert aspects.min() < 0.5 and aspects.max() > 2
+    assert 0.4 < shared <= 0.5 + 1e-6 and max(numbers) > 6
+
+
+@pytest.mark.parametrize("family", ["graded", "merged", "other"])
 def test_scenes_have_few_overlaps_and_even_classes(family):
     counts, sizes, numbers = np.zeros(len(CLASS_NAMES[family])), [], []
     for i in range(400):
@@ -122,9 +156,10 @@ def test_boxes_fit_the_painted_bodies():
     """The box is computed, the body is drawn from its implicit equation: the changed pixels must agree."""
     for i in range(150):
         random = rng(3, i)
-        body = badges._place(random, 18 + 42 * random.random(), [])
+        look = badges.LOOKS["graded"]
+        body = badges._place(random, 18 + 42 * random.random(), [], look)
         image = np.full((3, SIZE, SIZE), 0.5)
-        badges._paint(image, body, random, "graded", i % 12)
+        badges._paint(image, body, random, look, i % 12)
         painted = np.abs(image - 0.5).max(0) > 1e-6
         columns, rows = np.flatnonzero(painted.any(0)), np.flatnonzero(painted.any(1))
         changed = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
@@ -220,7 +255,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
 
 def test_bad_parameters_are_named(tmp_path):
-    with pytest.raises(ValueError, match="'starry' is unknown; choose one of graded, other"):
+    with pytest.raises(ValueError, match="'starry' is unknown; choose one of graded, other, merged, crowded"):
         make_badges(tmp_path / "b", 1, 0, 0, family="starry")
     for counts, seed in (((0, 0, 0), 0), ((-1, 1, 0), 0), ((100_001, 0, 0), 0), ((1, 0, 0), -1)):
         with pytest.raises(ValueError, match="seed"):

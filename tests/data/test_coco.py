@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from c2dlib.data.badges import make_badges
 from c2dlib.data.coco import load_folder
 from c2dlib.data.segmentations import draw
 from c2dlib.data.validation import DataError
@@ -290,3 +291,11 @@ def test_masks_of_real_photographs_fill_their_boxes(shared):
                 else torch.tensor(99)
             )
     assert len(off) > 300 and (torch.stack(off) < 1.5).float().mean() > 0.95
+
+
+def test_parts_of_a_split_have_no_image_in_common(tmp_path):
+    root = make_badges(tmp_path / "badges", train=10, val=1, test=0)
+    train = load_folder(root).splits["train"]
+    parts = [train.part(0.3, number).with_boxes() for number in range(3)]
+    assert parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and train.with_boxes() == list(range(10))
+    assert train.part(1.0).with_boxes() == list(range(10)) and train.part(0.01).with_boxes() == [0]

@@ -13,7 +13,14 @@ from c2dlib.config.methods import METHODS, canonical, parts
 from c2dlib.detectors.train_output import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
 from c2dlib.distillation.build import build_distillers
 from c2dlib.distillation.classify import ClassificationDistiller
-from c2dlib.distillation.controls import ClassControl, L1Control, LabelControl, class_logits
+from c2dlib.distillation.controls import (
+    ClassControl,
+    L1Control,
+    LabelControl,
+    OtherImageControl,
+    PermutedControl,
+    class_logits,
+)
 from c2dlib.distillation.localise import LocalisationDistiller
 from c2dlib.distillation.losses import kd_cls, matched_l1, paired_iou
 
@@ -217,9 +224,10 @@ def test_max_positives_draws_some_and_keeps_the_mean():
 @pytest.mark.parametrize("softmax", [True, False])
 def test_no_positives(softmax):
     out, teacher = output(softmax, positives=0), Eye()
-    names = ["KDcls", "KDcls-labels", "KDcls-mean", "loc", "KDloc", "loc-L1"]
+    names = ["KDcls", "KDcls-labels", "KDcls-mean", "KDcls-permuted", "loc", "KDloc", "loc-L1"]
     terms = ClassificationDistiller(teacher)(out) | LabelControl(1.0, 2.0)(out)
     terms |= ClassControl("KDcls-mean", torch.zeros(3, 3), 1.0, 2.0)(out)
+    terms |= PermutedControl(torch.zeros(3, 3), torch.arange(3), 1.0, 2.0)(out)
     terms |= L1Control(LocalisationDistiller(teacher, ["loc", "KDloc"], **SETTINGS), names[-3:])(out)
     assert list(terms) == names and all(t.item() == 0 for t in terms.values())
     assert not teacher.readings
@@ -253,6 +261,17 @@ def test_controls_of_an_experiment():
     out = output()
     assert list(boxes(out)) == ["loc", "KDloc-L1"] and boxes.divisors(out) == {"loc": 5, "KDloc-L1": 5}
     assert boxes.localisation.terms == ["loc", "KDloc"]
+    with pytest.raises(ValueError, match="the teacher's logits for the training crops"):
+        build_distillers(e.replace(method="KDcls-permuted"), Eye())
+    bank = torch.eye(3), torch.arange(3)
+    (permuted,) = build_distillers(e.replace(method="KDcls-permuted"), bank=bank)
+    assert permuted.divisors(out) == {"KDcls-permuted": 5}
+    own, other = build_distillers(e.replace(method="loc+loc-other"))
+    assert list(own(out)) == ["loc"] and other.divisors(out) == {"loc-other": 5}
+    free = experiment("smoke", "SSD300-VGG16", "C2D-free")
+    assert free.method == "KDcls-mean+loc-L1"
+    means, plain = build_distillers(free, class_logits={"KDcls-mean": torch.eye(3)})  # no teacher in a step
+    assert isinstance(means, ClassControl) and plain.localisation.teacher is None
     (mean,) = build_distillers(e.replace(method="KDcls-mean"), class_logits={"KDcls-mean": torch.eye(3)})
     assert isinstance(mean, ClassControl) and mean.divisors(out) == {"KDcls-mean": 5}
 
@@ -276,6 +295,43 @@ def test_class_logits_go_to_the_positives_of_the_class():
     assert p.labels.tolist() == labels
     expected = 0.4 * kd_cls(p.class_logits, p.background_logits, torch.stack([table[c] for c in labels]), 2.0)
     torch.testing.assert_close(distill(out)["KDcls-mean"], expected)
+
+
+def test_permuted_answers_are_of_the_class_and_all_of_them_come():
+    """Answers are one-hot times a hundred; the loss tells which one the student was compared with."""
+    logits = torch.tensor([[100.0, 0, 0], [0, 100, 0], [0, 0, 100], [100, 0, 0], [0, 100, 0]])
+    labels = torch.tensor([2, 1, 2, 0, 2])  # class 2 has the answers 0, 2 and 1
+    control, out = PermutedControl(logits, labels, lambda_kc=1.0, temperature=1.0), output()
+    one = torch.tensor([0])  # the positive of class 2, the only one of its object
+    rows = {k: v[one] for k, v in vars(out.positives).items()}
+    out = replace(out, positives=MatchedPositives(**rows))
+    assert out.positives.labels.tolist() == [2]
+    z = torch.cat([out.positives.class_logits[0], out.positives.background_logits]).detach()
+    losses = (-z.log_softmax(0)[:3]).tolist()
+    terms = [control(out)["KDcls-permuted"].item() for _ in range(300)]
+    shares = [sum(abs(term - loss) < 1e-4 for term in terms) / 300 for loss in losses]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.1) and sum(shares) == 1
+    torch.manual_seed(5)
+    first = control(out)["KDcls-permuted"]
+    torch.manual_seed(5)
+    assert torch.equal(first, control(out)["KDcls-permuted"])
+    object.__setattr__(out.positives, "labels", torch.tensor([1]))
+    targets = [{**t, "labels": torch.full_like(t["labels"], 2)} for t in out.targets]
+    term = control(replace(out, targets=targets))["KDcls-permuted"]
+    assert term.item() == pytest.approx(losses[1], rel=1e-5)  # class 1 has one answer
+
+
+def test_loc_on_another_image_compares_the_boxes_there():
+    out, distil = output(), LocalisationDistiller(None, ["loc"], **SETTINGS)
+    there = torch.stack([out.images[2], out.images[0], out.images[1]])
+    expected = distil(replace(out, images=there))["loc"]
+    term = OtherImageControl(distil)(out)["loc-other"]
+    torch.testing.assert_close(term, expected)
+    assert not torch.isclose(term, distil(out)["loc"])
+    term.backward()
+    assert out.positives.pred_boxes.grad.any()
+    with pytest.raises(ValueError, match="two images or more"):
+        OtherImageControl(distil)(replace(out, images=out.images[:1]))
 
 
 @pytest.mark.parametrize("term, control", [("loc", "loc-L1"), ("KDloc", "KDloc-L1")])

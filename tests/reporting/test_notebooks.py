@@ -29,7 +29,8 @@ TABLES = {
     "table3b": (SSD, ["KDcls-labels"], 1),
     "table4": (SSD, ["baseline", "KDloc"], 2),
     "table5": (SSD, ["baseline", "KDcls"], 2),
-    "controls": (SSD, ["KDcls-smooth", "KDcls-mean", "loc-L1"], 3),
+    "controls": (SSD, ["KDcls-smooth", "KDcls-mean", "KDcls-permuted", "loc-L1", "loc-other", "C2D-free"], 6),
+    "reweighted": (SSD, ["baseline", "loc"], 7),
     "sizes": (SSD, ["baseline", "KDcls"], 8),
     "schedules": (SSD, ["baseline"], 2),
     "table2x": ("SSD512-VGG16", ["baseline", "PKD"], 2),
@@ -44,6 +45,7 @@ SECTIONS = {
     "figures.gain_over_cost(page.frame)": (1, ["table2", "table2x"]),
     "figures.ap_over_iou(page.frame)": (1, ["table5"]),
     "figures.map_over_images(": (1, ["sizes"]),
+    "figures.front(page.frame)": (1, ["reweighted"]),
 }
 
 
@@ -159,7 +161,7 @@ def test_runs_headless(name, workspace):
     if name == "table2":  # table1 trains in its notebook; these runs are recorded before and only read
         for row in work_list(name, workspace, opened(workspace.data), 1, [student], methods, {"steps": 2}):
             run(row.experiments[0], workspace)
-    given = {"overrides": {}} if name == "schedules" else {}  # the table varies the steps
+    given = {"overrides": {}} if name in ("schedules", "reweighted") else {}  # they vary the steps
     path = notebooks.execute(
         name, workspace, parameters(workspace, students=[student], methods=methods, **given)
     )
@@ -201,6 +203,7 @@ def test_runs_headless(name, workspace):
         ("your_data", 3),
         ("own_loop", 0),
         ("scale", 1),
+        ("regimes", 1),
     ],
 )
 def test_figures_run_headless(name, figures, workspace):

@@ -10,7 +10,7 @@ import pytest
 from c2dlib.config.experiment import SCALES
 from c2dlib.records import read_record, write_record
 from c2dlib.reporting.notes import notes
-from c2dlib.reporting.tables import Printer, collect, markdown, table, write_table
+from c2dlib.reporting.tables import Printer, collect, markdown, table, with_errors, write_table
 from c2dlib.reporting.work_list import METRICS, work_list
 from c2dlib.workspace import PUBLISHED, open_workspace
 from tests.reporting.helpers import SSD, cells, record
@@ -221,5 +221,48 @@ def test_a_mask_rcnn_without_masks_is_called_so(place):
         write_record(record(row.experiments[0]), workspace.results / "records")
     frame = write_table("table2x", rows, workspace, folder)
     text = (workspace.results / "table2x.md").read_text()
-    assert [line["student"] for line in cells(text)] == ["MaskRCNN-R50 without masks"] * 2
-    assert "is a Faster R-CNN" in text and set(frame.student) == {"MaskRCNN-R50"}
+    assert [line["student"] for line in cells(text)] == ["FasterRCNN-R50 (as MaskRCNN-R50)"] * 2
+    assert "which is a Faster R-CNN" in text and set(frame.student) == {"MaskRCNN-R50"}
+
+
+def test_columns_from_the_detections_are_means_over_seeds(place, monkeypatch):
+    rows = work_list("reweighted", *place, seeds=2, methods=["baseline"])[:2]
+    frame = table(rows, {})
+    values = {e.hash(): float(i) for i, e in enumerate(e for row in rows for e in row.experiments)}
+
+    def gathered(of_rows, workspace):
+        lines = [
+            {"IoU": iou, "AP_boxes": 10 * v + iou, "score_IoU": v / 10, "AP_oracle": v}
+            for row in of_rows
+            for v in (values[e.hash()] for e in row.experiments)
+            for iou in range(50, 100, 5)
+        ]
+        return pd.DataFrame(lines), None
+
+    monkeypatch.setattr("c2dlib.reporting.tables.errors.gather", gathered)
+    more = with_errors(frame, rows, place[0], ("boxes75", "score_IoU", "oracle_mAP"))
+    assert list(more.columns) == [*frame.columns, "boxes75", "score_IoU", "oracle_mAP"]
+    assert more.boxes75.tolist() == [80, 100] and more.oracle_mAP.tolist() == [0.5, 2.5]
+    assert more.score_IoU.tolist() == pytest.approx([0.05, 0.25])
+    monkeypatch.undo()
+    unknown = with_errors(frame, rows, place[0], ("boxes75", "score_IoU"))  # nothing was run
+    assert list(unknown.columns) == list(frame.columns)
+
+
+def test_a_row_whose_imitation_swamps_the_detector_says_so(place):
+    workspace, folder = place
+    rows = work_list("table2x", *place, students=["RetinaNet-R50"], methods=["baseline", "KD", "FGFI"])
+    own = {"classification": [1.0, 0.3], "bbox_regression": [0.5, 0.1], "step": [10, 20]}
+    curves = {"KD": {"kd_hint": [1800.0, 20.0]}, "FGFI": {"fgfi": [8.0, 1.0]}}
+    for row in rows:
+        curve = own | curves.get(row.method, {})
+        write_record(record(row.experiments[0], curve=curve), workspace.results / "records")
+    frame = write_table("table2x", rows, workspace, folder)
+    text = (workspace.results / "table2x.md").read_text()
+    assert [line["method"] for line in cells(text)] == [
+        "baseline",
+        "KD (its loss begins 1,200 times as large as the detector's own)",
+        "FGFI",
+        "*KDcls-labels* (control)",
+    ][: len(frame)]
+    assert "an effect of the loss's scale" in text

@@ -12,7 +12,7 @@ import torch
 
 from c2dlib.config.experiment import experiment
 from c2dlib.records import ROOT
-from c2dlib.reporting.labels import frame_labels
+from c2dlib.reporting.labels import frame_labels, row_label
 from c2dlib.reporting.notes import notes
 from c2dlib.reporting.tables import markdown, table
 from c2dlib.reporting.work_list import TABLES, Row, experiments, plan_rows, work_list
@@ -159,8 +159,9 @@ def test_controls_and_sizes_are_tables_that_the_paper_does_not_have(mini):
     ``sizes`` shares its last lines with Table 1 and pairs each line within its share.
     """
     rows = work_list("controls", *mini)
-    assert [r.student for r in rows] == [SSD] * 9 and not any(r.paper for r in rows)
+    assert [r.student for r in rows] == [SSD] * 13 and not any(r.paper for r in rows)
     assert [r.method for r in rows[:5]] == ["baseline", "KDcls", "KDcls-labels", "KDcls-smooth", "KDcls-mean"]
+    assert rows[-1].method == "C2D-free" and rows[-1].experiments[0].method == "KDcls-mean+loc-L1"
     sizes = work_list("sizes", *mini)
     assert [r.settings["train_share"] for r in sizes] == [s for s in (0.125, 0.25, 0.5, 1) for _ in range(4)]
     assert sizes[-4].experiments == work_list("table1", *mini, students=[SSD])[0].experiments
@@ -317,3 +318,49 @@ def test_choices_at_photos_change_both_weights_of_loc_and_kd_loc():
         {"eval_split": "val", "lambda_l": value, "lambda_kl": value} for value in (0.0026, 0.01, 0.05)
     ]
     assert rows[0].settings == {"changed": "lambda_l = lambda_kl 0.0026"}
+
+
+def test_seeds_go_through_the_draws(tmp_path):
+    folder = SimpleNamespace(annotation_hash="d", eval_split="test")
+    place = Workspace("regimes", tmp_path, tmp_path / "badges-4-regimes", tmp_path, "cpu"), folder
+    rows = work_list("controls", *place, seeds=6, students=[SSD], methods=["baseline", "loc"])
+    for row in rows:
+        assert [(e.seed, e.draw) for e in row.experiments] == [(s, s % 4) for s in range(6)]
+        assert {e.data for e in row.experiments} == {"badges-4"} and row.experiments[0].train_share == 0.25
+    choices = work_list("choices", *place, seeds=2, students=[SSD], methods=["loc"])
+    assert {(e.seed, e.draw, e.eval_split) for row in choices for e in row.experiments} == {
+        (100, 0, "val"),
+        (101, 1, "val"),
+    }
+    shares = [row.experiments[0].train_share for row in work_list("sizes", *place, methods=["baseline"])]
+    assert shares == [0.25 / 8, 0.25 / 4, 0.25 / 2, 0.25]
+
+
+def test_a_control_may_have_settings_of_its_own(monkeypatch):
+    """``tuned`` of a scale: one row more, with its settings in its name; the first row keeps the scale's."""
+    tuned = {"controls": [SSD], "tuned": {SSD: {"KDcls-labels": {"lambda_kc": 0.8, "temperature": 1}}}}
+    monkeypatch.setattr("c2dlib.reporting.work_list.scale_tables", lambda scale: tuned)
+    first, last = (plan for plan in plan_rows("controls", "mini") if plan.method == "KDcls-labels")
+    assert first.changes == first.settings == {} and last.changes == {"lambda_kc": 0.8, "temperature": 1}
+    assert row_label(last.method, last.settings) == "KDcls-labels, lambda_kc 0.8, temperature 1"
+
+
+def test_reweighted_baselines_have_a_gain_and_are_no_baseline_of_others(mini):
+    rows = work_list("reweighted", *mini)
+    steps = rows[0].experiments[0].steps
+    assert settings_of(rows[:7], "box_loss_weight", "class_loss_weight", "steps") == [
+        ("baseline", 1, 1, steps),
+        ("baseline", 2, 1, steps),
+        ("baseline", 4, 1, steps),
+        ("baseline", 1, 0.5, steps),
+        ("KDcls-labels", 1, 1, steps),
+        ("baseline", 1, 1, 1.2 * steps),
+        ("baseline", 1, 1, 1.9 * steps),
+    ]
+    foreground = rows[4].experiments[0]
+    assert (foreground.lambda_kc, foreground.temperature) == (0.5, 1.0)
+    made = {r.experiments[0].hash(): record(r.experiments[0], 10.0 + i) for i, r in enumerate(rows)}
+    frame = table(rows, made)
+    assert frame.gain.tolist() == pytest.approx([math.nan, *range(1, 12)], nan_ok=True)
+    assert frame_labels(frame)[1] == "baseline, boxes x 2" and frame_labels(frame)[-1] == "C2D"
+    assert rows[0].experiments == work_list("controls", *mini)[0].experiments  # its run is shared

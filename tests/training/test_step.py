@@ -12,8 +12,10 @@ from c2dlib import distributed
 from c2dlib.cluster.cost import CLASSES, random_step, scene
 from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.distillation import classify, localise
+from c2dlib.distillation.controls import LabelControl
 from c2dlib.training import loop
 from c2dlib.training.loop import OptimizerSettings, fit
+from c2dlib.training.step import TrainingStep
 
 ARCHITECTURE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 PACKAGE = Path(c2dlib.__file__).parent
@@ -191,3 +193,36 @@ def test_the_public_names_are_the_librarys():
     assert all(getattr(c2dlib, name).__name__ == name for name in c2dlib.__all__)
     with pytest.raises(AttributeError, match="no attribute 'kd_clss'"):
         _ = c2dlib.kd_clss
+
+
+@pytest.mark.parametrize(
+    "student, box, classes",
+    [
+        ("SSD300-VGG16", ["bbox_regression"], ["classification"]),
+        ("FasterRCNN-R50", ["loss_box_reg", "loss_rpn_box_reg"], ["loss_classifier"]),
+        ("RetinaNet-R50", ["bbox_regression"], ["classification"]),
+    ],
+)
+def test_the_detectors_own_losses_can_be_reweighted(student, box, classes):
+    step, _, images, targets = small("baseline", student)
+    weighted = TrainingStep(step.student, [], {"box": 4.0, "class": 0.5})
+    torch.manual_seed(1)
+    plain = step(images, targets)
+    torch.manual_seed(1)
+    changed = weighted(images, targets)
+    factors = {**dict.fromkeys(box, 4.0), **dict.fromkeys(classes, 0.5)}
+    assert list(changed) == list(plain) and set(factors) <= set(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(changed[name], factors.get(name, 1.0) * value)
+
+
+def test_half_a_cross_entropy_more_on_ssds_positives_is_a_foreground_weight_of_one_and_a_half():
+    """The row *foreground x 1.5*: SSD's class loss is (positives + mined negatives) / positives."""
+    step, _, images, targets = small("baseline", "SSD300-VGG16")
+    out = step.student(images, targets)
+    p = out.positives
+    z = torch.cat([p.background_logits[:, None], p.class_logits], 1)
+    foreground = torch.nn.functional.cross_entropy(z, p.labels + 1)  # a mean over the positives
+    assert 0 < foreground < out.task_losses["classification"]
+    term = LabelControl(0.5, 1.0)(out)["KDcls-labels"]
+    torch.testing.assert_close(term, 0.5 * foreground)

@@ -1,0 +1,127 @@
+"""What each baseline loses to classes and to boxes, and beside it what each loss gains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from c2dlib.config.methods import canonical
+from c2dlib.figures.style import BLUE, GREY, ORANGE, method_style, new_figure, plain_axes, save
+from c2dlib.records import ROOT
+from c2dlib.reporting.labels import method_label
+from c2dlib.reporting.regimes import COMPARED, PLACES, missing, write_regimes
+
+FONT = 9
+
+
+class RegimesPage:
+    """The notebook on all results folders together.
+
+    Args:
+        results: the folder of the results folders; empty: that of the repository.
+    """
+
+    def __init__(self, results: str = ""):
+        self.results = Path(results or ROOT / "results")
+        self.baselines, self.gains = write_regimes(self.results)
+
+    def plot(self) -> Figure:
+        """``regimes_plot``, also written as ``regimes.png``."""
+        return save(regimes_plot(self.baselines, self.gains), self.results / "regimes.png")
+
+    def table(self) -> Markdown:
+        """The table and the notes of ``regimes.md``."""
+        text = (self.results / "regimes.md").read_text()
+        return Markdown("\n".join(line for line in text.splitlines() if not line.startswith(("# ", "!["))))
+
+    def missing(self) -> Markdown:
+        """What was not run, with the command that runs it."""
+        return Markdown("\n".join(f"- {sentence}" for sentence in missing(self.baselines, self.gains)))
+
+
+def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
+    """A row per data set and student: left the baseline's errors, right the gains in mAP with intervals.
+
+    A data set without runs has a row that says so.
+
+    Args:
+        baselines, gains: of ``reporting.regimes.regimes``.
+    """
+    rows = [
+        (place.name, student)
+        for place in PLACES
+        for student in (list(baselines[baselines.place == place.name].student) or [""])
+    ]
+    figure, (axes,) = new_figure(
+        1, 1 + len(COMPARED), (12.0, 1.9 + 0.42 * len(rows)), sharey=True, width_ratios=[1.5] + [1] * 4
+    )
+    errors, *panels = axes
+    shown = gains[gains.metric == "mAP"].set_index(["place", "student", "method"])
+    for y, row in enumerate(rows):
+        if not row[1]:
+            errors.text(
+                0.02,
+                y,
+                "not run yet",
+                transform=errors.get_yaxis_transform(),
+                color=GREY,
+                fontsize=FONT,
+                va="center",
+            )
+            continue
+        line = baselines[(baselines.place == row[0]) & (baselines.student == row[1])].iloc[0]
+        errors.barh([y - 0.17, y + 0.17], [line.Cls50, line.Loc50], height=0.32, color=[BLUE, ORANGE])
+        for offset, cost in ((-0.17, line.Cls50), (0.17, line.Loc50)):
+            text = "not measured" if pd.isna(cost) else f" {cost:.1f}"
+            errors.text(0 if pd.isna(cost) else cost, y + offset, text, fontsize=FONT - 1, va="center")
+        for ax, pair in zip(panels, COMPARED.items(), strict=True):
+            for method, offset, filled in ((pair[0], -0.13, True), (pair[1], 0.17, False)):
+                if (*row, canonical(method)) in shown.index:
+                    gain = shown.loc[(*row, canonical(method))]
+                    color = method_style(method)[0] if filled else GREY
+                    if pd.notna(gain.low):
+                        ax.plot([gain.low, gain.high], [y + offset] * 2, color=color, linewidth=1.6)
+                    face = color if filled else "white"
+                    ax.plot(gain.gain, y + offset, "o", color=color, markerfacecolor=face, markersize=5)
+    for ax, (method, control) in zip(panels, COMPARED.items(), strict=True):
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_title(f"{method_label(method)}\n(open: {method_label(control)})", fontsize=FONT)
+        ax.set_xlabel("gain, mAP", fontsize=FONT)
+    errors.set_title("the baseline loses, at IoU .50", fontsize=FONT)
+    errors.set_xlabel("AP points", fontsize=FONT)
+    errors.margins(x=0.15)
+    _finish(figure, axes, rows)
+    return figure
+
+
+def _finish(figure: Figure, axes: list, rows: list[tuple[str, str]]) -> None:
+    """Row labels, one range for all gains, lines between data sets, and the legend."""
+    for ax in axes:
+        plain_axes(ax)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(labelsize=FONT)
+        for y in range(1, len(rows)):
+            if rows[y][0] != rows[y - 1][0]:
+                ax.axhline(y - 0.5, color="#BFBFBF", linewidth=0.7)
+    limits = [limit for ax in axes[1:] for limit in ax.get_xlim()]
+    for ax in axes[1:]:
+        ax.set_xlim(min(limits), max(limits))
+    texts = [
+        (f"{place}\n{student}" if student else place) if y == 0 or rows[y - 1][0] != place else student
+        for y, (place, student) in enumerate(rows)
+    ]
+    axes[0].set_yticks(range(len(rows)), texts)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    keys = [
+        Patch(color=BLUE),
+        Patch(color=ORANGE),
+        Line2D([], [], marker="o", color="black"),
+        Line2D([], [], marker="o", color=GREY, markerfacecolor="white"),
+    ]
+    names = ["wrong classes", "inexact boxes", "method, with 95 % interval", "what it is compared with"]
+    figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=FONT, frameon=False)

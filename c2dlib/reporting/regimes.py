@@ -1,0 +1,216 @@
+"""When does distillation help? What each baseline loses to classes and to boxes, against the gains.
+
+Everything is read from the run records of several results folders and from the errors beside them: no data
+are needed, nothing is trained. What was not run is said in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from c2dlib.config.methods import canonical
+from c2dlib.files import write_whole
+from c2dlib.reporting.errors import run_errors
+from c2dlib.reporting.evidence import FEWEST_SEEDS, find, one_device_per_seed, own_runs, run_line
+from c2dlib.reporting.labels import method_label
+from c2dlib.reporting.markdown import MISSING, markdown_table, number
+from c2dlib.reporting.paper_claims import COMPACT
+from c2dlib.reporting.primary_claims import Part, Term
+from c2dlib.reporting.statistics import difference_text
+from c2dlib.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Place:
+    """A results folder: data and schedule whose baselines have errors of their own."""
+
+    folder: str
+    name: str
+    command: str  # that runs it
+    exploratory: str = ""  # why its runs test nothing
+    students: tuple[str, ...] = ()  # only these; (): all
+
+
+OLDER = "older than the plan, and chosen partly on test"
+PLACES = [
+    Place("badges-mini", "Badges, 800 steps", "make reproduce-controls SEEDS=3", OLDER, tuple(COMPACT)),
+    *(
+        Place(f"{data}-regimes", name, f"make reproduce-controls SCALE=regimes DATA={data} SEEDS={seeds}")
+        for data, name, seeds in (
+            ("badges", "Badges", 12),
+            ("badges-4", "Badges-4", 8),
+            ("badges-crowded", "Badges-crowded", 8),
+        )
+    ),
+    Place("groceries-photos", "photographs", "make reproduce-table1 SCALE=photos DATA=groceries SEEDS=5"),
+]
+# A method, and the control that tells what the teacher or the image adds to it.
+COMPARED = {"KDcls": "KDcls-labels", "loc": "loc-L1", "loc+KDloc": "loc-L1+KDloc-L1", "ours": "C2D-free"}
+METHODS = [
+    "baseline",
+    *dict.fromkeys(
+        canonical(m)
+        for m in (*COMPARED, *COMPARED.values(), "KDcls-mean", "KDcls-permuted", "KDcls-smooth", "loc-other")
+    ),
+]
+GAINS = ("mAP", "AP50", "AP75", "mAR")
+PROFILE = ("Cls", "Loc")  # TIDE's errors
+PROFILE_IOUS = (50, 75)
+
+
+def place_folder(place: Place, results: Path) -> Path:
+    """Where a place's records are: a user's own in ``results/``, else those in ``results/published/``."""
+    own, published = results / place.folder, results / "published" / place.folder
+    return published if not (own / "records").exists() and (published / "records").exists() else own
+
+
+def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The baselines and the gains of every place that has runs.
+
+    Args:
+        results: the folder of the results folders.
+
+    Returns:
+        Baselines, a line per place and student: ``place``, ``student``, ``seeds``, ``draws``, ``mAP``, and
+        ``Cls50`` ... ``Loc75``, TIDE's cost in AP points at an IoU (NaN where it was not measured).
+        Gains over the baseline, a line per place, student, method and metric: ``gain`` in points, ``low``,
+        ``high`` (95 %; NaN with fewer than three seeds) and ``seeds``.
+    """
+    baselines, gains = [], []
+    for place in PLACES:
+        folder = place_folder(place, results)
+        scale = place.folder.rpartition("-")[2]
+        workspace = Workspace(scale, Path("nowhere"), folder, Path("nowhere"), "cpu")
+        runs = own_runs(workspace, list(place.students) or None, METHODS)
+        frame = one_device_per_seed(pd.DataFrame([run_line(record) for _, record in runs])).frame
+        if frame.empty:
+            continue
+        for student, of_student in frame.groupby("student", sort=False):
+            if "baseline" not in set(of_student.method):
+                continue
+            costs = [_costs(e, workspace) for e, _ in runs if (e.student, e.method) == (student, "baseline")]
+            baseline = of_student[of_student.method == "baseline"]
+            baselines.append(
+                {
+                    "place": place.name,
+                    "student": student,
+                    "seeds": len(baseline),
+                    "draws": baseline.draw.nunique(),
+                    "mAP": baseline.mAP.mean(),
+                    **pd.DataFrame(costs).mean().to_dict(),
+                }
+            )
+            gains += _gains(place, str(student), of_student)
+    columns = [f"{kind}{iou}" for kind in PROFILE for iou in PROFILE_IOUS]
+    return (
+        pd.DataFrame(baselines, columns=["place", "student", "seeds", "draws", "mAP", *columns]),
+        pd.DataFrame(gains, columns=["place", "student", "method", "metric", "gain", "low", "high", "seeds"]),
+    )
+
+
+def _costs(e, workspace: Workspace) -> Mapping[str, float]:
+    """``Cls50`` ... of a run; NaN where its errors are not kept."""
+    try:
+        by_iou = run_errors(e, workspace).by_iou
+    except FileNotFoundError:
+        return {}
+    return {f"{kind}{iou}": float(by_iou.loc[iou, kind]) for kind in PROFILE for iou in PROFILE_IOUS}
+
+
+def _gains(place: Place, student: str, runs: pd.DataFrame) -> list[dict]:
+    """The gain of each method over the baseline; the residual variance is pooled over the methods."""
+    lines = []
+    for method in (m for m in METHODS[1:] if m in set(runs.method)):
+        for metric in GAINS:
+            part = Part((Term(1, "one", method, metric), Term(-1, "one", "baseline", metric)), above=0.0)
+            found = find(part, {"one": [student]}, runs)
+            line = {"place": place.name, "student": student, "method": method, "metric": metric}
+            line |= {"gain": found.value, "low": None, "high": None, "seeds": found.fewest}
+            if found.estimate and found.fewest >= FEWEST_SEEDS:
+                line["low"], line["high"] = found.estimate.interval()
+            lines.append(line)
+    return lines
+
+
+def missing(baselines: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
+    """A sentence per place without runs, or without some of the methods that are compared."""
+    sentences = []
+    for place in PLACES:
+        if place.name not in set(baselines.place):
+            sentences.append(f"{place.name}: not run. `{place.command}`")
+            continue
+        for student in baselines[baselines.place == place.name].student:
+            run = set(gains[(gains.place == place.name) & (gains.student == student)].method)
+            if lacking := [m for m in map(canonical, COMPARED) if m not in run]:
+                sentences.append(f"{place.name}, {student}: no {', '.join(map(method_label, lacking))}.")
+    return sentences
+
+
+def regimes_markdown(baselines: pd.DataFrame, gains: pd.DataFrame) -> str:
+    """The text of ``regimes.md``: the table, what is missing, how to read it."""
+    shown = gains[gains.metric == "mAP"].set_index(["place", "student", "method"])
+    rows = []
+    for line in baselines.itertuples():
+        cells = []
+        for method, control in COMPARED.items():
+            own, other = (_gain(shown, line, m) for m in (method, control))
+            cells.append(f"{own} ({other})" if other != MISSING else own)
+        rows.append(
+            [
+                line.place,
+                line.student,
+                f"{number(line.Cls50)} / {number(line.Loc50)}",
+                f"{number(line.Cls75)} / {number(line.Loc75)}",
+                number(line.mAP),
+                str(line.seeds),
+                *cells,
+            ]
+        )
+    head = ["data", "student", "Cls / Loc at .50", "at .75", "baseline mAP", "seeds"]
+    head += [f"{method_label(m)} ({method_label(c)})" for m, c in COMPARED.items()]
+    explored = [f"{p.name}: {p.exploratory}." for p in PLACES if p.exploratory]
+    return "\n".join(
+        [
+            "# When does distillation help?",
+            "",
+            f"![{ALT}](regimes.png)",
+            "",
+            markdown_table(head, rows, text_columns=(0, 1)) if rows else "No run was found.",
+            "",
+            "Cls and Loc: the AP points that the baseline would gain if only its wrong classes, or only its "
+            "inexact boxes, were corrected (TIDE, on the test split). Then the gain of each method in mAP "
+            "over that baseline, and in brackets the gain of its control: labels in the teacher's place, an "
+            "L1 loss without image, class means with that L1 loss.",
+            "",
+            f"Intervals (95 %, from {FEWEST_SEEDS} seeds on) contain the noise of the seed and, where there "
+            "are several draws of training set, backbone and teacher, that of the draw; no correction is "
+            "made for their number. Verdicts are given on the primary claims only, in `claims.md`.",
+            "",
+            *(f"- {sentence}" for sentence in [*explored, *missing(baselines, gains)]),
+            "",
+        ]
+    )
+
+
+ALT = (
+    "For each data set and student: what the baseline loses to wrong classes and to inexact boxes, and "
+    "beside it the gains of KD_cls, of loc, of both box losses and of C2D, each with its control"
+)
+
+
+def _gain(shown: pd.DataFrame, line, method: str) -> str:
+    key = line.place, line.student, canonical(method)
+    return difference_text(*shown.loc[key, ["gain", "low", "high"]]) if key in shown.index else MISSING
+
+
+def write_regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write ``regimes.csv`` (gains, with the baselines' errors) and ``regimes.md`` into ``results``."""
+    baselines, gains = regimes(results)
+    frame = gains.merge(baselines.drop(columns="seeds"), on=["place", "student"], how="left")
+    write_whole(results / "regimes.csv", frame.to_csv(index=False, float_format="%.4f"))
+    write_whole(results / "regimes.md", regimes_markdown(baselines, gains))
+    return baselines, gains

@@ -1,0 +1,62 @@
+"""The plot of the regimes, and classes against boxes."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from c2dlib import figures
+from c2dlib.figures.front import unexceeded
+from c2dlib.figures.regimes import regimes_plot
+from c2dlib.reporting.regimes import PLACES
+
+SSD = "SSD300-VGG16"
+
+
+def test_every_place_has_a_row_and_every_gain_a_point(drawn):
+    baselines = pd.DataFrame(
+        [("Badges", SSD, 50.0, 1.0), ("Badges-4", SSD, 6.0, math.nan)],
+        columns=["place", "student", "Cls50", "Loc50"],
+    )
+    gains = pd.DataFrame(
+        [
+            ("Badges", SSD, "KDcls", "mAP", 2.0, 1.0, 3.0),
+            ("Badges", SSD, "KDcls", "AP50", 7.0, 6.0, 8.0),
+            ("Badges", SSD, "KDcls-labels", "mAP", 0.5, math.nan, math.nan),
+            ("Badges-4", SSD, "KDcls+loc+KDloc", "mAP", -1.0, -2.0, 0.0),
+        ],
+        columns=["place", "student", "method", "metric", "gain", "low", "high"],
+    )
+    errors, kd_cls, loc, both, c2d = drawn(regimes_plot(baselines, gains)).axes
+    labels = [t.get_text() for t in errors.get_yticklabels()]
+    assert len(labels) == len(PLACES) and labels[1] == f"Badges\n{SSD}"
+    texts = [t.get_text().strip() for t in errors.texts]
+    assert texts.count("not run yet") == len(PLACES) - 2
+    assert {"50.0", "1.0", "6.0", "not measured"} <= set(texts)
+
+    def points(ax):
+        return sorted(line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o")
+
+    assert points(kd_cls) == [0.5, 2.0] and points(c2d) == [-1.0] and points(loc) == points(both) == []
+    assert [1.0, 3.0] in [list(line.get_xdata()) for line in kd_cls.lines]
+    assert kd_cls.get_xlim() == c2d.get_xlim()
+    assert min(t.get_fontsize() for ax in (errors, kd_cls) for t in ax.get_yticklabels()) >= 9
+
+
+def test_the_front_joins_the_baselines_that_none_exceeds(drawn):
+    points = pd.DataFrame({"AP50": [1.0, 2, 3, 2.5], "boxes75": [9.0, 5, 4, 6]})
+    assert unexceeded(points).AP50.tolist() == [1, 2.5, 3]
+    frame = pd.DataFrame(
+        [
+            ("S", "baseline", math.nan, 40.0, 60.0),
+            ("S", "baseline", "boxes x 2", 38.0, 62.0),
+            ("S", "baseline", "boxes x 4", 37.0, 61.0),
+            ("S", "KDcls", math.nan, 44.0, 59.0),
+            ("T", "baseline", math.nan, 44.0, math.nan),
+        ],
+        columns=["student", "method", "own_losses", "AP50", "boxes75"],
+    )
+    first, second = drawn(figures.front(frame)).axes
+    assert [t.get_text() for t in first.texts] == ["baseline", "boxes x 2", "boxes x 4", "KDcls"]
+    assert list(first.lines[0].get_xdata()) == pytest.approx([38, 40])
+    assert [t.get_text() for t in second.texts] == ["no detections on this machine"]

@@ -1,0 +1,75 @@
+"""The regimes: read from records alone, and what is missing in words."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from c2dlib.config.experiment import draw_of, experiment
+from c2dlib.records import ROOT, write_record
+from c2dlib.reporting import regimes
+from c2dlib.reporting.work_list import METRICS
+from tests.reporting.helpers import SSD, cells, record
+
+FOLDER = "badges-4-regimes"
+
+
+def made(results: Path, mAPs: dict[str, list[float]], **changes) -> list:
+    """A record per method and seed, as runs of the scale would leave them."""
+    settings = {"data": "badges-4", "data_hash": "d", "eval_split": "test"}
+    experiments = []
+    for method, values in mAPs.items():
+        for seed, mAP in enumerate(values):
+            e = experiment("regimes", SSD, method, seed, draw=draw_of("regimes", seed), **settings, **changes)
+            data = {"annotation_hash": "d" * 12, "initial_weights": f"w{e.draw}"}
+            r = record(e, mAP, experiment=e.identity(), data=data, eval_split="test", scale="regimes")
+            write_record(r, results / FOLDER / "records")
+            experiments.append((e, r))
+    return experiments
+
+
+def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
+    made(tmp_path, {"baseline": [40.0, 42, 41, 43], "loc": [42.0, 43, 44, 45], "KDcls": [40.0]})
+    made(tmp_path, {"loc": [99.0]}, lambda_l=0.5)  # not the scale's own settings
+    costs = pd.DataFrame({"Cls": [6.0, 3.0], "Loc": [4.0, 12.0]}, index=[50, 75])
+    monkeypatch.setattr(
+        regimes, "run_errors", lambda e, workspace: type("Errors", (), {"by_iou": costs + e.seed})
+    )
+    baselines, gains = regimes.regimes(tmp_path)
+    (line,) = baselines.to_dict("records")
+    assert line["place"] == "Badges-4" and (line["seeds"], line["draws"], line["mAP"]) == (4, 4, 41.5)
+    assert (line["Cls50"], line["Loc50"], line["Cls75"], line["Loc75"]) == (7.5, 5.5, 4.5, 13.5)
+    by = gains.set_index(["method", "metric"])
+    assert by.gain["loc", "mAP"] == pytest.approx(2.0) and by.seeds["loc", "mAP"] == 4
+    assert by.low["loc", "mAP"] < 2 < by.high["loc", "mAP"]
+    assert by.seeds["KDcls", "mAP"] == 1 and pd.isna(by.low["KDcls", "mAP"])
+    assert set(METRICS) > set(gains.metric) and "C2D" not in set(gains.method)
+    (shown,) = cells(regimes.regimes_markdown(baselines, gains))
+    assert shown["Cls / Loc at .50"] == "7.5 / 5.5" and shown["loc (loc-L1)"].startswith("+2.0 [")
+    assert shown["C2D (C2D-free)"] == "–"
+    sentences = regimes.missing(baselines, gains)
+    assert "Badges-4, SSD300-VGG16: no loc+KDloc, C2D." in sentences
+    assert any(
+        s.startswith("Badges-crowded: not run. `make reproduce-controls SCALE=regimes") for s in sentences
+    )
+
+
+def test_without_runs_everything_is_missing(tmp_path):
+    baselines, gains = regimes.write_regimes(tmp_path)
+    assert baselines.empty and gains.empty
+    text = (tmp_path / "regimes.md").read_text()
+    assert "No run was found." in text and text.count("not run.") == len(regimes.PLACES)
+
+
+def test_published_records_are_read_where_there_are_no_own_ones(tmp_path):
+    place = next(p for p in regimes.PLACES if p.folder == FOLDER)
+    published = tmp_path / "published" / FOLDER
+    (published / "records").mkdir(parents=True)
+    assert regimes.place_folder(place, tmp_path) == published
+    (tmp_path / FOLDER / "records").mkdir(parents=True)
+    assert regimes.place_folder(place, tmp_path) == tmp_path / FOLDER
+
+
+def test_the_committed_text_is_what_the_records_say():
+    written = next(path for path in (ROOT / "results").rglob("regimes.md"))
+    assert regimes.regimes_markdown(*regimes.regimes(ROOT / "results")) == written.read_text()
