@@ -162,7 +162,7 @@ def convert_voc(devkit: Path, target: Path) -> Path:
             )
         return target
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
-        raise DataError(f"{target}: is a file or a link to nothing; move it away and run again.")
+        raise DataError(f"{target}: is a file or a link; move it away and run again.")
     with (
         errors_named(target),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-unfinished-") as temporary,
@@ -230,7 +230,10 @@ def _difference(target: Path, splits: dict[str, tuple[str, dict[str, Path]]]) ->
         if names != set(images):
             return f"{split}2017/ holds other files, such as {min(names ^ set(images))}"
         for name, source in images.items():
-            if not (folder / name).is_file() or not filecmp.cmp(folder / name, source, shallow=False):
+            path = folder / name
+            if not path.is_file() or not (
+                os.path.samefile(path, source) or filecmp.cmp(path, source, shallow=False)
+            ):
                 return f"{split}2017/{name} is another file"
     return ""
 

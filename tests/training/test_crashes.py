@@ -48,7 +48,7 @@ def forks(tmp_path_factory):
     forks = Forks(tmp_path_factory.mktemp("crashes"))
     yield forks
     forks.process.stdin.close()
-    forks.process.wait(timeout=20)
+    forks.process.wait(timeout=200)
 
 
 @pytest.fixture(scope="module")
