@@ -55,7 +55,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
     lines = {s: -(-len(labels) // columns) for s, labels in per_student.items()}
     count = max(sum(lines.values()), 1)
     figure, grid = new_figure(
-        count, columns, (max(PAGE * columns / widest, 4.5), 1.4 * count + 0.6), sharex=True
+        count, columns, (max(PAGE * columns / widest, 6.2), 1.4 * count + 0.6), sharex=True
     )
     first = 0
     for student in students:
@@ -76,6 +76,8 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
             if i % columns:
                 ax.tick_params(labelleft=False)
         axes[0].set_ylabel(student)
+    for column in zip(*grid, strict=True):
+        [*(ax for ax in column if ax.axison)][-1].tick_params(labelbottom=True)
     if records:
         figure.supxlabel("training step")
         legend_above(figure, [ax for row in grid for ax in row])
