@@ -212,11 +212,11 @@ class Page:
             probabilities[range(len(labels)), labels].mean(),
         )
         title = (
-            f"{e.teacher}: {correct} of {len(labels)} objects correct\n"
-            f"mean probability of the true class {of_truth:.2f}, chance {1 / len(self.class_names):.2f}"
+            f"{e.teacher}: {correct} of {len(labels)} objects correct,\n"
+            f"mean probability of the true class {of_truth:.2f} (chance {1 / len(self.class_names):.2f})"
         )
         figure.suptitle(title)
-        figure.alt = f"{title.replace(chr(10), ', ')}. {figure.alt}"
+        figure.alt = f"{title}. {figure.alt}".replace("\n", " ")
         return figure
 
 

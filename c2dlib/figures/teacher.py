@@ -42,7 +42,7 @@ def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: li
     count = min(len(crops), 6)
     width = min(1.9, (PAGE - 0.3) / count)
     figure, axes = new_figure(
-        3, count, (max(width * count + 0.3, 3.5), 2 * width + 1.7), height_ratios=[width, width, 1.15]
+        3, count, (max(width * count + 0.3, 4.6), 2 * width + 1.8), height_ratios=[width, width, 1.15]
     )
     for i in range(count):
         show_image(axes[0][i], crops[i].clamp(0, 255) / 255)
