@@ -47,7 +47,7 @@ def write_notebook(folder: Path, code: str) -> None:
 
 
 def test_an_executed_notebook_shows_its_progress_in_the_terminal(tmp_path, monkeypatch, capfd):
-    """And nothing else: no output of its cells, no warning of its kernel. The copy has no output on stderr."""
+    """And nothing else: no output of cells, no warning of the kernel. The copy has nothing on stderr."""
     write_notebook(tmp_path, TRAINING)
     monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
