@@ -123,7 +123,8 @@ def show(name: str, scale: str, data: str = "", root: Path = PUBLISHED) -> str:
         FileNotFoundError: if nothing of that name is published; the message names what is.
     """
     folder = root / results_name(scale, data)
-    own = f"make reproduce-{name}{f' SCALE={scale}' * (scale != 'mini')}{f' DATA={shlex.quote(data)}' * bool(data)}"
+    own = f"make reproduce-{name}" + (f" SCALE={scale}" if scale != "mini" else "")
+    own += f" DATA={shlex.quote(data)}" if data else ""
     lines = read_lines(folder / f"{name}.csv") if name in TABLES else []
     if lines:
         return "\n".join(
