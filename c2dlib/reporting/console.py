@@ -6,6 +6,7 @@ The command line prints these before anything slow is loaded, so nothing here im
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 
 from c2dlib.config.methods import canonical
@@ -122,7 +123,8 @@ def show(name: str, scale: str, data: str = "", root: Path = PUBLISHED) -> str:
         FileNotFoundError: if nothing of that name is published; the message names what is.
     """
     folder = root / results_name(scale, data)
-    own = f"make reproduce-{name}{f' SCALE={scale}' * (scale != 'mini')}{f' DATA={data}' * bool(data)}"
+    own = f"make reproduce-{name}" + (f" SCALE={scale}" if scale != "mini" else "")
+    own += f" DATA={shlex.quote(data)}" if data else ""
     lines = read_lines(folder / f"{name}.csv") if name in TABLES else []
     if lines:
         return "\n".join(

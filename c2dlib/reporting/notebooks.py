@@ -82,6 +82,7 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
                         progress_bar=False,
                         coalesce_streams=True,
                         stdout_file=_BarsOnly(),
+                        extra_arguments=["--log-level=CRITICAL"],  # errors of cells are in the notebook
                     )
             except papermill.PapermillExecutionError:
                 _keep(temporary, target.with_suffix(".failed.ipynb"))

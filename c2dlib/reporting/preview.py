@@ -57,7 +57,9 @@ def preview(
                 done += 1
             else:
                 missing[plan.student, canonical(plan.method), seed, *sorted(plan.changes.items())] = plan
-    counted = f"{len(plans)} rows" + (f", {len(plans) * seeds} runs" if seeds > 1 else "")
+    counted = f"{len(plans)} row{'s' * (len(plans) != 1)}" + (
+        f", {len(plans) * seeds} runs" if seeds > 1 else ""
+    )
     text = f"{counted}: {done} on this machine, {len(missing)} to train"
     if not missing or overrides or device not in ("auto", "cpu"):
         return text

@@ -71,6 +71,7 @@ def test_show_names_the_published_table_and_how_to_train(tmp_path):
         FileNotFoundError, match="table5 is not published for groceries-mini; published there"
     ):
         show("table5", "mini", "/somewhere/groceries")
+    assert "make reproduce-table1 DATA='/a b/groceries'\n" in show("table1", "mini", "/a b/groceries")
     with pytest.raises(FileNotFoundError, match="published there: nothing"):
         show("table5", "mini", root=tmp_path)
 

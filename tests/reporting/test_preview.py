@@ -70,10 +70,10 @@ def test_the_hash_of_a_folder_is_the_one_of_its_validation(place, tmp_path, fold
     ask = {"table": "table1", "scale": "smoke", "data": str(data), **ROWS, **folders} | {
         "methods": ("baseline",)
     }
-    assert preview(**ask).startswith("1 rows: 1 on this machine")
+    assert preview(**ask).startswith("1 row: 1 on this machine")
     annotations = data / "annotations" / "instances_val2017.json"
     annotations.write_text(annotations.read_text() + " ")
-    assert preview(**ask).startswith("1 rows: 0 on this machine")
+    assert preview(**ask).startswith("1 row: 0 on this machine")
 
 
 def test_a_misspelt_name_is_named(folders):

@@ -47,7 +47,7 @@ def write_notebook(folder: Path, code: str) -> None:
 
 
 def test_an_executed_notebook_shows_its_progress_in_the_terminal(tmp_path, monkeypatch, capfd):
-    """And nothing else: no output of cells, no warning of the kernel. The copy has no pink (stderr) text."""
+    """And nothing else: no output of cells, no warning of the kernel. The copy has nothing on stderr."""
     write_notebook(tmp_path, TRAINING)
     monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -55,9 +55,8 @@ def test_an_executed_notebook_shows_its_progress_in_the_terminal(tmp_path, monke
     path = notebooks.execute("small", place, {})
     printed = capfd.readouterr()
     assert "teacher: 100%" in printed.err and printed.out == ""
-    assert all(
-        line.strip().startswith("teacher:") for line in printed.err.replace("\r", "\n").split("\n") if line
-    )
+    shown = [line.strip() for line in printed.err.replace("\r", "\n").split("\n") if line.strip()]
+    assert all(line.startswith("teacher:") for line in shown), printed.err
     (stream,) = nbformat.read(path, 4).cells[-1].outputs
     assert stream.name == "stdout" and "teacher: 100%" in stream.text and stream.text.endswith("read me\n")
     assert stream.text.count("teacher:") == 1  # the last state of the bar
@@ -95,6 +94,6 @@ def test_ctrl_c_while_a_notebook_is_executed_is_one_line(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    (line,) = [text for text in err.splitlines() if text]
+    assert [text for text in err.splitlines() if text] == [line := err.strip()], err
     assert line.startswith("Interrupted. To go on: ") and line.endswith("-m c2dlib wait") and not out
     assert not list((tmp_path / "results").glob("*.ipynb"))

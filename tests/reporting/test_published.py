@@ -109,13 +109,14 @@ def test_records_of_further_seeds_are_used_and_no_table_loses_seeds_or_rows(site
 def test_figure3_keeps_more_seeds(site, capsys):
     workspace = site[0]
     runs = [
-        {"student": SSD, "method": "baseline", "seed": seed, "origin": "", "IoU": 50}
+        {"student": SSD, "method": "baseline", "seed": seed, "origin": "", "IoU": iou}
         | dict.fromkeys([*TYPES, BOXES], 1.0)
         for seed in (0, 1)
+        for iou in range(50, 100, 5)
     ]
     write_figure3(pd.DataFrame(runs), workspace)
     before = (workspace.results / "figure3.csv").read_text()
-    write_figure3(pd.DataFrame(runs[:1]), workspace)
+    write_figure3(pd.DataFrame(runs[:10]), workspace)
     assert (workspace.results / "figure3.csv").read_text() == before
     assert "figure3.csv: kept as it is" in capsys.readouterr().err
 

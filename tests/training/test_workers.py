@@ -74,7 +74,7 @@ def blocked(job, send):
 
 
 def test_ctrl_c_reaches_the_parent_alone():
-    """A terminal sends it to all processes; the traceback of a worker would hide the line of its parent."""
+    """A terminal sends it to every process; a worker's traceback would hide the parent's line."""
     worker = Worker(blocked, nothing)
     worker.start("job")
     while not (received := worker.messages()):
