@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import glob
 import json
 from collections import Counter
@@ -22,6 +21,10 @@ from c2dlib.deployment.student import Checkpoint, read_picture
 from c2dlib.files import write_whole
 from c2dlib.workspace import Progress
 
+COLOURS = (  # of Sasha Trubetskoy's "20 simple, distinct colors" (2017), the most distinct first
+    "e6194b 3cb44b ffe119 4363d8 f58231 911eb4 42d4f4 f032e6 bfef45 469990 "
+    "9a6324 800000 808000 000075 fabed4 dcbeff aaffc3 ffd8b1 a9a9a9 fffac8"
+)
 DEFAULT_THRESHOLD = 0.5  # of a checkpoint that has none of its own
 
 
@@ -135,9 +138,10 @@ def _boxes(student: Checkpoint, shown: list[dict]) -> Iterator[tuple[list[float]
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
-    """The colour of a class, RGB in 0..255: hues by the golden ratio, so that neighbours differ."""
-    red, green, blue = colorsys.hls_to_rgb((0.02 + 0.618034 * index) % 1, (0.42, 0.6)[index // 8 % 2], 0.85)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    """The colour of a class, RGB in 0..255; they repeat after ``COLOURS``."""
+    text = COLOURS.split()[index % len(COLOURS.split())]
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
 
 
 def draw(image: Tensor, boxes: list[tuple[list[float], str, tuple[int, int, int]]]) -> Image.Image:

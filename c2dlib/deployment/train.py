@@ -86,7 +86,9 @@ def _kept(e: Experiment, record: RunRecord) -> str:
     values = {int(step): metrics["mAP"] or 0.0 for step, metrics in record.validation.items()}
     best, last, planned = max(values, key=lambda step: (values[step], -step)), max(values), e.steps
     curve = ", ".join(f"{step}: {values[step]:.1f}" for step in sorted(values))
-    ended = f"; stopped after {last} of {planned} steps, {e.patience} evaluations without a higher mAP"
+    ended = (
+        f"; stopped after {last} of {planned} steps, {e.patience} evaluation(s) in a row without a higher mAP"
+    )
     return (
         f"{e.name}: mAP on val by step {curve}\n"
         f"  kept: step {best}{ended if planned and last < planned else ''}"

@@ -139,8 +139,9 @@ def test_a_student_of_an_earlier_version_is_loaded_with_a_note(place, trained, t
     workspace, data = place
     state = trained_student(trained[0], workspace).state_dict()
     path = tmp_path / "student.safetensors"
-    path.write_bytes(plain := save(state, {"c2dlib": json.dumps(runs.describe(trained[0], data))}))
-    assert evaluate(load_student(path), data, "test", "cpu") == trained[1].metrics
+    threshold = load_student(run_folder(trained[0], workspace)).threshold
+    path.write_bytes(plain := save(state, {"c2dlib": json.dumps(runs.describe(trained[0], data, threshold))}))
+    assert evaluate(load_student(path), data, "test", "cpu")[0] == trained[1].metrics
     assert sha256(plain) == trained[1].checkpoint_sha256  # which is the same in records of both versions
     assert f"{path}: has no hash of its own" in capsys.readouterr().err
 
