@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from c2dlib.config.experiment import Experiment, draw_of, experiment, known, scale_tables
+from c2dlib.config.experiment import Experiment, experiment, known, scale_tables
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.records import ROOT
@@ -310,12 +310,7 @@ def work_list(
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
         runs = tuple(
             experiment_for(
-                workspace,
-                folder,
-                plan.student,
-                plan.method,
-                seed,
-                **{"draw": draw_of(workspace.scale, seed)} | plan.changes | (overrides or {}),
+                workspace, folder, plan.student, plan.method, seed, **plan.changes, **(overrides or {})
             )
             for seed in range(first, first + seeds)
         )
