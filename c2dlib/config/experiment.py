@@ -521,6 +521,7 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
         "student": student,
         "method": method,
         "seed": seed,
+        "draw": draw_of(scale, seed),
     }
     at_scale, e = Experiment().replace(**settings), Experiment().replace(**{**settings, **overrides})
     if e.optimizer == "sgd" and e.batch_size != at_scale.batch_size and "lr" not in overrides:

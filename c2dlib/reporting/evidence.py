@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from c2dlib.config.experiment import Experiment, draw_of, experiment, scale_tables
+from c2dlib.config.experiment import Experiment, experiment, scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.evaluation.tide import BOXES
@@ -153,7 +153,6 @@ def own_runs(
             data=workspace.data_name,
             data_hash=record.experiment.get("data_hash", annotation_hash),
             eval_split="test",
-            draw=draw_of(workspace.scale, record.seed),
         )
         if e.hash() == record.hash:
             runs.append((e, record))

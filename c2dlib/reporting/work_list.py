@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from c2dlib.config.experiment import Experiment, draw_of, experiment, known, scale_tables
+from c2dlib.config.experiment import Experiment, experiment, known, scale_tables
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.files import read_csv
@@ -312,21 +312,14 @@ def work_list(
     rows, first = [], first_seed(table, workspace.scale)
     recorded = recorded_seeds(workspace.results) if with_recorded else {}
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
-        changes = plan.changes | (overrides or {})
-        runs = [
-            experiment_for(
-                workspace,
-                folder,
-                plan.student,
-                plan.method,
-                seed,
-                **{"draw": draw_of(workspace.scale, seed)} | changes,
-            )
-            for seed in range(first, first + seeds)
-        ]
+
+        def of_seed(seed: int, plan: RowPlan = plan) -> Experiment:
+            changes = plan.changes | (overrides or {})
+            return experiment_for(workspace, folder, plan.student, plan.method, seed, **changes)
+
+        runs = [of_seed(seed) for seed in range(first, first + seeds)]
         further = (s for s in recorded.get((plan.student, runs[0].method), []) if s >= first + seeds)
-        draws = (runs[0].replace(seed=seed, draw=draw_of(workspace.scale, seed)) for seed in further)
-        runs += [e for e in draws if finished(e, workspace)]
+        runs += [e for e in map(of_seed, further) if finished(e, workspace)]
         rows.append(Row(plan.student, plan.method, plan.paper, tuple(runs), plan.settings))
     return rows
 

@@ -292,7 +292,7 @@ def test_a_draw_is_another_training_set_teacher_and_backbone():
     with pytest.raises(ValueError, match="draw=1"):
         experiment("mini", SSD, draw=1)
     assert [draw_of("regimes", seed) for seed in (0, 1, 4, 7, 100)] == [0, 1, 0, 3, 0]
-    assert draw_of("mini", 3) == 0
+    assert draw_of("mini", 3) == 0 and experiment("regimes", SSD, seed=7).draw == 3
 
 
 def test_a_scale_like_another_has_its_settings_unless_it_says_otherwise():

@@ -16,7 +16,7 @@ PIXELS = {  # sha256; a change of these is a change of VERSION
     "graded": "677650e0078cdd1f893a9708c8241d62c70a4b115dce2b0d391df601f9fa316c",
     "other": "e721cb6d2da165154133d11c575b56d739c6efe34f796978c790ca5c6497c0fa",
     "merged": "677650e0078cdd1f893a9708c8241d62c70a4b115dce2b0d391df601f9fa316c",  # those of graded
-    "crowded": "TODO",
+    "crowded": "e501fd3eae370295e75c9cbeeb66cc62a8787ebdb7dc094f3b90b09f505c48b1",
 }
 ANNOTATIONS = "c4258c7dae09bc4af6bc514d9c47ccd5e4c2dc3e6254d1c6ef631cb9a68444e8"
 

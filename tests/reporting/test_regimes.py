@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from c2dlib.config.experiment import draw_of, experiment
+from c2dlib.config.experiment import experiment
 from c2dlib.records import ROOT, write_record
 from c2dlib.reporting import regimes
 from c2dlib.reporting.work_list import METRICS
@@ -20,7 +20,7 @@ def made(results: Path, mAPs: dict[str, list[float]], **changes) -> list:
     experiments = []
     for method, values in mAPs.items():
         for seed, mAP in enumerate(values):
-            e = experiment("regimes", SSD, method, seed, draw=draw_of("regimes", seed), **settings, **changes)
+            e = experiment("regimes", SSD, method, seed, **settings, **changes)
             data = {"annotation_hash": "d" * 12, "initial_weights": f"w{e.draw}"}
             r = record(e, mAP, experiment=e.identity(), data=data, eval_split="test", scale="regimes")
             write_record(r, results / FOLDER / "records")
