@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from c2dlib.config.experiment import check_scale, known, parse_override, scale_names
 from c2dlib.config.weights import WeightsError
-from c2dlib.records import RecordError
+from c2dlib.records import PUBLISHED, RecordError
 
 Scale = Annotated[str, arg(help=f"One of {', '.join(scale_names())}.", metavar="NAME")]
 Data = Annotated[str, arg(help="A COCO-format folder; empty: the embedded Badges.", metavar="FOLDER")]
@@ -127,6 +127,7 @@ def table(
     students: Students = (),
     methods: Methods = (),
     settings: Settings = (),
+    published: Published = False,
 ) -> int:
     """Write and print a table from the finished runs; nothing is trained.
 
@@ -138,8 +139,9 @@ def table(
     _loading(f"{name}, scale {scale}")
     from c2dlib.reporting import reproduce as library
 
+    results = PUBLISHED if published else Path("results")
     workspace, folder, rows = library.open_table(
-        name, scale, data, seeds, students, methods, overrides, device
+        name, scale, data, seeds, students, methods, overrides, device, results
     )
     library.print_table(name, workspace, folder, rows)
     return 0
@@ -323,9 +325,9 @@ def claims(scale: Scale = "mini", data: Data = "", published: Published = False)
 
 def _open(scale: str, data: str, published: bool):
     """The workspace of this machine's results, or of the published ones."""
-    from c2dlib.workspace import PUBLISHED, open_workspace
+    from c2dlib.workspace import open_workspace
 
-    return open_workspace(scale, data, **({"results": PUBLISHED} if published else {}))
+    return open_workspace(scale, data, PUBLISHED if published else Path("results"))
 
 
 def html(scale: Scale = "mini", data: Data = "", published: Published = False) -> int:

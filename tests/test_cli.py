@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -183,7 +184,9 @@ def test_a_tiny_table_from_end_to_end(here, capsys, monkeypatch):
     ]
     assert call(*arguments) == 0
     printed = capsys.readouterr().out
+    assert printed.startswith("2 rows: 0 on this machine, 2 to train\n")
     assert "29.4" in printed and "32.1" in printed and "mean nothing" in printed and "badges-smoke" in printed
+    assert max(map(len, printed.splitlines())) <= 100
     results = here / "results" / "badges-smoke"
     with open(results / "table2.csv") as file:
         rows = list(csv.DictReader(file))
@@ -221,7 +224,9 @@ def test_ctrl_c_is_no_traceback(here, monkeypatch, capsys):
 
     monkeypatch.setattr(schedule, "run_all", interrupted)
     assert call("table2", "--scale", "smoke") == 130
-    assert "Traceback" not in capsys.readouterr().err
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text]
+    assert line.startswith("Interrupted. To go on: ")
+    assert line.endswith("python -m c2dlib reproduce table2 --scale smoke --device cpu --jobs 1")
 
 
 def test_claims_and_pages_of_a_place_without_runs(here, capsys):
@@ -246,6 +251,8 @@ LIGHT = (
     [
         (["--help"], 0),
         (["reproduce", "--help"], 0),
+        (["show", "table2"], 0),
+        (["show", "table2", "--scale", "photos"], 2),
         (["reproduce", "table2", "--scale", "smok"], 2),
         (["plan", "table2", "--scale", "smok"], 2),
         (["run", "SSD300-VGG16", "KDcls", "--set", "steps"], 2),
@@ -258,6 +265,45 @@ def test_help_and_misspelt_options_do_not_wait_for_torch(arguments, code):
         [sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert answer.returncode == code and answer.stdout.splitlines()[-1] == "[]", answer
+
+
+FIRST_LINE = (
+    "import sys; sys.modules['torch'] = sys.modules['pandas'] = None\n"
+    "from c2dlib.cli import main; main(sys.argv[1:])"
+)
+
+
+@pytest.mark.parametrize(
+    "line, arguments",
+    [
+        ("30 rows: 0 on this machine, 30 to train", ["reproduce", "table2", "--scale", "smoke"]),
+        ("24 rows: 0 on this machine, 24 to train", ["reproduce", "figure3", "--scale", "smoke"]),
+        ("figure4, scale smoke", ["reproduce", "figure4", "--scale", "smoke"]),
+        ("table2, scale mini", ["table", "table2"]),
+        ("plan of table2, scale coco", ["plan", "table2", "--scale", "coco"]),
+        ("SSD300-VGG16 ours, seed 0, scale mini", ["run", "SSD300-VGG16", "ours"]),
+        ("data my photos", ["data", "--data", "my photos"]),
+        ("claims, scale mini", ["claims"]),
+        ("pages, scale mini", ["html"]),
+        ("publishing the results of scale mini", ["publish"]),
+        ("README's tables", ["readme"]),
+        ("bench: counts", ["bench", "--what", "counts"]),
+        ("runs/x", ["evaluate", "runs/x"]),
+        ("runs/x", ["detect", "runs/x", "a.jpg"]),
+        ("runs/x", ["export", "runs/x", "a.onnx"]),
+    ],
+)
+def test_the_first_line_does_not_wait_for_torch(here, line, arguments):
+    """Here torch and pandas cannot be imported: the line stands before, and all the rest fails."""
+    answer = subprocess.run(
+        [sys.executable, "-c", FIRST_LINE, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout.startswith(line), answer.stderr
+    assert answer.stdout.count("\n") == 1 and ("torch" in answer.stderr or "pandas" in answer.stderr)
 
 
 def test_names_lists_every_table_scale_student_and_method(capsys):

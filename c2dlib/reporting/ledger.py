@@ -42,7 +42,7 @@ def ledger_text(found: Evidence, published: bool = False) -> str:
     parts = found.parts
     paragraphs = [
         "## The fifteen primary claims",
-        _status(found, claims_file(published)),
+        _status(found, published),
         _counts(parts.drop_duplicates("id").verdict, found.regime.exploratory),
         _table(parts, found.regime.exploratory),
         f"![{ALT}]({FIGURE})",
@@ -90,10 +90,14 @@ def verdicts(found: Evidence | None, rows: set[tuple[str, str]]) -> str:
     return note + _table(lines, found.regime.exploratory)
 
 
-def _status(found: Evidence, file: str) -> str:
+def _status(found: Evidence, published: bool) -> str:
+    file = claims_file(published)
     if found.regime.exploratory:
+        runs = (
+            "these runs and with knowledge of them" if published else "the published runs of the same seeds"
+        )
         return (
-            f"**Exploratory.** {file} was written after these runs and with knowledge of them, so "
+            f"**Exploratory.** {file} was written after {runs}, so "
             "they cannot test its claims. The same statistics on the same rows show what they suggest; no "
             "claim is called reproduced or contradicted here. Seed 0 also chose settings, on val."
         )

@@ -31,6 +31,7 @@ PIECES = {
 }  # what `reproduce` takes besides the tables -> its notebook
 # Environment variable, set while a notebook is executed: figures are shown in place of widgets.
 HEADLESS = "C2D_HEADLESS"
+BAR = re.compile(r"\r[^\r\n]*\n?")  # a progress bar, as tqdm writes it
 
 
 def parameters(name: str) -> list[str]:
@@ -80,6 +81,7 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
                         progress_bar=False,
                         coalesce_streams=True,
                         stdout_file=_BarsOnly(),
+                        extra_arguments=["--log-level=CRITICAL"],  # errors of cells are in the notebook
                     )
             except papermill.PapermillExecutionError:
                 _keep(temporary, target.with_suffix(".failed.ipynb"))
@@ -95,7 +97,7 @@ class _BarsOnly:
     """A file that passes the progress bars of an executed notebook on to stderr, and nothing else."""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text[text.index("\r") :] if "\r" in text else "")
+        sys.stderr.write("".join(BAR.findall(text)))
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -65,7 +65,7 @@ def preview(
     cores = jobs or os.cpu_count() or 1
     if math.isnan(seconds):
         return f"{text}; how long is not known, nothing is published for these rows"
-    where = f"{cores} core{'s' * (cores > 1)} (as long as the published runs took)"
+    where = f"{cores} core{'s' * (cores > 1)} (as the published runs took)"
     return f"{text}, about {_duration(seconds / cores)} on {where}"
 
 

@@ -10,7 +10,7 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.records import ROOT
 from c2dlib.reporting import console, notebooks, tables, work_list
 from c2dlib.reporting.notes import notes
-from c2dlib.reporting.published import agreement
+from c2dlib.reporting.published import agreement, is_published
 from c2dlib.training import schedule
 from c2dlib.training.run import finished
 from c2dlib.workspace import Workspace, open_workspace
@@ -25,6 +25,7 @@ def open_table(
     methods: tuple[str, ...],
     overrides: dict,
     device: str = "auto",
+    results: Path = Path("results"),
 ) -> tuple[Workspace, CocoFolder, list[work_list.Row]]:
     """The workspace, the data and the wanted rows of a table.
 
@@ -33,6 +34,7 @@ def open_table(
         seeds: runs per row, with the seeds 0, 1, ...
         students, methods: only these; empty: all.
         overrides: settings of Experiment to change in every row.
+        results: the parent of this machine's results; ``PUBLISHED``: of the published ones.
 
     Raises:
         ValueError: for an unknown name or setting, before anything is written.
@@ -43,7 +45,7 @@ def open_table(
     work_list.plan_rows(
         table, scale, seeds, list(students), list(methods), overrides, Path(data).name if data else "badges"
     )
-    workspace, folder = open_workspace(scale, data, device=device)
+    workspace, folder = open_workspace(scale, data, results, device=device)
     return (
         workspace,
         folder,
@@ -61,7 +63,8 @@ def print_table(
     """
     frame = tables.write_table(table, rows, workspace, folder)
     done, path = int((frame.seeds > 0).sum()), workspace.results / table
-    print(f"{work_list.TABLES[table].title}\n\n{console.text_table(frame.to_dict('records'))}\n")
+    shown = console.published_table if is_published(workspace) else console.text_table
+    print(f"{work_list.TABLES[table].title}\n\n{shown(frame.to_dict('records'))}\n")
     for note in notes(workspace, folder, tables.collect(rows, workspace)):
         print(textwrap.fill(f"- {note.replace('**', '')}", console.WIDTH, subsequent_indent="  "))
     print(f"\n{done} of {len(frame)} rows have a finished run. Written: {path}.csv, .md{also}")

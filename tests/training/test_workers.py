@@ -69,6 +69,21 @@ def test_a_worker_that_died_without_a_job_is_replaced():
     workers[0].end()
 
 
+def blocked(job, send):
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_reaches_the_parent_alone():
+    """A terminal sends it to every process; a worker's traceback would hide the parent's line."""
+    worker = Worker(blocked, nothing)
+    worker.start("job")
+    while not (received := worker.messages()):
+        time.sleep(0.05)
+    worker.end()
+    assert received == [("result", True)]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 PARENT = """
 import signal, sys, time
 from c2dlib.training.workers import Worker
