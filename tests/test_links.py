@@ -1,6 +1,5 @@
 """No dead link: in Markdown files, in notebooks and their executed copies, and in the pages made of them."""
 
-import re
 import shutil
 import subprocess
 from html.parser import HTMLParser

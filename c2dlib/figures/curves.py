@@ -6,7 +6,7 @@ from textwrap import fill
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from c2dlib.config.methods import IMITATIONS, PARTS
 from c2dlib.figures.style import (
@@ -55,7 +55,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
     lines = {s: -(-len(labels) // columns) for s, labels in per_student.items()}
     count = max(sum(lines.values()), 1)
     figure, grid = new_figure(
-        count, columns, (max(PAGE * columns / widest, 4.5), 1.4 * count + 0.6), sharex=True
+        count, columns, (max(PAGE * columns / widest, 6.2), 1.4 * count + 0.6), sharex=True
     )
     first = 0
     for student in students:
@@ -65,7 +65,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
             plain = "baseline" + label[label.find(", ") :] if ", " in label else "baseline"
             references = baselines.get((student, plain)) or baselines.get((student, "baseline"), [])
             _losses(ax, panels[student, label], references)
-            ax.set_title(fill(label, 26), fontsize=STYLE["font.size"])
+            ax.set_title(fill(label, 30), fontsize=STYLE["font.size"])
         shown = axes[: len(per_student[student])]
         low, high = (end(ax.get_ylim()[i] for ax in shown) for i, end in enumerate((min, max)))
         for i, ax in enumerate(axes):
@@ -73,9 +73,12 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
                 ax.set_axis_off()
                 continue
             ax.set_ylim(low, high)
+            ax.set_yticks(_log_ticks(low, high))
             if i % columns:
                 ax.tick_params(labelleft=False)
         axes[0].set_ylabel(student)
+    for column in zip(*grid, strict=True):
+        [*(ax for ax in column if ax.axison)][-1].tick_params(labelbottom=True)
     if records:
         figure.supxlabel("training step")
         legend_above(figure, [ax for row in grid for ax in row])
@@ -85,6 +88,16 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
         + listed([f"{s} {label} {_ends(runs)}" for (s, label), runs in panels.items()], most=8)
     )
     return figure
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """The numbers at which a logarithmic axis has ticks: powers of ten, and more only where those are few."""
+    ticks: list[float] = []
+    for steps in ((1,), (1, 3), (1, 2, 3, 5)):
+        ticks = [step * 10.0**k for k in range(-9, 10) for step in steps if low <= step * 10.0**k <= high]
+        if len(ticks) >= 2:
+            break
+    return ticks
 
 
 def _terms(record: RunRecord) -> tuple[list[float], list[float]]:
@@ -129,7 +142,6 @@ def _losses(ax: Axes, runs: list[RunRecord], baselines: list[RunRecord]) -> None
     ax.set_xlim(left=0)
     ax.locator_params(axis="x", nbins=3)
     ax.set_yscale("log", nonpositive="mask")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=5))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 

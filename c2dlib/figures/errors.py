@@ -224,7 +224,7 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
         s for s, runs in by_class.groupby("student", sort=False) if {method, other} <= set(runs.method)
     ]
     classes = by_class["class"].unique().tolist()
-    size = (max(2.0 * len(students) + 1.2, 7.2), 1.6 + 0.21 * len(classes))
+    size = (PAGE, 1.6 + 0.21 * len(classes))
     figure, grid = new_figure(1, max(len(students), 1), size, sharex=True, sharey=True)
     what = f"{method_label(method)} − {method_label(other)}"
     if not students:

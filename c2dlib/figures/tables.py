@@ -46,6 +46,7 @@ def table_bars(frame: pd.DataFrame) -> Picture:
     )
     figure, grid = new_figure(1, len(students), size, sharex=True, sharey=True)
     sentences, baselines = [], False
+    apart = 0.19 if frame.paper_mAP.notna().any() else 0  # the paper's bars above, the reproduced below
     for ax, student in zip(grid[0], students, strict=True):
         rows = frame[frame.student == student]
         base = _baseline(rows)
@@ -54,12 +55,12 @@ def table_bars(frame: pd.DataFrame) -> Picture:
             row = rows.loc[method]
             paper = row.paper_mAP - base.paper_mAP
             if pd.notna(paper):
-                ax.barh(y - 0.19, paper, 0.34, **PAPER, label="paper")
+                ax.barh(y - apart, paper, 0.34, **PAPER, label="paper")
             if pd.isna(row.get("gain")):
                 why = "no baseline" if row.status == "done" else row.status.split(":")[0]
                 ax.annotate(
                     why,
-                    (0, y + 0.19),
+                    (0, y + apart),
                     (4, 0),
                     textcoords="offset points",
                     va="center",
@@ -67,11 +68,11 @@ def table_bars(frame: pd.DataFrame) -> Picture:
                     style="italic",
                 )
                 continue
-            ax.barh(y + 0.19, row.gain, 0.34, color=BLUE, label="reproduced")
+            ax.barh(y + apart, row.gain, 0.34, color=BLUE, label="reproduced")
             if pd.notna(row.gain_low):
                 ax.plot(
                     [row.gain_low, row.gain_high],
-                    [y + 0.19] * 2,
+                    [y + apart] * 2,
                     color="black",
                     marker="|",
                     label="95 % interval over seeds",
@@ -134,7 +135,7 @@ def gain_over_cost(frame: pd.DataFrame) -> Picture:
         return figure
     columns = min(len(students), 2)
     lines = [students[i : i + columns] for i in range(0, len(students), columns)]
-    tall = [1.2 + 0.19 * max(sum(frame.student == s) + 3 for s in line) for line in lines]
+    tall = [max(2.6, *(1.8 + 0.19 * sum(frame.student == s) for s in line)) for line in lines]
     figure, grid = new_figure(len(lines), columns, (4.2 * columns + 0.3, sum(tall)), height_ratios=tall)
     axes = [ax for row in grid for ax in row]
     for ax, student in zip(axes, students, strict=False):

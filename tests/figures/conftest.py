@@ -28,8 +28,7 @@ def shown_texts(figure: Picture) -> list[Text]:
             texts += [ax.title, ax.xaxis.label, ax.yaxis.label]
             for axis in (ax.xaxis, ax.yaxis):
                 low, high = sorted(axis.get_view_interval())
-                ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
-                texts += [label for place, label in ticks if low <= place <= high]
+                texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
 
@@ -43,7 +42,8 @@ def drawn():
         assert figure.get_figwidth() <= PAGE
         texts = shown_texts(figure)
         assert all(text.get_fontsize() >= TEXT for text in figure.findobj(Text) if text.get_text().strip())
-        boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in texts]
+        # of an annotation the text alone, without its arrow
+        boxes = [(text.get_text(), Text.get_window_extent(text).padded(-1)) for text in texts]
         page = figure.bbox.padded(2)
         for name, box in boxes:
             assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1, name

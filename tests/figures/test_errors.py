@@ -110,6 +110,8 @@ def test_errors_per_class_draws_the_types_that_change_and_names_the_rest(drawn):
     assert "A: Loc -3.0 to +0.0." in figure.alt
     whole = frame.replace({"method": {"ours": "KDcls+loc+KDloc"}})  # the same method by its parts
     assert drawn(figures.errors_per_class(whole, "ours")).alt == figure.alt
+    every = frame.assign(**{kind: frame.Loc for kind in TYPES})
+    assert len(drawn(figures.errors_per_class(every, "ours")).legends[0].get_texts()) == len(TYPES)
     alone = drawn(figures.errors_per_class(frame[frame.method == "ours"], "ours"))
     assert texts(alone.axes[0]) == ["no student has runs of both C2D and baseline"]
 
