@@ -132,8 +132,6 @@ def test_notebook_shows_the_method_at_work(name, pictures, page, lab):
     page.locator(".jp-Notebook").evaluate("element => element.scrollTo(0, 0)")
     assert page.get_by_text("Open to run: notebooks/").first.is_visible()
     photograph(page, f"{name}-top")
-    described = page.locator(".jp-OutputArea img").evaluate_all("images => images.map(image => image.alt)")
-    assert described and all(described)
     if name == "00_method":
         equation = page.locator("mjx-container").first  # JupyterLab's own MathJax
         equation.scroll_into_view_if_needed()

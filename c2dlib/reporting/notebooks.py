@@ -187,10 +187,7 @@ def html(workspace: Workspace) -> Path:
             f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one, "
             "`make html ARGS=--published` renders the published ones"
         )
-    exporter, items, folder = HTMLExporter(), [], workspace.results / "html"
-    exporter.mathjax_url = exporter.require_js_url = exporter.jquery_url = (
-        ""  # nothing is loaded from the network
-    )
+    exporter, items, folder = HTMLExporter(raw_template=WITHOUT_SCRIPTS), [], workspace.results / "html"
     exporter.register_filter("markdown2html", markdown_to_html)
     pages = {path.stem for path in executed}
     for path in executed:
@@ -209,13 +206,7 @@ def html(workspace: Workspace) -> Path:
     for path in (
         path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()
     ):
-        text = (
-            path.read_text(encoding="utf-8")
-            .replace("(reading.md)", "(reading.html)")
-            .replace("(claims.md)", "(claims.html)")
-            .replace("(../", "(../../")
-            .replace("(claims.png)", "(../claims.png)")
-        )
+        text = LINK.sub(_from_page, path.read_text(encoding="utf-8"))
         write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown_to_html(text)))
         items.insert(
             0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>'
@@ -238,6 +229,19 @@ def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")  # of Markdown, to a file
+
+
+def _from_page(link: re.Match) -> str:
+    """A link of a Markdown file as its page needs it, which is a folder deeper."""
+    name = link[1].removesuffix(".md")
+    return f"]({name}.html" if name in ("reading", "claims") else f"](../{link[1]}"
+
+
+# nbconvert's page without the scripts that it loads from the network.
+WITHOUT_SCRIPTS = "{% extends 'lab/index.html.j2' %}" + "".join(
+    f"{{% block html_head_{name} %}}{{% endblock %}}" for name in ("js", "js_mathjax", "js_mermaidjs")
+)
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>c2dlib: {name}</title>
