@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 
 from IPython.display import Markdown
-from matplotlib.figure import Figure
 from torch import nn
 
 from c2dlib.figures.evaluation import validation_curves
+from c2dlib.figures.style import Picture
 from c2dlib.figures.pages import PairPage, bullets
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
@@ -37,7 +37,7 @@ class OwnDataPage(PairPage):
         """What to know before believing the numbers."""
         return bullets(caveats(self.pairs, self.records, self.folder.image_counts))
 
-    def curves(self) -> Figure | str:
+    def curves(self) -> Picture | str:
         """mAP on val along training, where the settings ask for it."""
         validated = [record for record in self.records.values() if record.validation]
         if validated:

@@ -6,17 +6,26 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from c2dlib.config.methods import canonical
-from c2dlib.figures.style import BLUE, GREY, ORANGE, method_style, new_figure, plain_axes, save
+from c2dlib.figures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PAGE,
+    Picture,
+    listed,
+    method_style,
+    new_figure,
+    plain_axes,
+    save,
+    show_legend,
+)
 from c2dlib.records import ROOT
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.regimes import COMPARED, PLACES, missing, write_regimes
-
-FONT = 9
 
 
 class RegimesPage:
@@ -30,13 +39,13 @@ class RegimesPage:
         self.results = Path(results or ROOT / "results")
         self.baselines, self.gains = write_regimes(self.results)
 
-    def plot(self) -> Figure:
+    def plot(self) -> Picture:
         """``regimes_plot``, also written as ``regimes.png``."""
         return save(regimes_plot(self.baselines, self.gains), self.results / "regimes.png")
 
     def table(self) -> Markdown:
         """The table and the notes of ``regimes.md``."""
-        text = (self.results / "regimes.md").read_text()
+        text = (self.results / "regimes.md").read_text(encoding="utf-8")
         return Markdown("\n".join(line for line in text.splitlines() if not line.startswith(("# ", "!["))))
 
     def missing(self) -> Markdown:
@@ -44,7 +53,7 @@ class RegimesPage:
         return Markdown("\n".join(f"- {sentence}" for sentence in missing(self.baselines, self.gains)))
 
 
-def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
+def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
     """A row per data set and student: left the baseline's errors, right the gains in mAP with intervals.
 
     A data set without runs has a row that says so.
@@ -58,7 +67,7 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
         for student in (list(baselines[baselines.place == place.name].student) or [""])
     ]
     figure, (axes,) = new_figure(
-        1, 1 + len(COMPARED), (12.0, 1.9 + 0.42 * len(rows)), sharey=True, width_ratios=[1.5] + [1] * 4
+        1, 1 + len(COMPARED), (PAGE, 2.1 + 0.46 * len(rows)), sharey=True, width_ratios=[1.5] + [1] * 4
     )
     errors, *panels = axes
     shown = gains[gains.metric == "mAP"].set_index(["place", "student", "method"])
@@ -70,7 +79,6 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
                 "not run yet",
                 transform=errors.get_yaxis_transform(),
                 color=GREY,
-                fontsize=FONT,
                 va="center",
             )
             continue
@@ -78,7 +86,7 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
         errors.barh([y - 0.17, y + 0.17], [line.Cls50, line.Loc50], height=0.32, color=[BLUE, ORANGE])
         for offset, cost in ((-0.17, line.Cls50), (0.17, line.Loc50)):
             text = "not measured" if pd.isna(cost) else f" {cost:.1f}"
-            errors.text(0 if pd.isna(cost) else cost, y + offset, text, fontsize=FONT - 1, va="center")
+            errors.text(0 if pd.isna(cost) else cost, y + offset, text, va="center")
         for ax, pair in zip(panels, COMPARED.items(), strict=True):
             for method, offset, filled in ((pair[0], -0.13, True), (pair[1], 0.17, False)):
                 if (*row, canonical(method)) in shown.index:
@@ -90,21 +98,28 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
                     ax.plot(gain.gain, y + offset, "o", color=color, markerfacecolor=face, markersize=5)
     for ax, (method, control) in zip(panels, COMPARED.items(), strict=True):
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_title(f"{method_label(method)}\n(open: {method_label(control)})", fontsize=FONT)
-        ax.set_xlabel("gain, mAP", fontsize=FONT)
-    errors.set_title("the baseline loses, at IoU .50", fontsize=FONT)
-    errors.set_xlabel("AP points", fontsize=FONT)
+        ax.set_title(f"{method_label(method)}\n○ {method_label(control)}")
+        ax.set_xlabel("gain, mAP")
+    errors.set_title("the baseline loses, at IoU .50")
+    errors.set_xlabel("AP points")
     errors.margins(x=0.15)
     _finish(figure, axes, rows)
+    measured = [
+        f"{line.place}, {line.student}: {line.Cls50:.1f} to classes, {line.Loc50:.1f} to boxes"
+        for line in baselines.itertuples()
+        if pd.notna(line.Loc50)
+    ]
+    figure.alt = "AP points that the baselines lose at IoU .50, beside what each loss gains. " + listed(
+        measured
+    )
     return figure
 
 
-def _finish(figure: Figure, axes: list, rows: list[tuple[str, str]]) -> None:
+def _finish(figure: Picture, axes: list, rows: list[tuple[str, str]]) -> None:
     """Row labels, one range for all gains, lines between data sets, and the legend."""
     for ax in axes:
         plain_axes(ax)
         ax.grid(axis="y", visible=False)
-        ax.tick_params(labelsize=FONT)
         for y in range(1, len(rows)):
             if rows[y][0] != rows[y - 1][0]:
                 ax.axhline(y - 0.5, color="#BFBFBF", linewidth=0.7)
@@ -124,4 +139,4 @@ def _finish(figure: Figure, axes: list, rows: list[tuple[str, str]]) -> None:
         Line2D([], [], marker="o", color=GREY, markerfacecolor="white"),
     ]
     names = ["wrong classes", "inexact boxes", "method, with 95 % interval", "what it is compared with"]
-    figure.legend(keys, names, loc="outside lower center", ncols=4, fontsize=FONT, frameon=False)
+    show_legend(figure, keys, names, 4)
