@@ -9,8 +9,8 @@ from IPython.display import Markdown
 from torch import nn
 
 from c2dlib.figures.evaluation import validation_curves
-from c2dlib.figures.style import Picture
 from c2dlib.figures.pages import PairPage, bullets
+from c2dlib.figures.style import Picture
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.own_data import caveats, gain_text, result

@@ -15,6 +15,7 @@ from c2dlib.figures.style import (
     GREY,
     ORANGE,
     PAGE,
+    TEXT,
     Picture,
     listed,
     method_style,
@@ -98,9 +99,9 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
                     ax.plot(gain.gain, y + offset, "o", color=color, markerfacecolor=face, markersize=5)
     for ax, (method, control) in zip(panels, COMPARED.items(), strict=True):
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_title(f"{method_label(method)}\n○ {method_label(control)}")
+        ax.set_title(f"{method_label(method)}\n○ {method_label(control)}", fontsize=TEXT)
         ax.set_xlabel("gain, mAP")
-    errors.set_title("the baseline loses, at IoU .50")
+    errors.set_title("the baseline loses,\nat IoU .50", fontsize=TEXT)
     errors.set_xlabel("AP points")
     errors.margins(x=0.15)
     _finish(figure, axes, rows)

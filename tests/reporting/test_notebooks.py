@@ -238,6 +238,13 @@ def test_figures_run_headless(name, figures, workspace):
         assert len(list((workspace.results / "errors").glob("*.json"))) >= 2
 
 
+def test_notebook_without_published_results_is_not_executed_on_them():
+    with pytest.raises(
+        ValueError, match="own_loop.ipynb does not show published results: make reproduce-own_loop"
+    ):
+        notebooks.execute_published("own_loop", "mini")
+
+
 def test_misspelt_parameter_is_refused_before_anything_runs(workspace):
     with pytest.raises(ValueError, match="no parameter sedes; it has scale, data, seeds"):
         notebooks.execute("table1", workspace, parameters(workspace, sedes=3))
