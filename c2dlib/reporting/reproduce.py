@@ -67,7 +67,7 @@ def print_table(
     print(f"{work_list.TABLES[table].title}\n\n{shown(frame.to_dict('records'))}\n")
     for note in notes(workspace, folder, tables.collect(rows, workspace)):
         print(textwrap.fill(f"- {note.replace('**', '')}", console.WIDTH, subsequent_indent="  "))
-    print(f"\n{done} of {len(frame)} rows have a finished run. Written: {path}.csv, .md{also}")
+    print(f"\n{done} of {len(frame)} rows have a finished run.\nWritten: {path}.csv, .md{also}")
     if sentence := agreement(frame):
         print(textwrap.fill(sentence, console.WIDTH))
 
