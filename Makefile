@@ -3,7 +3,7 @@
 
 ## the Python >= 3.11 that a new .venv is made from
 PYTHON ?= python3
-## smoke (seconds), mini (minutes on a laptop), photos (photographs) or coco (the paper's scale)
+## smoke (seconds), mini (minutes on a laptop), photos (photographs), regimes (when does it help) or coco (the paper's scale)
 SCALE ?= mini
 ## a COCO-format folder; empty: the embedded Badges data set
 DATA ?=

@@ -272,7 +272,7 @@ def data(
 
     Without options, say what to download from where.
     """
-    _loading(" ".join(["data", name, folder]).rstrip())
+    _loading(" ".join(filter(None, ["data", name, folder])))
     from c2dlib.data.groceries import make_groceries
     from c2dlib.data.published import check_data, downloads
 

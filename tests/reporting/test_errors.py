@@ -51,8 +51,10 @@ def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(errors, "tide", None)
         pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
-    del (older := json.loads(kept.read_text()))["by_iou"]["columns"][-1]  # a file without box_ap
-    older["by_iou"]["data"] = [row[:-1] for row in older["by_iou"]["data"]]
+    older = json.loads(kept.read_text())  # a file without box_ap and ranking
+    kept_columns = older["by_iou"]["columns"].index("AP_boxes")
+    del older["by_iou"]["columns"][kept_columns:]
+    older["by_iou"]["data"] = [row[:kept_columns] for row in older["by_iou"]["data"]]
     write_whole(kept, json.dumps(older))
     assert run_errors(e, workspace).by_iou.AP_boxes.isna().all() and first.by_iou.AP_boxes.notna().all()
 

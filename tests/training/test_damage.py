@@ -27,6 +27,7 @@ from c2dlib.training.run import (
     sweep_leftovers,
     trained_student,
 )
+from c2dlib.training.validator import read_working_file
 from c2dlib.workspace import open_workspace
 from tests.damage import damages
 
@@ -92,10 +93,10 @@ def test_any_changed_or_missing_byte_of_a_working_file_is_named(tmp_path, capsys
     ):
         path = tmp_path / name
         path.write_text(whole := json_with_hash(body))
-        assert runs._read_working_file(path) == body
+        assert read_working_file(path) == body
         for damaged in damages(whole.encode(), 0):
             path.write_bytes(damaged)
-            assert runs._read_working_file(path) is None, damaged
+            assert read_working_file(path) is None, damaged
             assert f"{path}: damaged (" in capsys.readouterr().err
 
 
