@@ -13,12 +13,13 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from c2dlib.config.experiment import EMBEDDED, embedded
 from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
 
 PACKAGES = ["torch", "torchvision", "timm", "accelerate", "hotcoco", "pycocotools", "numpy"]
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 PUBLISHED = ROOT / "results" / "published"  # what the project publishes: <data>-<scale>/
+# Data sets that are made here, where DATA names no folder -> their family, see data/badges.py.
+EMBEDDED = {"badges": "graded", "badges-4": "merged", "badges-crowded": "crowded"}
 
 
 class RecordError(Exception):
@@ -72,6 +73,16 @@ class RunRecord:
         Records without this entry have ''; all such records of one data set come from one machine.
         """
         return self.data.get("initial_weights", "")
+
+
+def embedded(data: str | Path) -> str:
+    """The name of the embedded data set that ``data`` means; "" for a folder of one's own.
+
+    Args:
+        data: a folder, or a name in EMBEDDED where there is no folder of that name; empty: Badges.
+    """
+    name = str(data) or "badges"
+    return name if name in EMBEDDED and not (data and Path(data).exists()) else ""
 
 
 def data_name(data: str | Path) -> str:

@@ -15,13 +15,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from c2dlib import distributed
-from c2dlib.config.experiment import EMBEDDED, embedded, scale_data, scale_tables
+from c2dlib.config.experiment import scale_data, scale_tables
 from c2dlib.config.identity import digest
 from c2dlib.data.badges import VERSION, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.layouts import load_data
 from c2dlib.data.validation import DataError
-from c2dlib.records import PUBLISHED, results_name
+from c2dlib.records import EMBEDDED, PUBLISHED, embedded, results_name
 
 PUBLISHED_WEIGHTS = PUBLISHED / "weights"  # a few checkpoints with their detections, laid out as runs/ is
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all

@@ -66,7 +66,7 @@ def test_folders_files_and_classes_may_have_any_name(here, capsys):
 
     row[3] = "baseline"
     assert main(["table", "table1", *options, *row]) == 0
-    assert "1 of 1 rows are done" in capsys.readouterr().out
+    assert "1 of 1 rows have a finished run" in capsys.readouterr().out
     assert pd.read_csv(results / "table1.csv").status.tolist() == ["done"]
     assert main(["html", *options[:4]]) == 0
     assert "your_data.html" in (results / "html/index.html").read_text(encoding="utf-8")

@@ -15,11 +15,10 @@ from c2dlib.config.identity import USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES, Architecture
 from c2dlib.config.weights import SOURCES, check_reference
+from c2dlib.records import EMBEDDED
 
 SCALES = Path(__file__).parent / "scales"
 PRESETS = Path(__file__).parent / "presets"  # as scales, for `train` on data of one's own; no table has them
-# Data sets that are made here, where DATA names no folder -> their family, see data/badges.py.
-EMBEDDED = {"badges": "graded", "badges-4": "merged", "badges-crowded": "crowded"}
 
 
 def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "student", since: int = 1):
@@ -470,16 +469,6 @@ def scale_tables(scale: str) -> dict:
 def scale_data(scale: str) -> dict:
     """How many Badges scenes a scale has per split."""
     return _read_scale(scale)["badges"]
-
-
-def embedded(data: str | Path) -> str:
-    """The name of the embedded data set that ``data`` means; "" for a folder of one's own.
-
-    Args:
-        data: a folder, or a name in EMBEDDED where there is no folder of that name; empty: Badges.
-    """
-    name = str(data) or "badges"
-    return name if name in EMBEDDED and not (data and Path(data).exists()) else ""
 
 
 def draw_of(scale: str, seed: int) -> int:

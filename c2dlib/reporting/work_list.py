@@ -116,7 +116,7 @@ def _train_share(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _longer(e: Experiment, times: float) -> dict:
-    return {"steps": round(e.steps * times)} if e.steps else {"epochs": e.epochs * times}
+    return {"steps": round(e.steps * times)} if e.steps else {"epochs": round(e.epochs * times)}
 
 
 def _schedule(line: dict, e: Experiment) -> tuple[str, dict]:

@@ -286,13 +286,16 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
     )
     assert "record: results/badges-smoke/records/SSD512-VGG16.baseline.s0" in capsys.readouterr().out
     assert main(["plan", "table2", *options]) == 0 and "every run is finished" in capsys.readouterr().out
-    assert main(["table", "table2", *options]) == 0 and "1 of 1 rows are done" in capsys.readouterr().out
+    assert (
+        main(["table", "table2", *options]) == 0
+        and "1 of 1 rows have a finished run" in capsys.readouterr().out
+    )
     more = list(options)
     more.insert(more.index("baseline") + 1, "FKD")
     assert main(["table", "table2", *more]) == 0
     printed = capsys.readouterr().out
     assert (
-        "1 of 2 rows are done" in printed
+        "1 of 2 rows have a finished run" in printed
         and "not run" in printed
         and not list((tmp_path / "runs/badges-smoke").glob("*FKD*"))
     )

@@ -257,12 +257,12 @@ def test_a_row_whose_imitation_swamps_the_detector_says_so(place):
     for row in rows:
         curve = own | curves.get(row.method, {})
         write_record(record(row.experiments[0], curve=curve), workspace.results / "records")
-    frame = write_table("table2x", rows, workspace, folder)
+    write_table("table2x", rows, workspace, folder)
     text = (workspace.results / "table2x.md").read_text()
-    assert [line["method"] for line in cells(text)] == [
+    assert [line["method"] for line in cells(text) if line["student"] == "RetinaNet-R50"] == [
         "baseline",
         "KD (its loss begins 1,200 times as large as the detector's own)",
         "FGFI",
         "*KDcls-labels* (control)",
-    ][: len(frame)]
+    ][: len(rows)]
     assert "an effect of the loss's scale" in text
