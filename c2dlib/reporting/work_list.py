@@ -310,6 +310,8 @@ def work_list(
     from c2dlib.training.run import experiment_for, finished
 
     rows, first = [], first_seed(table, workspace.scale)
+    # choices are made with one seed, whatever else was tried on val
+    with_recorded = with_recorded and table != "choices"
     recorded = recorded_seeds(workspace.results) if with_recorded else {}
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
 
