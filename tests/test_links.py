@@ -83,11 +83,14 @@ def test_links_of_files_resolve(path):
 
 
 def test_links_of_pages_resolve(tmp_path):
-    """Pages lead to one another, and to what is beside their folder."""
+    """Pages lead to one another and to copies of files, nowhere outside their folder: it can be published."""
     folder = PUBLISHED / "badges-mini"
     names = ["00_method.ipynb", "01_teacher.ipynb", "table1.ipynb", "claims.md", "reading.md"]
-    workspace = Workspace("mini", tmp_path, tmp_path / "badges-mini", tmp_path / "runs", "cpu")
-    workspace.results.mkdir()
+    names += ["claims.png", "choices.md", "figure3.md"]
+    results = tmp_path / "published" / "badges-mini"
+    workspace = Workspace("mini", tmp_path, results, tmp_path / "runs", "cpu")
+    workspace.results.mkdir(parents=True)
+    shutil.copy(PUBLISHED.parent / "primary_claims.yaml", tmp_path)
     for name in names:
         shutil.copy(folder / name, workspace.results)
     index = notebooks.html(workspace)
@@ -95,14 +98,17 @@ def test_links_of_pages_resolve(tmp_path):
     assert [page.stem for page in pages] == [
         "00_method",
         "01_teacher",
+        "choices",
         "claims",
+        "figure3",
         "index",
         "reading",
         "table1",
     ]
     for page in pages:
         links = Links(page.read_text())
-        assert dead(links, index.parent, folder / "records") == []
+        assert dead(links, index.parent) == []
+        assert not [address for address in links.addresses if address.startswith("..")]
         inside = [unquote(address[1:]) for address in links.addresses if address.startswith("#")]
         assert set(inside) <= links.names
         assert "<script" not in page.read_text()  # so nothing is loaded, and no code runs

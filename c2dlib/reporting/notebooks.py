@@ -203,14 +203,16 @@ def html(workspace: Workspace) -> Path:
             f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>'
         )
     name = escape(f"{workspace.data_name}, scale {workspace.scale}")
-    for path in (
-        path for stem in ("reading", "claims") if (path := workspace.results / f"{stem}.md").exists()
-    ):
-        text = LINK.sub(_from_page, path.read_text(encoding="utf-8"))
-        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown_to_html(text)))
-        items.insert(
-            0, f'<li><a href="{path.stem}.html"><b>{escape(text.splitlines()[0].lstrip("# "))}</b></a></li>'
+    first = ("reading", "claims")
+    texts = [path for path in sorted(workspace.results.glob("*.md")) if path.stem not in pages]
+    for path in texts:  # a table with a notebook is on the notebook's page
+        text = LINK.sub(
+            lambda link, path=path: _from_page(link, path, folder), path.read_text(encoding="utf-8")
         )
+        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown_to_html(text)))
+        title = escape(text.splitlines()[0].lstrip("# "))
+        item = f'<li><a href="{path.stem}.html"><b>{title}</b></a></li>'
+        items.insert(0 if path.stem in first else len(items), item)
     write_whole(
         folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items)))
     )
@@ -232,10 +234,16 @@ def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")  # of Markdown, to a file
 
 
-def _from_page(link: re.Match) -> str:
-    """A link of a Markdown file as its page needs it, which is a folder deeper."""
-    name = link[1].removesuffix(".md")
-    return f"]({name}.html" if name in ("reading", "claims") else f"](../{link[1]}"
+def _from_page(link: re.Match, page: Path, folder: Path) -> str:
+    """A link of a Markdown file as its page needs it; other files are copied: all is in one folder."""
+    target = page.parent / link[1]
+    if target.parent == page.parent and target.suffix == ".md":
+        return f"]({target.stem}.html"
+    if not target.is_file():
+        return f"](../{link[1]}"
+    copy = folder / "files" / target.name
+    write_whole(copy, target.read_bytes())
+    return f"](files/{copy.name}"
 
 
 # nbconvert's page without the scripts that it loads from the network.
