@@ -191,6 +191,9 @@ def write_figure3(by_iou: pd.DataFrame, workspace: Workspace) -> str:
     """Write ``figure3.csv`` (all ``differences``, every type and IoU) and ``figure3.md``; return its text.
 
     Files with more seeds are not replaced; a line on stderr says so.
+
+    Raises:
+        ValueError: if there is no run of these data.
     """
     path = workspace.results / "figure3.csv"
     lines = _all_differences(by_iou)
@@ -208,6 +211,11 @@ def figure3_text(by_iou: pd.DataFrame) -> str:
 
 
 def _all_differences(by_iou: pd.DataFrame) -> pd.DataFrame:
+    if by_iou.empty:
+        raise ValueError(
+            "Figure 3 has no run: no record of table1 is of these data and settings "
+            "(records name the annotation hash of their data)"
+        )
     return differences(by_iou, [*TYPES, BOXES] if by_iou[BOXES].notna().any() else TYPES)
 
 

@@ -150,3 +150,9 @@ def test_figure_3_in_words_has_cost_and_change_with_interval():
         "change_high": -1,
     }
     assert "9.0 (-2.0 [-3.0, -1.0])" in markdown(pd.DataFrame([line]), (50,), ("Cls",))
+
+
+def test_figure3_without_a_run_of_these_data_says_so(place):
+    with pytest.raises(ValueError, match="no record of table1 is of these data"):
+        write_figure3(pd.DataFrame(), place[0])
+    assert not (place[0].results / "figure3.csv").exists()
