@@ -1,6 +1,9 @@
 """The README shows the committed tables, and its code runs."""
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -74,3 +77,33 @@ def test_the_readmes_own_loop_runs_as_printed(tmp_path, monkeypatch):
     saved = torch.load(tmp_path / "student.pth")
     assert {key for key in published if not key.endswith("num_batches_tracked")} == set(saved)
     assert any(not torch.equal(value, published[key]) for key, value in saved.items())
+
+
+COMMANDS = [
+    (page.name, line)
+    for page in pages()
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("page, line", COMMANDS, ids=[f"{page}: {line[:40]}" for page, line in COMMANDS])
+def test_every_printed_command_exists(page, line):
+    """The targets and variables of make, and each command of c2dlib with its options; nothing is run."""
+    words = shlex.split(line.partition(" && ")[0], comments=True)
+    if words[0] == "make":
+        answer = subprocess.run([*words, "-n"], cwd=ROOT, check=False, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        return
+    command = words[words.index("c2dlib") + 1] if "c2dlib" in words else ""
+    assert command, f"{page}: no command of make or c2dlib: {line}"
+    answer = subprocess.run(
+        [sys.executable, "-m", "c2dlib", command, "--help"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    given = [word for word in words[words.index("c2dlib") :] if word.startswith("--")]
+    assert answer.returncode == 0 and all(option in answer.stdout for option in given), answer
