@@ -112,17 +112,17 @@ def reproduce(
     check_scale(scale)
     overrides = _overrides(settings)
     from c2dlib.reporting.preview import preview
+    from c2dlib.reporting.request import Request
     from c2dlib.reporting.work_list import TABLES
 
+    request = Request(name, scale, data, seeds, jobs, device, students, methods, overrides)
     if name in TABLES or name == "figure3":
-        table = "table1" if name == "figure3" else name
-        print(preview(table, scale, data, seeds, jobs, device, students, methods, overrides), flush=True)
+        print(preview(request), flush=True)
     else:
         _loading(f"{name}, scale {scale}")
     from c2dlib.reporting import reproduce as library
 
-    finished = library.reproduce(name, scale, data, seeds, jobs, device, students, methods, overrides)
-    return 0 if finished else 1
+    return 0 if library.reproduce(request) else 1
 
 
 def table(
@@ -144,13 +144,12 @@ def table(
     check_scale(scale)
     overrides = _overrides(settings)
     _loading(f"{name}, scale {scale}")
-    from c2dlib.reporting import reproduce as library
+    from c2dlib.reporting.reproduce import write_and_print_table
+    from c2dlib.reporting.request import Request
 
-    results = PUBLISHED if published else Path("results")
-    workspace, folder, rows = library.open_table(
-        name, scale, data, seeds, students, methods, overrides, device, results
+    write_and_print_table(
+        Request(name, scale, data, seeds, 0, device, students, methods, overrides, published)
     )
-    library.print_table(name, workspace, folder, rows)
     return 0
 
 
@@ -215,12 +214,14 @@ def plan(
     _loading(f"plan of {name}, scale {scale}")
     from c2dlib.cluster import cost, jobs
     from c2dlib.reporting.reproduce import open_table
+    from c2dlib.reporting.request import Request
     from c2dlib.reporting.work_list import experiments
 
     known(gpu, cost.GPUS, "GPU")
     if gpus < 1:
         raise ValueError(f"--gpus {gpus} must be at least 1")
-    workspace, folder, rows = open_table(name, scale, data, seeds, students, methods, overrides, device)
+    request = Request(name, scale, data, seeds, 0, device, students, methods, overrides)
+    workspace, folder, rows = open_table(request)
     planned = jobs.plan_jobs(
         experiments(rows), workspace, folder, jobs.place_options(scale, data), cost.GPUS[gpu], gpus
     )

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,49 @@ def temporary_file(path: Path, suffix: str = "") -> Iterator[tuple[int, str]]:
         yield handle, temporary
     finally:
         Path(temporary).unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A new folder that appears under its name when it is complete, not before.
+
+    What killed processes left of earlier tries is removed first; what a living one works on is left alone.
+
+    Args:
+        target: the folder; it does not exist, or is empty.
+
+    Yields:
+        A hidden folder beside it, to work in. At the end its subfolder ``whole`` becomes the target.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    prefix = f".{target.name}-unfinished-"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in [path for path in target.parent.iterdir() if path.name.startswith(prefix)]:
+        with contextlib.suppress(OSError), _open_folder(left) as handle:  # locked, or just removed
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    with (
+        errors_named(target),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as temporary,
+        _open_folder(Path(temporary)) as handle,
+    ):
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield Path(temporary)
+        if target.is_dir():
+            target.rmdir()  # it is empty
+        os.replace(Path(temporary) / "whole", target)
+
+
+@contextlib.contextmanager
+def _open_folder(folder: Path) -> Iterator[int]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
         os.close(handle)
 
 

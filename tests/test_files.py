@@ -10,7 +10,7 @@ import torch
 
 import c2dlib
 from c2dlib import files
-from c2dlib.files import sha256, sweep, write_whole
+from c2dlib.files import sha256, sweep, whole_folder, write_whole
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -174,3 +174,19 @@ def test_nothing_in_the_library_unpickles():
                     assert arguments.get("weights_only") is True, f"{path}:{node.lineno}"
                     loads += 1
     assert loads
+
+
+def test_a_folder_appears_whole_and_what_killed_processes_left_of_it_goes(tmp_path):
+    target, left = tmp_path / "data", tmp_path / ".data-unfinished-killed"
+    (left / "whole").mkdir(parents=True)
+    (tmp_path / ".other-unfinished-killed").mkdir()
+    with whole_folder(target) as first:
+        assert not left.exists() and not target.exists()
+        (first / "whole").mkdir()
+        (first / "whole" / "file").write_text("first")
+        with pytest.raises(KeyboardInterrupt), whole_folder(target) as second:
+            assert first.exists() and second != first  # someone works in it
+            raise KeyboardInterrupt
+        assert first.exists() and not second.exists()
+    assert (target / "file").read_text() == "first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other-unfinished-killed", "data"]

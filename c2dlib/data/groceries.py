@@ -13,7 +13,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from c2dlib.data.coco import load_folder
 from c2dlib.data.validation import DataError
-from c2dlib.files import errors_named, sha256
+from c2dlib.files import sha256, whole_folder
 
 URL = "https://github.com/aleksandar-aleksandrov/groceries-object-detection-dataset"
 COMMIT = "0130c6cdbc9f8d278d8b9da5d07d97bcb6647d90"  # of the branch train-val, whose split is not used here
@@ -132,17 +131,10 @@ def make_groceries(target: str | Path, source: str = URL, wanted: Published | No
                 "Name a folder that does not exist yet, or empty this one."
             )
         return "\n".join([f"{target}: is there already; nothing is written.", *_compare(target, wanted)])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        errors_named(target),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-unfinished-") as temporary,
-    ):
-        made = Path(temporary) / "folder"
-        resized = _convert(_fetch(Path(temporary) / "repository", source, wanted.commit), made, wanted)
+    with whole_folder(target) as temporary:
+        made = temporary / "whole"
+        resized = _convert(_fetch(temporary / "repository", source, wanted.commit), made, wanted)
         lines = _compare(made, wanted)
-        if target.is_dir():
-            target.rmdir()  # empty, see above
-        os.replace(made, target)
     if resized:
         lines.append(
             f"note: {len(resized)} picture(s) of another size were resized to {SIDE} x {SIDE}: "

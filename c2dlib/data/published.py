@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.validation import COCO_2017, DataError
-from c2dlib.files import errors_named, sha256
+from c2dlib.files import sha256, whole_folder
 
 # Of the published files: sha256 of each annotation file, number of images, number of annotations (crowds
 # among them); archives with bytes and md5.
@@ -163,20 +162,14 @@ def convert_voc(devkit: Path, target: Path) -> Path:
         return target
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
         raise DataError(f"{target}: is a file or a link; move it away and run again.")
-    with (
-        errors_named(target),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-unfinished-") as temporary,
-    ):
-        made = Path(temporary) / "folder"
+    with whole_folder(target) as temporary:
+        made = temporary / "whole"
         (made / "annotations").mkdir(parents=True)
         for split, (text, images) in splits.items():
             (made / f"{split}2017").mkdir()
             for name, source in tqdm(images.items(), desc=f"VOC {split}", unit="image"):
                 _link(source, made / f"{split}2017" / name)
             (made / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
-        if target.is_dir():
-            target.rmdir()  # empty, see above
-        os.replace(made, target)
     return target
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from c2dlib.config.experiment import Experiment
-from c2dlib.config.methods import canonical
+from c2dlib.config.methods import canonical, needs_classifier
 from c2dlib.data.augment import plain_transform
 from c2dlib.evaluation import tide
 from c2dlib.figures.explorer import explore
@@ -324,17 +324,21 @@ class TablePage(Page):
         """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""
         return bullets(comparison(self.frame))
 
-    def teacher_view(self) -> Picture:
+    def teacher_view(self) -> Picture | Markdown:
         """The example's crops as the table's classification teacher reads them.
 
-        Of the teachers of its students, the first whose weights are at hand; else the first is trained.
+        Of the teachers of its students, the first whose weights are at hand. Without any, the first is
+        trained, unless no row here is taught by a classifier.
         """
         students = dict.fromkeys(row.student for row in self.rows)
         teachers = [
             experiment_for(self.workspace, self.folder, student, "KDcls", **self.overrides)
             for student in students
         ]
-        return self.teacher_figure(next(filter(self._has_teacher, teachers), teachers[0]))
+        at_hand = next(filter(self._has_teacher, teachers), None)
+        if at_hand is None and not any(needs_classifier(e.method) for e in self.experiments):
+            return Markdown("No row of this table is taught by a classifier, so none was trained.")
+        return self.teacher_figure(at_hand or teachers[0])
 
     def _has_teacher(self, e: Experiment) -> bool:
         try:

@@ -11,41 +11,32 @@ from pathlib import Path
 from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.config.methods import canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
-from c2dlib.records import PUBLISHED, recorded_seeds, results_name
+from c2dlib.records import PUBLISHED, recorded_seeds
 from c2dlib.reporting.console import read_lines, settings_of
-from c2dlib.reporting.work_list import RowPlan, first_seed, plan_rows
+from c2dlib.reporting.request import Request
+from c2dlib.reporting.work_list import RowPlan, first_seed
 
 SPLITS = ("train", "val", "test")
 
 
-def preview(
-    table: str,
-    scale: str,
-    data: str = "",
-    seeds: int = 1,
-    jobs: int = 0,
-    device: str = "auto",
-    students: tuple[str, ...] = (),
-    methods: tuple[str, ...] = (),
-    overrides: dict | None = None,
-    results: Path = Path("results"),
-    published: Path = PUBLISHED,
-) -> str:
+def preview(request: Request, results: Path = Path("results"), published: Path = PUBLISHED) -> str:
     """A line: how many rows, how many are finished here, and how long the others may take.
 
     The time is that of the published runs of these rows on a CPU; there is none for changed settings, or
-    where nothing is published.
+    where nothing is published. For figure3 it is that of Table 1, whose runs it needs.
 
     Args:
         results: the parent of this machine's results.
         published: the parent of the published results.
 
-    The other arguments and the errors are those of ``reproduce.reproduce``.
+    Raises:
+        ValueError: for an unknown name or setting.
     """
-    name, overrides = results_name(scale, data), overrides or {}
+    name, scale, seeds, overrides = request.place, request.scale, request.seeds, request.overrides
+    table = "table1" if request.name == "figure3" else request.name
     data_name = name.removesuffix(f"-{scale}")
-    plans = plan_rows(table, scale, seeds, list(students), list(methods), overrides, data_name)
-    known_data = [{"data": data_name, **known} for known in _data_hashes(data, results / name)]
+    plans = request.plans(table)
+    known_data = [{"data": data_name, **known} for known in _data_hashes(request.data, results / name)]
     first, done, missing = first_seed(table, scale), 0, {}
     for plan in plans:
         for seed in range(first, first + seeds):
@@ -61,10 +52,10 @@ def preview(
         f", {len(plans) * seeds} runs" if seeds > 1 else ""
     )
     text = f"{counted}: {done} on this machine, {len(missing)} to train"
-    if not missing or overrides or device not in ("auto", "cpu"):
+    if not missing or overrides or request.device not in ("auto", "cpu"):
         return text
     seconds = _published_seconds(table, list(missing.values()), published / name)
-    cores = jobs or os.cpu_count() or 1
+    cores = request.jobs or os.cpu_count() or 1
     if math.isnan(seconds):
         return f"{text}; how long is not known, nothing is published for these rows"
     where = f"{cores} core{'s' * (cores > 1)} (as the published runs took)"

@@ -221,6 +221,7 @@ class Table:
     # of a scale; None: the lines are those of results/paper/<table>.csv
     own_lines: Callable[[str], list[dict]] | None = None
     from_errors: tuple[str, ...] = ()  # columns of the CSV from the runs' detections, see ``tables``
+    further_seeds: bool = True  # recorded runs with more seeds than asked belong to its rows
 
 
 TABLES = {
@@ -260,7 +261,9 @@ TABLES = {
         "Training images: how does the gain depend on their number?", ("train_share",), _train_share, _sizes
     ),
     "schedules": Table("Longer schedule: do the gains remain?", ("schedule",), _schedule, _schedules),
-    "choices": Table("Choices: loss weights compared on val", ("changed",), _choice, _choices),
+    "choices": Table(  # made with one seed, whatever else was tried on val
+        "Choices: loss weights compared on val", ("changed",), _choice, _choices, further_seeds=False
+    ),
 }
 
 
@@ -302,7 +305,8 @@ def work_list(
         seeds: how many, from 0 on (or from the scale's ``first_seed`` of the table).
         students, methods: only these; None: all.
         overrides: settings of Experiment to change in every row.
-        with_recorded: also the further seeds of each row whose finished runs are recorded in the workspace.
+        with_recorded: also the further seeds of each row whose finished runs are recorded in the workspace,
+            if the table takes them.
 
     Raises:
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
@@ -310,9 +314,7 @@ def work_list(
     from c2dlib.training.run import experiment_for, finished
 
     rows, first = [], first_seed(table, workspace.scale)
-    # choices are made with one seed, whatever else was tried on val
-    with_recorded = with_recorded and table != "choices"
-    recorded = recorded_seeds(workspace.results) if with_recorded else {}
+    recorded = recorded_seeds(workspace.results) if with_recorded and TABLES[table].further_seeds else {}
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
 
         def of_seed(seed: int, plan: RowPlan = plan) -> Experiment:

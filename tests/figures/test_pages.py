@@ -61,6 +61,12 @@ def test_a_table_without_runs_shows_its_rows_as_not_run(table_parameters):
     assert "Chance: with SEEDS=1" in page.not_tested().data
 
 
+def test_no_teacher_is_trained_for_the_picture_of_rows_that_need_none(table_parameters):
+    page = TablePage("table1", **table_parameters | {"methods": ["baseline", "KDcls-labels"]})
+    assert "none was trained" in page.teacher_view().data
+    assert not list(page.workspace.runs.glob("cache/teacher-*"))
+
+
 @pytest.mark.parametrize(
     "table, changes, words",
     [

@@ -8,6 +8,7 @@ import pytest
 from c2dlib.files import write_whole
 from c2dlib.records import write_record
 from c2dlib.reporting.preview import preview
+from c2dlib.reporting.request import Request
 from c2dlib.reporting.work_list import work_list
 from tests.reporting.helpers import SSD, record
 
@@ -19,6 +20,10 @@ def folders(place, tmp_path):
     return {"results": tmp_path / "results", "published": tmp_path / "published"}
 
 
+def line(ask: dict, folders: dict) -> str:
+    return preview(Request(**ask), **folders)
+
+
 def publish_times(folders: dict, **seconds: float) -> None:
     """A published table that has only what the estimate reads."""
     head = "student,method,paper_mAP,seeds,status,wall_seconds"
@@ -28,17 +33,19 @@ def publish_times(folders: dict, **seconds: float) -> None:
 
 def test_the_time_is_that_of_the_published_runs(folders):
     publish_times(folders, baseline=600.0, KDcls=1200.0)
-    ask = {"table": "table1", "scale": "smoke", "jobs": 2, **ROWS, **folders}
-    assert preview(**ask) == (
+    ask = {"name": "table1", "scale": "smoke", "jobs": 2, **ROWS}
+    assert line(ask, folders) == (
         "2 rows: 0 on this machine, 2 to train, about 15 minutes on 2 cores (as the published runs took)"
     )
-    text = preview(**ask | {"seeds": 3, "jobs": 1})
+    text = line(ask | {"seeds": 3, "jobs": 1}, folders)
     assert text.startswith("2 rows, 6 runs: 0 on this machine, 6 to train, about 1.5 hours on 1 core (")
-    assert preview(**ask | {"seeds": 9, "jobs": 1}).count("about 4.5 hours on 1 core") == 1
-    assert preview(**ask | {"overrides": {"steps": 2}}).endswith("2 to train")
-    assert preview(**ask | {"device": "cuda"}).endswith("2 to train")
+    assert line(ask | {"seeds": 9, "jobs": 1}, folders).count("about 4.5 hours on 1 core") == 1
+    assert line(ask | {"overrides": {"steps": 2}}, folders).endswith("2 to train")
+    assert line(ask | {"device": "cuda"}, folders).endswith("2 to train")
     publish_times(folders, baseline=600.0)
-    assert preview(**ask).endswith("2 to train; how long is not known, nothing is published for these rows")
+    assert line(ask, folders).endswith(
+        "2 to train; how long is not known, nothing is published for these rows"
+    )
 
 
 def test_finished_runs_of_these_data_are_counted(folders, place, tmp_path):
@@ -48,16 +55,16 @@ def test_finished_runs_of_these_data_are_counted(folders, place, tmp_path):
     identity = {"experiment": json.loads(json.dumps(baseline.identity()))}
     write_record(record(baseline, **identity), results / "records")
     write_record(record(distilled, status="failed", reason="of memory", **identity), results / "records")
-    ask = {"table": "table1", "scale": "smoke", **ROWS, **folders}
-    assert preview(**ask).startswith("2 rows: 1 on this machine, 1 to train")
+    ask = {"name": "table1", "scale": "smoke", **ROWS}
+    assert line(ask, folders).startswith("2 rows: 1 on this machine, 1 to train")
     publish_times(folders, KDcls=60.0)  # the other run needs no time
-    assert "1 to train, about a minute on 2 cores" in preview(**ask, jobs=2)
+    assert "1 to train, about a minute on 2 cores" in line(ask | {"jobs": 2}, folders)
     write_record(record(distilled, **identity), results / "records")
-    assert preview(**ask) == "2 rows: 2 on this machine, 0 to train"
+    assert line(ask, folders) == "2 rows: 2 on this machine, 0 to train"
     shutil.rmtree(results / "records")
     (results / "records").mkdir()
     (results / "records" / f"{baseline.name}.{baseline.hash()}.json").write_text("{")  # damaged
-    assert preview(**ask).startswith("2 rows: 0 on this machine")
+    assert line(ask, folders).startswith("2 rows: 0 on this machine")
 
 
 def test_the_hash_of_a_folder_is_the_one_of_its_validation(place, tmp_path, folders):
@@ -67,15 +74,13 @@ def test_the_hash_of_a_folder_is_the_one_of_its_validation(place, tmp_path, fold
     rows = work_list("table1", *place, students=[SSD], methods=["baseline"], overrides={})
     e = rows[0].experiments[0].replace(data="mine")
     write_record(record(e), folders["results"] / "mine-smoke" / "records")
-    ask = {"table": "table1", "scale": "smoke", "data": str(data), **ROWS, **folders} | {
-        "methods": ("baseline",)
-    }
-    assert preview(**ask).startswith("1 row: 1 on this machine")
+    ask = {"name": "table1", "scale": "smoke", "data": str(data), **ROWS} | {"methods": ("baseline",)}
+    assert line(ask, folders).startswith("1 row: 1 on this machine")
     annotations = data / "annotations" / "instances_val2017.json"
     annotations.write_text(annotations.read_text() + " ")
-    assert preview(**ask).startswith("1 row: 0 on this machine")
+    assert line(ask, folders).startswith("1 row: 0 on this machine")
 
 
 def test_a_misspelt_name_is_named(folders):
     with pytest.raises(ValueError, match="SSD300-VGG16"):
-        preview("table1", "smoke", students=("SSD30",), **folders)
+        preview(Request("table1", "smoke", students=("SSD30",)), **folders)
