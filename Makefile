@@ -114,9 +114,9 @@ setup:
 	uv pip install --python .venv/bin/python --no-deps --no-build-isolation -e .; \
 	printf '%s\n' "$$state" >.venv/.installed
 
-## run the tests
+## run the tests, a file per core at a time, on 4 cores at most (one after the other: ARGS='-n 0')
 test: setup
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 ## check style (ruff) and types (mypy)
 lint: setup

@@ -1,5 +1,6 @@
-"""What the tests share."""
+"""What the tests share: one thread each, also in the processes that they start; several may run at once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
