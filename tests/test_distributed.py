@@ -28,8 +28,9 @@ from c2dlib.evaluation.metrics import detect
 from c2dlib.records import ROOT, read_record
 from c2dlib.teacher.classifier import Teacher, build_classifier
 from c2dlib.training import loop
+from c2dlib.training.finished import run_folder
 from c2dlib.training.loop import NonFiniteLoss, OptimizerSettings, fit
-from c2dlib.training.run import experiment_for, require_same_data, run, run_folder
+from c2dlib.training.run import experiment_for, require_same_data, run
 from c2dlib.training.step import TrainingStep
 from c2dlib.workspace import open_workspace
 

@@ -16,7 +16,8 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.run import detector_teacher, experiment_for, run, sweep_leftovers
+from c2dlib.training.finished import sweep_leftovers
+from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.training.schedule import Job, plan
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 

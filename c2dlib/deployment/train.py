@@ -10,7 +10,8 @@ from c2dlib.config.methods import canonical
 from c2dlib.deployment.student import load_student
 from c2dlib.records import RunRecord
 from c2dlib.reporting.own_data import Pair, caveats, result
-from c2dlib.training.run import experiment_for, finished, run, run_folder, sweep_leftovers
+from c2dlib.training.finished import finished, run_folder, sweep_leftovers
+from c2dlib.training.run import experiment_for, run
 from c2dlib.training.schedule import run_all
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 

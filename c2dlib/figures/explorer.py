@@ -13,7 +13,7 @@ from c2dlib.evaluation.tide import MEANING, TYPES, ErrorExample, examples, tide
 from c2dlib.figures.errors import error_bars, error_examples
 from c2dlib.figures.style import Picture
 from c2dlib.reporting.notebooks import HEADLESS
-from c2dlib.training.run import run_detections
+from c2dlib.training.finished import run_detections
 from c2dlib.workspace import Workspace, opened
 
 PER_PAGE = 4

@@ -14,7 +14,7 @@ from c2dlib.figures.style import Picture
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.own_data import caveats, gain_text, result
-from c2dlib.training.run import run_folder, trained_student
+from c2dlib.training.finished import run_folder, trained_student
 from c2dlib.training.schedule import run_all
 
 

@@ -39,7 +39,8 @@ from c2dlib.reporting.work_list import TABLES, experiments, first_seed, work_lis
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
-from c2dlib.training.run import experiment_for, finished, run, run_detections, trained_student
+from c2dlib.training.finished import finished, run_detections, trained_student
+from c2dlib.training.run import experiment_for, run
 from c2dlib.training.schedule import run_all
 from c2dlib.workspace import open_workspace
 

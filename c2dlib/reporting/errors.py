@@ -18,7 +18,7 @@ from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.published import more_seeds
 from c2dlib.reporting.statistics import difference_text, paired_difference
 from c2dlib.reporting.work_list import Row
-from c2dlib.training.run import find_record, run_detections
+from c2dlib.training.finished import find_record, run_detections
 from c2dlib.workspace import Workspace, opened
 
 FIELDS = {"checkpoint_sha256", "by_iou", "by_class"}  # of a file in errors/, besides its own hash

@@ -14,7 +14,7 @@ from c2dlib.config.students import ARCHITECTURES
 from c2dlib.records import PUBLISHED, recorded_seeds
 from c2dlib.reporting.console import read_lines, settings_of
 from c2dlib.reporting.request import Request
-from c2dlib.reporting.work_list import RowPlan, first_seed
+from c2dlib.reporting.work_list import RowPlan
 
 SPLITS = ("train", "val", "test")
 
@@ -37,9 +37,9 @@ def preview(request: Request, results: Path = Path("results"), published: Path =
     data_name = name.removesuffix(f"-{scale}")
     plans = request.plans(table)
     known_data = [{"data": data_name, **known} for known in _data_hashes(request.data, results / name)]
-    first, done, missing = first_seed(table, scale), 0, {}
+    done, missing = 0, {}
     for plan in plans:
-        for seed in range(first, first + seeds):
+        for seed in range(plan.first_seed, plan.first_seed + seeds):
             runs = [
                 experiment(scale, plan.student, plan.method, seed, **(known | plan.changes | overrides))
                 for known in known_data

@@ -15,7 +15,7 @@ from c2dlib.reporting.notes import notes
 from c2dlib.reporting.published import agreement, is_published
 from c2dlib.reporting.request import Request
 from c2dlib.training import schedule
-from c2dlib.training.run import finished
+from c2dlib.training.finished import finished
 from c2dlib.workspace import Workspace, open_workspace
 
 

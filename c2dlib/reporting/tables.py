@@ -27,7 +27,7 @@ from c2dlib.reporting.notes import notes, swamped
 from c2dlib.reporting.published import agreement, more_seeds, with_published
 from c2dlib.reporting.statistics import mean_of, median_of, paired_difference, sd_of
 from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row, work_list
-from c2dlib.training.run import find_record
+from c2dlib.training.finished import find_record
 from c2dlib.workspace import Workspace
 
 GAIN_HEAD = "gain over the reproduced baseline [95 % CI]"

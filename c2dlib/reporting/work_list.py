@@ -133,8 +133,9 @@ def _reweighted(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _choice(line: dict, e: Experiment) -> tuple[str, dict]:
-    changed = dict.fromkeys(line["setting"].split(" = "), line["value"]) if line["setting"] else {}
-    return line["method"], {"eval_split": "val"} | changed
+    names = line["setting"].split(" = ") if line["setting"] else []
+    changed = {name: type(getattr(e, name))(line["value"]) for name in names}  # 1 is not 1.0 in a record
+    return line["method"], {"eval_split": "val"} | line["with"] | changed
 
 
 # The lines of tables that the paper does not have.
@@ -197,18 +198,18 @@ def _schedules(scale: str) -> list[dict]:
 
 
 def _choices(scale: str) -> list[dict]:
-    return [
-        {
-            "student": student,
-            "method": method,
-            "setting": setting,
-            "value": float(value),
-            "changed": f"{setting} {float(value):g}" if setting else math.nan,
-        }
-        for student, compared in scale_tables(scale).get("choices", CHOICES).items()
-        for method, setting, values in (("baseline", "", [0]), *compared)
-        for value in values
-    ]
+    """A student's baseline, then a line per value of each setting that is compared."""
+    tables, lines = scale_tables(scale), []
+    for student, compared in tables.get("choices", CHOICES).items():
+        for method, setting, values, *seed in (("baseline", "", [0]), *compared):
+            for value in values:
+                line = {"student": student, "method": method, "setting": setting, "value": value}
+                line["with"] = tables.get("choices_with", {})
+                line["changed"] = f"{setting} {value:g}" if setting else math.nan
+                if seed:
+                    line |= {"seed": seed[0], "changed": f"{line['changed']}, seed {seed[0]}"}
+                lines.append(line)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ class Table:
     # of a scale; None: the lines are those of results/paper/<table>.csv
     own_lines: Callable[[str], list[dict]] | None = None
     from_errors: tuple[str, ...] = ()  # columns of the CSV from the runs' detections, see ``tables``
-    further_seeds: bool = True  # recorded runs with more seeds than asked belong to its rows
+    on_val: bool = False  # rows that choose a setting, with one seed: no control is added, no further seeds
 
 
 TABLES = {
@@ -261,9 +262,7 @@ TABLES = {
         "Training images: how does the gain depend on their number?", ("train_share",), _train_share, _sizes
     ),
     "schedules": Table("Longer schedule: do the gains remain?", ("schedule",), _schedule, _schedules),
-    "choices": Table(  # made with one seed, whatever else was tried on val
-        "Choices: loss weights compared on val", ("changed",), _choice, _choices, further_seeds=False
-    ),
+    "choices": Table("Choices: loss weights compared on val", ("changed",), _choice, _choices, on_val=True),
 }
 
 
@@ -276,6 +275,7 @@ class RowPlan:
     settings: dict  # what its table varies, in the paper's units
     changes: dict  # fields of the student's Experiment
     paper: dict  # metric -> the paper's number; {} for rows that the paper does not have
+    first_seed: int
 
 
 @dataclass(frozen=True)
@@ -306,23 +306,24 @@ def work_list(
         students, methods: only these; None: all.
         overrides: settings of Experiment to change in every row.
         with_recorded: also the further seeds of each row whose finished runs are recorded in the workspace,
-            if the table takes them.
+            if the table reports on test.
 
     Raises:
         ValueError: for an unknown table, student, method or setting, naming the valid ones.
     """
-    from c2dlib.training.run import experiment_for, finished
+    from c2dlib.training.finished import finished
+    from c2dlib.training.run import experiment_for
 
-    rows, first = [], first_seed(table, workspace.scale)
-    recorded = recorded_seeds(workspace.results) if with_recorded and TABLES[table].further_seeds else {}
+    rows = []
+    recorded = recorded_seeds(workspace.results) if with_recorded and not TABLES[table].on_val else {}
     for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
 
         def of_seed(seed: int, plan: RowPlan = plan) -> Experiment:
             changes = plan.changes | (overrides or {})
             return experiment_for(workspace, folder, plan.student, plan.method, seed, **changes)
 
-        runs = [of_seed(seed) for seed in range(first, first + seeds)]
-        further = (s for s in recorded.get((plan.student, runs[0].method), []) if s >= first + seeds)
+        runs = [of_seed(seed) for seed in range(plan.first_seed, plan.first_seed + seeds)]
+        further = (s for s in recorded.get((plan.student, runs[0].method), []) if s > runs[-1].seed)
         runs += [e for e in map(of_seed, further) if finished(e, workspace)]
         rows.append(Row(plan.student, plan.method, plan.paper, tuple(runs), plan.settings))
     return rows
@@ -384,18 +385,17 @@ def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
 
     A missing baseline is put before a student's lines, the label control after them.
     """
-    kind, plans = TABLES[table], []
+    kind, first, plans = TABLES[table], first_seed(table, scale), []
     for student, lines in _lines_by_student(table, scale).items():
         baseline = experiment(scale, student, data=data)
-        rows = [_plan(kind, student, line, baseline) for line in lines]
+        rows = [_plan(kind, student, line, baseline, first) for line in lines]
         methods = [row.method for row in rows]
         if "baseline" not in methods:
             papers_student = scale_tables(scale).get("in_place_of", {}).get(student, student)
-            rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(papers_student)))
-        if CONTROL not in methods and any(
-            "KDcls" in method or method.startswith("ours") for method in methods
-        ):
-            rows.append(RowPlan(student, CONTROL, {}, {}, {}))
+            rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(papers_student), first))
+        distilled = any("KDcls" in method or method.startswith("ours") for method in methods)
+        if distilled and CONTROL not in methods and not kind.on_val:
+            rows.append(RowPlan(student, CONTROL, {}, {}, {}, first))
         plans += rows
     return plans
 
@@ -430,14 +430,14 @@ def student_here(papers_student: str, table: str, scale: str) -> str | None:
     return {there: here for here, there in changes["in_place_of"].items()}.get(papers_student)
 
 
-def _plan(kind: Table, student: str, line: dict, baseline: Experiment) -> RowPlan:
+def _plan(kind: Table, student: str, line: dict, baseline: Experiment, first: int) -> RowPlan:
     method, changes = kind.experiment_of(line, baseline)
     present = {
         name: value for name, value in line.items() if not (isinstance(value, float) and math.isnan(value))
     }
     settings = {name: present[name] for name in kind.settings if name in present}
     paper = {name: value for name, value in present.items() if name in (*METRICS, *IOUS, TOP1)}
-    return RowPlan(student, method, settings, changes, paper)
+    return RowPlan(student, method, settings, changes, paper, line.get("seed", first))
 
 
 def _papers_baseline(student: str) -> dict:

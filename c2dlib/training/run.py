@@ -6,17 +6,14 @@ import contextlib
 import dataclasses
 import gzip
 import json
-import math
 import statistics
 import sys
 import time
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
@@ -35,19 +32,23 @@ from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.evaluation.scores import Threshold, best_threshold
 from c2dlib.files import json_with_hash, sha256, sweep, write_whole
-from c2dlib.records import RecordError, RunRecord, circumstances, command, read_record, write_record
+from c2dlib.records import RunRecord, circumstances, command, write_record
 from c2dlib.teacher.classifier import Teacher
-from c2dlib.training.checkpoints import student_file, student_hash, weights_hash
+from c2dlib.training.checkpoints import student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
+from c2dlib.training.finished import (
+    damage,
+    find_record,
+    finished,
+    remove_working_files,
+    run_folder,
+    trained_student,
+)
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
-from c2dlib.training.validator import HISTORY, Validator, read_working_file
+from c2dlib.training.validator import Validator, read_working_file
 from c2dlib.workspace import Progress, Workspace, lock_if_free, notebook_progress, opened, waiting_lock
-
-# In a run's folder until it is recorded: checkpoints, what it was started with, metrics and the best weights
-# during training.
-WORKING_FILES = ("step-*.pt", "started.json", HISTORY, "best-*.safetensors")
 
 
 def experiment_for(
@@ -94,111 +95,6 @@ def detector_teacher(e: Experiment) -> Experiment:
     )
 
 
-def run_folder(e: Experiment, workspace: Workspace) -> Path:
-    return workspace.runs / workspace.results.name / f"{e.name}.{e.hash()}"
-
-
-def find_record(e: Experiment, workspace: Workspace) -> RunRecord | None:
-    """The verified record of an experiment, finished or not; damaged ones are named on stderr, not used."""
-    path = workspace.results / "records" / f"{e.name}.{e.hash()}.json"
-    if not path.exists():
-        return None
-    try:
-        return read_record(path)
-    except RecordError as error:
-        print(error, file=sys.stderr)
-        return None
-
-
-def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
-    """The plain torchvision detector that a finished run left in ``runs/``, checked against its record.
-
-    Raises:
-        FileNotFoundError, RecordError: if its checkpoint is missing, or not the one of the record.
-    """
-    record, path = find_record(e, workspace), run_folder(e, workspace) / "student.safetensors"
-    if record is None or not path.exists():
-        why = f" ({record.status}: {record.reason})" if record and record.reason else ""
-        raise FileNotFoundError(
-            f"{path}: no finished run of {e.name}{why}; its checkpoint stays with whoever trained it"
-        )
-    content = path.read_bytes()
-    if not _is_student_of(record, content):
-        raise RecordError(f"{path}: does not match the hash in its record; not used")
-    student = build_student(
-        e.replace(backbone_weights="none"), len(opened(workspace.data).categories), "none"
-    ).model
-    student.load_state_dict(load_safetensors(content))
-    return student.eval()
-
-
-def run_detections(e: Experiment, workspace: Workspace) -> list[dict]:
-    """The detections of a finished run's student on the evaluation split, as COCO results.
-
-    Raises:
-        FileNotFoundError: naming the run, if it was not trained on this machine.
-    """
-    record, path = find_record(e, workspace), run_folder(e, workspace) / "detections.json.gz"
-    if record is None or not path.exists():
-        raise FileNotFoundError(f"{path}: no detections of {e.name}; they stay with whoever trained it")
-    return _read_detections(path, record, workspace)
-
-
-def _read_detections(path: Path, record: RunRecord, workspace: Workspace) -> list[dict]:
-    """The detections of a record's student; for a record without their hash, the metrics are compared."""
-    content, problem = path.read_bytes(), "does not match the hash in its record"
-    try:
-        if record.detections_sha256 in ("", sha256(content)):
-            detections = json.loads(gzip.decompress(content))
-            if record.detections_sha256 or _metrics_match(detections, record, workspace):
-                return detections
-            problem = "its metrics are not those of its record"
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-        problem = f"not a whole file of detections ({error})"
-    raise RecordError(f"{path}: {problem}; not used. Delete it, and the run is repeated where it is needed.")
-
-
-def _metrics_match(detections: list[dict], record: RunRecord, workspace: Workspace) -> bool:
-    data = opened(workspace.data)
-    metrics = coco_metrics(data.splits[record.eval_split].annotations, detections, data.area_cuts)
-    return metrics.keys() == record.metrics.keys() and all(
-        value == record.metrics[name] or math.isclose(value or 0, record.metrics[name] or 0, abs_tol=1e-6)
-        for name, value in metrics.items()
-    )
-
-
-def _is_student_of(record: RunRecord, content: bytes) -> bool:
-    try:
-        return record.checkpoint_sha256 in (student_hash(content), weights_hash(content))
-    except ValueError:
-        return False
-
-
-def _damaged(e: Experiment, record: RunRecord, workspace: Workspace) -> str:
-    """What is damaged of the files that a finished run left in ``runs/``; empty: nothing."""
-    folder = run_folder(e, workspace)
-    weights, detections = folder / "student.safetensors", folder / "detections.json.gz"
-    if weights.exists() and not _is_student_of(record, weights.read_bytes()):
-        return f"{weights}: does not match the hash in its record"
-    try:
-        if detections.exists():
-            _read_detections(detections, record, workspace)
-    except RecordError as error:
-        return str(error)
-    return ""
-
-
-def finished(e: Experiment, workspace: Workspace, with_weights: bool = False) -> RunRecord | None:
-    """The record of a finished run; ``with_weights``: only if its student is in ``runs/``, undamaged."""
-    record = find_record(e, workspace)
-    if record is None or record.status != "done":
-        return None
-    if not with_weights:
-        return record
-    there = (run_folder(e, workspace) / "student.safetensors").exists()
-    return record if there and not _damaged(e, record, workspace) else None
-
-
 def run(
     e: Experiment, workspace: Workspace, progress: Progress = notebook_progress, with_weights: bool = False
 ) -> RunRecord:
@@ -238,7 +134,7 @@ def run(
         if distributed.first():
             write_record(record, workspace.results / "records")
             if record.status == "done":
-                _remove_working_files(folder)
+                remove_working_files(folder)
         return distributed.agreed(record)
 
 
@@ -249,39 +145,8 @@ def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) ->
         path.unlink(missing_ok=True)
     sweep(workspace.results / "records")
     record = find_record(e, workspace) if with_weights else None
-    if record and record.status == "done" and (damage := _damaged(e, record, workspace)):
-        print(f"{damage}\n{e.name} is trained again", file=sys.stderr)
-
-
-def _remove_working_files(folder: Path) -> None:
-    for pattern in WORKING_FILES:
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-def sweep_leftovers(workspace: Workspace) -> None:
-    """Remove what killed processes left: temporary files, and the working files of what is finished.
-
-    What a living process works on is left alone.
-    """
-    for folder in (workspace.results, *(workspace.results / name for name in ("records", "errors", "html"))):
-        sweep(folder)
-    runs, cache = workspace.runs / workspace.results.name, workspace.runs / "cache"
-    records = workspace.results / "records"
-    for folder in [*runs.glob("*/"), *cache.glob("*/")]:
-        sweep(folder)
-        report = folder / "report.json" if folder.parent == cache else records / f"{folder.name}.json"
-        if report.exists() and any(any(folder.glob(pattern)) for pattern in WORKING_FILES):
-            with lock_if_free(folder) as free:
-                if free and (folder.parent == cache or _is_done(report)):
-                    _remove_working_files(folder)
-
-
-def _is_done(path: Path) -> bool:
-    try:
-        return read_record(path).status == "done"
-    except RecordError:
-        return False
+    if record and record.status == "done" and (what := damage(e, record, workspace)):
+        print(f"{what}\n{e.name} is trained again", file=sys.stderr)
 
 
 def record_killed(e: Experiment, workspace: Workspace, reason: str) -> RunRecord | None:

@@ -20,14 +20,8 @@ from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.distributed import claim_gpu
 from c2dlib.records import RunRecord, command
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.run import (
-    detector_teacher,
-    find_record,
-    finished,
-    record_killed,
-    run,
-    sweep_leftovers,
-)
+from c2dlib.training.finished import find_record, finished, sweep_leftovers
+from c2dlib.training.run import detector_teacher, record_killed, run
 from c2dlib.training.workers import Send, Worker
 from c2dlib.workspace import Workspace, new_bar
 

@@ -17,7 +17,8 @@ from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import detect
 from c2dlib.evaluation.scores import best_threshold
 from c2dlib.training.checkpoints import student_file
-from c2dlib.training.run import describe, experiment_for, run, run_folder
+from c2dlib.training.finished import run_folder
+from c2dlib.training.run import describe, experiment_for, run
 from c2dlib.workspace import open_workspace
 
 STUDENT = "SSD300-VGG16"

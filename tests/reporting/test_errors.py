@@ -12,7 +12,8 @@ from c2dlib.records import RecordError
 from c2dlib.reporting import errors
 from c2dlib.reporting.errors import differences, gather, markdown, run_errors, unknown, write_figure3
 from c2dlib.reporting.work_list import work_list
-from c2dlib.training.run import experiment_for, find_record, run, run_folder
+from c2dlib.training.finished import find_record, run_folder
+from c2dlib.training.run import experiment_for, run
 from c2dlib.workspace import Workspace
 from tests.damage import damages
 

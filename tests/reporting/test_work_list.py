@@ -309,15 +309,32 @@ def test_the_seed_that_chose_a_setting_is_in_no_other_table(tmp_path):
         table: {e.seed for row in work_list(table, workspace, folder, 5) for e in row.experiments}
         for table in ("choices", "table1", "controls")
     }
-    assert seeds == {"choices": {100, 101, 102, 103, 104}, "table1": set(range(5)), "controls": set(range(5))}
+    assert seeds == {
+        "choices": {100, 101, 102, 103, 104, 105},
+        "table1": set(range(5)),
+        "controls": set(range(5)),
+    }
 
 
 def test_choices_at_photos_change_both_weights_of_loc_and_kd_loc():
     rows = plan_rows("choices", "photos", methods=["loc+KDloc"], data="groceries")
     assert [row.changes for row in rows] == [
-        {"eval_split": "val", "lambda_l": value, "lambda_kl": value} for value in (0.0026, 0.01, 0.05)
+        {"eval_split": "val", "steps": 5000, "lambda_l": value, "lambda_kl": value}
+        for value in (0.0026, 0.01, 0.05)
     ]
     assert rows[0].settings == {"changed": "lambda_l = lambda_kl 0.0026"}
+
+
+def test_a_choice_may_have_a_seed_of_its_own_and_nothing_on_val_gets_a_control_on_test(tmp_path):
+    rows = plan_rows("choices", "photos", methods=["baseline"], data="groceries")
+    assert [(row.changes["steps"], row.first_seed) for row in rows[:3]] == [
+        (5000, 100),
+        (5000, 101),
+        (10000, 101),
+    ]
+    assert rows[2].settings == {"changed": "steps 10000, seed 101"}
+    for scale in ("mini", "photos", "regimes"):
+        assert {row.changes["eval_split"] for row in plan_rows("choices", scale)} == {"val"}
 
 
 def test_seeds_go_through_the_draws(tmp_path):

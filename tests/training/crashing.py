@@ -19,7 +19,8 @@ from c2dlib import files
 from c2dlib.reporting.tables import write_table
 from c2dlib.reporting.work_list import Row
 from c2dlib.training import loop
-from c2dlib.training.run import experiment_for, run, run_folder, sweep_leftovers
+from c2dlib.training.finished import run_folder, sweep_leftovers
+from c2dlib.training.run import experiment_for, run
 from c2dlib.workspace import open_workspace
 
 STUDENT = "SSD300-VGG16"

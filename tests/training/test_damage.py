@@ -18,15 +18,8 @@ from c2dlib.training import classifiers, loop
 from c2dlib.training import run as runs
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint, student_file
 from c2dlib.training.classifiers import classifier_teacher
-from c2dlib.training.run import (
-    detector_teacher,
-    experiment_for,
-    run,
-    run_detections,
-    run_folder,
-    sweep_leftovers,
-    trained_student,
-)
+from c2dlib.training.finished import run_detections, run_folder, sweep_leftovers, trained_student
+from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.training.validator import read_working_file
 from c2dlib.workspace import open_workspace
 from tests.damage import damages

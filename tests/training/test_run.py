@@ -24,7 +24,8 @@ from c2dlib.reporting.notes import notes
 from c2dlib.training import classifiers
 from c2dlib.training import run as runs
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.run import detector_teacher, experiment_for, run, run_folder, trained_student
+from c2dlib.training.finished import run_folder, trained_student
+from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.workspace import open_workspace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,8 @@ from torch import nn
 from c2dlib.config.experiment import experiment
 from c2dlib.config.weights import WeightsError
 from c2dlib.training import validator
-from c2dlib.training.run import experiment_for, run, run_folder
+from c2dlib.training.finished import run_folder
+from c2dlib.training.run import experiment_for, run
 from c2dlib.training.validator import Validator, read_history
 from c2dlib.workspace import open_workspace
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from c2dlib.training import schedule
-from c2dlib.training.run import experiment_for, find_record, record_killed
+from c2dlib.training.finished import find_record
+from c2dlib.training.run import experiment_for, record_killed
 from c2dlib.training.schedule import run_all
 from c2dlib.training.workers import Worker
 from c2dlib.workspace import open_workspace
