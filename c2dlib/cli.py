@@ -16,7 +16,14 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from c2dlib.config.experiment import check_scale, known, parse_override, preset_names, scale_names
+from c2dlib.config.experiment import (
+    check_scale,
+    known,
+    parse_override,
+    preset_names,
+    preset_student,
+    scale_names,
+)
 from c2dlib.config.weights import WeightsError
 from c2dlib.records import PUBLISHED, RecordError
 
@@ -405,12 +412,12 @@ def train(
     preset: Annotated[
         str,
         arg(
-            help="quick: a slim student on small images, minutes on a laptop; good: the paper's students "
-            "from ImageNet weights, for a GPU.",
+            help="quick: a slim student on small images, from random weights, in minutes; laptop: a compact "
+            "detector from ImageNet weights, on a CPU; good: the paper's students, for a GPU.",
             metavar="NAME",
         ),
     ] = "quick",
-    student: Annotated[str, arg(help="The detector, see `names`.", metavar="NAME")] = "SSD300-VGG16",
+    student: Annotated[str, arg(help="The detector, see `names`; empty: the preset's.", metavar="NAME")] = "",
     method: Annotated[str, arg(help="How it is trained: C2D, baseline, KDcls, ...", metavar="NAME")] = "C2D",
     compare: Annotated[bool, arg(help="Also train the baseline, and print the gain.")] = False,
     seeds: Seeds = 1,
@@ -423,10 +430,10 @@ def train(
     The best weights on val are kept. Interrupt at any time: the same command goes on.
 
     $ python -m c2dlib train --data photos
-    $ python -m c2dlib train --data photos/data.yaml --compare --seeds 3
+    $ python -m c2dlib train --data photos/data.yaml --preset laptop --compare --seeds 3
     $ python -m c2dlib train --data photos --preset good --student FasterRCNN-R50 --set batch_size=8
     """
-    known(preset, preset_names(), "preset")
+    student = student or preset_student(preset)
     overrides = _overrides(settings)
     from c2dlib.deployment.train import train as library
 

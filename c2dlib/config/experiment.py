@@ -436,6 +436,11 @@ def preset_names() -> list[str]:
     return sorted((path.stem for path in PRESETS.glob("*.yaml")), reverse=True)
 
 
+def preset_student(preset: str) -> str:
+    """The student that a preset is made for."""
+    return _read_scale(known(preset, preset_names(), "preset"))["student"]
+
+
 def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
     """The settings that the YAML of a scale or preset changes for a student.
 

@@ -14,6 +14,7 @@ from c2dlib.config.experiment import (
     experiment,
     parse_override,
     preset_names,
+    preset_student,
     scale_data,
     scale_names,
     scale_settings,
@@ -216,12 +217,13 @@ def test_every_scale_builds_every_student(path):
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_preset_builds_every_student_and_is_no_scale(path):
     text = yaml.safe_load(path.read_text())
-    assert set(text) == {"badges", "common", "families", "students"}
+    assert set(text) | {"students"} == {"student", "badges", "common", "families", "students"}
+    assert preset_student(path.stem) == text["student"] in ARCHITECTURES
     assert path.stem in preset_names() and path.stem not in scale_names()
     for student in ARCHITECTURES:
         e = experiment(path.stem, student, data="photographs")
         assert e.keep_best_every > 0
-        for key, value in text["students"].get(student, {}).items():
+        for key, value in text.get("students", {}).get(student, {}).items():
             assert getattr(e, key) == value
     with pytest.raises(ValueError, match="unknown SCALE"):
         check_scale(path.stem)

@@ -52,6 +52,15 @@ def test_from_a_folder_to_a_checkpoint_and_the_next_command(trained, capsys):
     assert "cats val, 1 images" in said and "detections.json" in said
 
 
+def test_a_preset_has_a_student_of_its_own(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yolo(tmp_path / "cats", val=False)
+    small = "max_size=64 teacher_size=32 teacher_width=1 backbone_weights=none teacher_pretrained=false"
+    given = [setting for setting in SETTINGS if not setting.startswith("teacher_width")] + small.split()
+    assert main(["train", "--data", "cats", "--device", "cpu", "--preset", "laptop", "--set", *given]) == 0
+    assert "runs/cats-laptop/FasterRCNN-MV2.KDcls+loc+KDloc.s0." in capsys.readouterr().out
+
+
 def test_runs_are_listed_by_what_they_are(trained, capsys):
     assert train("--compare") == 0  # at once, where the test before has trained
     frame = list_runs(trained / "results", trained / "runs")
