@@ -14,7 +14,7 @@ import pytest
 from c2dlib.cli import COMMANDS, main
 from c2dlib.config.experiment import scale_names
 from c2dlib.records import ROOT
-from c2dlib.reporting import notebooks
+from c2dlib.reporting import notebooks, work_list
 from c2dlib.reporting.work_list import TABLES
 from c2dlib.training import schedule
 
@@ -107,6 +107,16 @@ def test_every_command_of_make_reproduce_is_taken(here, monkeypatch, capsys):
         assert words[1] in TABLES or main(words) == 0, capsys.readouterr().err
     assert set(given) == set(notebooks.PIECES.values())
     assert given["figure3_errors"]["seeds"] == given["your_data"]["seeds"] == 3
+
+
+def test_a_notebook_without_a_student_shows_that_of_its_scale(here, monkeypatch):
+    calls = executed(monkeypatch)
+    for words in ([], ["--students", "SSD512-VGG16"]):
+        assert main(["reproduce", "method", "--scale", "smoke", *words]) == 0
+    given = {"ablated": "RetinaNet-R50"}
+    monkeypatch.setattr(work_list, "scale_tables", lambda _: given)
+    assert main(["reproduce", "method", "--scale", "smoke"]) == 0
+    assert [told["student"] for _, told in calls] == ["SSD300-VGG16", "SSD512-VGG16", "RetinaNet-R50"]
 
 
 @pytest.mark.parametrize(

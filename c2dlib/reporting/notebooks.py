@@ -17,6 +17,7 @@ import nbformat
 from c2dlib.files import errors_named, sweep, temporary_file, write_whole
 from c2dlib.records import ROOT
 from c2dlib.reporting.navigation import navigation, neighbours, with_navigation
+from c2dlib.reporting.work_list import ablated
 from c2dlib.workspace import PUBLISHED, Workspace, open_workspace
 
 FOLDER = ROOT / "notebooks"
@@ -166,7 +167,8 @@ def execute_published(name: str, scale: str, data: str = "") -> Path:
             f"{notebook}.ipynb does not show published results: make reproduce-{name} executes it"
         )
     workspace, _ = open_workspace(scale, data, results=PUBLISHED)
-    return execute(notebook, workspace, {"scale": scale, "data": data, "published": True})
+    student = {"student": ablated(scale)} if "student" in parameters(notebook) else {}
+    return execute(notebook, workspace, {"scale": scale, "data": data, "published": True, **student})
 
 
 def html(workspace: Workspace) -> Path:

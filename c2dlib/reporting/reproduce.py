@@ -123,7 +123,7 @@ def _reproduce_notebook(request: Request) -> bool:
     else:
         experiment(
             request.scale,
-            parameters.get("student", work_list.ABLATED),
+            parameters.get("student", work_list.ablated(request.scale)),
             parameters.get("method", "baseline"),
             **request.overrides,
         )
@@ -142,10 +142,12 @@ def _reproduce_notebook(request: Request) -> bool:
 def _notebook_parameters(request: Request, accepted: list[str]) -> dict:
     """The options as parameters of a notebook, which takes ``students`` or one ``student``, likewise methods.
 
+    One that takes a student gets the scale's where none is named.
+
     Raises:
         ValueError: for an option that the notebook has no parameter for.
     """
-    parameters = {}
+    parameters = {"student": work_list.ablated(request.scale)} if "student" in accepted else {}
     for parameter, value in (
         ("seeds", request.seeds if request.seeds > 1 else None),
         ("students", list(request.students)),

@@ -155,7 +155,7 @@ def _every_imitation(scale: str) -> list[dict]:
 def _controlled(scale: str) -> list[str]:
     """The students of the tables of controls."""
     tables = scale_tables(scale)
-    return tables.get("controls", [tables.get("ablated", ABLATED)])
+    return tables.get("controls", [ablated(scale)])
 
 
 def _controls(scale: str) -> list[dict]:
@@ -329,6 +329,11 @@ def work_list(
     return rows
 
 
+def ablated(scale: str) -> str:
+    """The student of the tables and notebooks that name none, at a scale."""
+    return scale_tables(scale).get("ablated", ABLATED)
+
+
 def first_seed(table: str, scale: str) -> int:
     """The first seed of a table's rows: 0, or what the scale says."""
     return scale_tables(scale).get("first_seed", {}).get(table, 0)
@@ -405,7 +410,7 @@ def _lines_by_student(table: str, scale: str) -> dict[str, list[dict]]:
     kind, changes = TABLES[table], scale_tables(scale)
     by_student: dict[str, list[dict]] = {}
     for line in kind.own_lines(scale) if kind.own_lines else _paper_lines(table):
-        by_student.setdefault(line.get("student", changes.get("ablated", ABLATED)), []).append(line)
+        by_student.setdefault(line.get("student", ablated(scale)), []).append(line)
     if "in_place_of" not in changes:
         return by_student
     here = {}
