@@ -465,9 +465,9 @@ def scale_tables(scale: str) -> dict:
     ``ablated`` (the student of the tables that name none), ``more_rows`` (table -> student -> methods that
     the paper does not have there), ``choices`` (student -> method, setting, values and, where it is not that
     of the table, the first seed), ``choices_with`` (settings of all of them), ``first_seed`` (table -> its
-    first seed, where that is not 0), ``draws`` (seed s has the draw s modulo this number), ``controls`` (the
-    students of that table), ``tuned`` (student -> method -> settings of its own row) and ``split`` (the one
-    that tables report; data without it is refused).
+    first seed, where that is not 0), ``teachers`` (of Table 3b: name, input size, settings), ``draws`` (seed
+    s has the draw s modulo this number), ``controls`` (the students of that table), ``tuned`` (student ->
+    method -> settings of its own row) and ``split`` (the one that tables report; data without it is refused).
     """
     return _read_scale(scale).get("tables", {})
 

@@ -93,6 +93,8 @@ def _weight_and_temperature(line: dict, e: Experiment) -> tuple[str, dict]:
 
 
 def _teacher_and_size(line: dict, e: Experiment) -> tuple[str, dict]:
+    if "with" in line:
+        return "KDcls", {"teacher_size": line["input_size"], **line["with"]}
     return "KDcls", {
         "teacher": line["teacher"].lower().replace("-", "_"),  # timm's names
         "teacher_size": round(line["input_size"] * e.teacher_size / 112),
@@ -181,6 +183,16 @@ def _own_losses(scale: str) -> list[dict]:
     ]
 
 
+def _teachers(scale: str) -> list[dict]:
+    """The paper's teachers, or those that a scale has in their place."""
+    if "teachers" not in scale_tables(scale):
+        return _paper_lines("table3b")
+    return [
+        {"teacher": name, "input_size": size, "with": settings}
+        for name, size, settings in scale_tables(scale)["teachers"]
+    ]
+
+
 def _sizes(scale: str) -> list[dict]:
     return [
         {"method": method, "train_share": share}
@@ -236,7 +248,10 @@ TABLES = {
         "Table 3a: weight and temperature of KD_cls", ("lambda_kc", "T"), _weight_and_temperature
     ),
     "table3b": Table(
-        "Table 3b: architecture and input size of the teacher", ("teacher", "input_size"), _teacher_and_size
+        "Table 3b: architecture and input size of the teacher",
+        ("teacher", "input_size"),
+        _teacher_and_size,
+        _teachers,
     ),
     "table4": Table(
         "Table 4: sampling size, pooling size and layers of loc and KD_loc",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from c2dlib.config.experiment import experiment
+from c2dlib.config.identity import job_key
 from c2dlib.records import ROOT
 from c2dlib.reporting.labels import frame_labels, row_label
 from c2dlib.reporting.notes import notes
@@ -323,6 +324,21 @@ def test_choices_at_photos_change_both_weights_of_loc_and_kd_loc():
         for value in (0.0026, 0.01, 0.05)
     ]
     assert rows[0].settings == {"changed": "lambda_l = lambda_kl 0.0026"}
+
+
+def test_a_scale_may_have_teachers_of_its_own(tmp_path):
+    workspace = Workspace("photos", tmp_path, tmp_path / "groceries-photos", tmp_path / "runs", "cpu")
+    folder = SimpleNamespace(annotation_hash="0" * 64, eval_split="test")
+    rows = {
+        (row.settings["teacher"], row.settings["input_size"]): row.experiments[0]
+        for row in work_list("table3b", workspace, folder, methods=["KDcls"])
+    }
+    assert len(rows) == len({job_key("teacher", e) for e in rows.values()}) == 6
+    (own,) = work_list("table1", workspace, folder, students=["FasterRCNN-MV1x025"], methods=["KDcls"])
+    assert rows["MobileNetV1", 112] == own.experiments[0]
+    slim = rows["MobileNetV1 x 0.25 from scratch", 56]
+    assert (slim.teacher_size, slim.teacher_width, slim.teacher_weights) == (56, 0.25, "")
+    assert rows["MobileNetV1", 224].teacher_weights == own.experiments[0].teacher_weights
 
 
 def test_a_choice_may_have_a_seed_of_its_own_and_nothing_on_val_gets_a_control_on_test(tmp_path):
