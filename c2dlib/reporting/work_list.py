@@ -329,9 +329,10 @@ def work_list(
     from c2dlib.training.finished import finished
     from c2dlib.training.run import experiment_for
 
-    rows = []
+    plans = plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name)
     recorded = recorded_seeds(workspace.results) if with_recorded and not TABLES[table].on_val else {}
-    for plan in plan_rows(table, workspace.scale, seeds, students, methods, overrides, workspace.data_name):
+    rows = []
+    for plan in plans:
 
         def of_seed(seed: int, plan: RowPlan = plan) -> Experiment:
             changes = plan.changes | (overrides or {})

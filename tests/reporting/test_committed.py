@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from c2dlib.config.experiment import Experiment, scale_tables
+from c2dlib.config.experiment import Experiment
 from c2dlib.data.coco import CocoFolder
 from c2dlib.data.validation import Report
 from c2dlib.records import ROOT, read_record
@@ -65,8 +65,8 @@ def rows_of(source: str, committed: pd.DataFrame, workspace: Workspace, folder: 
     planned = (
         committed.get("status", pd.Series(dtype=str)).dropna().str.extract(r"of (\d+) seeds")[0].astype(float)
     )
-    first = scale_tables(workspace.scale).get("first_seed", {}).get(source, 0)
-    seeds = int(max([*(recorded + 1 - first), *planned.dropna(), *committed.seeds]))
+    further = [] if TABLES[source].on_val else recorded + 1
+    seeds = int(max([*further, *planned.dropna(), *committed.seeds]))
     return work_list(
         source, workspace, folder, seeds, list(committed.student.unique()), list(committed.method.unique())
     )
