@@ -97,6 +97,8 @@ def test_validation_states_the_range_of_the_last_third(drawn):
     assert figure.alt.endswith("A, baseline: 30.0 to 31.0, range 1.0")
     (third,) = figure.axes[0].patches
     assert (third.get_x(), third.get_width()) == (20, 10)
+    longer = dataclasses.replace(run, experiment={"steps": 32})  # after the last line of the log that is kept
+    assert drawn(figures.convergence([longer])).axes[0].lines[0].get_xdata().tolist() == [10, 20, 25, 32]
     on_test = dataclasses.replace(run, eval_split="test")  # its mAP is not one of val
     assert len(drawn(figures.convergence([on_test])).axes[0].lines[0].get_xdata()) == 3
     with pytest.raises(ValueError, match="validate_every"):
