@@ -433,7 +433,8 @@ def train(
     $ python -m c2dlib train --data photos/data.yaml --preset laptop --compare --seeds 3
     $ python -m c2dlib train --data photos --preset good --student FasterRCNN-R50 --set batch_size=8
     """
-    student = student or preset_student(preset)
+    own = preset_student(preset)  # a misspelt preset is answered before torch is loaded
+    student = student or own
     overrides = _overrides(settings)
     from c2dlib.deployment.train import train as library
 

@@ -174,7 +174,8 @@ def convergence(records: list[RunRecord], names: dict[str, str] | None = None) -
     for record, (color, line, marker) in zip(shown, [*looks] * len(shown), strict=False):
         curve = {int(step): metrics["mAP"] for step, metrics in record.validation.items()}
         logged = int(record.curve["step"][-1]) if record.curve.get("step") else max(curve)
-        steps = (record.experiment or {}).get("steps") or logged  # records keep some lines of a log only
+        planned = record.experiment.get("steps")  # records keep some lines of a log only
+        steps = planned if planned and not record.experiment.get("patience") else logged
         if record.eval_split == "val":
             curve[max(steps, *curve)] = record.metrics["mAP"]
         curve = dict(sorted(curve.items()))

@@ -34,9 +34,10 @@ def preview(request: Request, results: Path = Path("results"), published: Path =
     """
     name, scale, seeds, overrides = request.place, request.scale, request.seeds, request.overrides
     table = "table1" if request.name == "figure3" else request.name
-    data_name = name.removesuffix(f"-{scale}")
     plans = request.plans(table)
-    known_data = [{"data": data_name, **known} for known in _data_hashes(request.data, results / name)]
+    known_data = [
+        {"data": request.data_name, **known} for known in _data_hashes(request.data, results / name)
+    ]
     done, missing = 0, {}
     for plan in plans:
         for seed in range(plan.first_seed, plan.first_seed + seeds):

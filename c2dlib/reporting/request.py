@@ -44,9 +44,12 @@ class Request:
         """The name of the folder of results."""
         return results_name(self.scale, self.data)
 
+    @property
+    def data_name(self) -> str:
+        """The name of the data in records."""
+        return self.place.removesuffix(f"-{self.scale}")
+
     def plans(self, table: str) -> list[RowPlan]:
         """The rows that are asked of a table; errors as of ``work_list.plan_rows``."""
-        data = self.place.removesuffix(f"-{self.scale}")
-        return plan_rows(
-            table, self.scale, self.seeds, list(self.students), list(self.methods), self.overrides, data
-        )
+        students, methods = list(self.students), list(self.methods)
+        return plan_rows(table, self.scale, self.seeds, students, methods, self.overrides, self.data_name)

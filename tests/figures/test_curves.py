@@ -11,7 +11,14 @@ CURVE = {"step": [10, 20, 30], "classification": [3.0, 2.0, 1.0], "bbox_regressi
 
 
 def record(student: str, method: str, curve: dict, **more) -> RunRecord:
-    fields = {"student": student, "method": method, "seed": 0, "curve": curve, "validation": {}}
+    fields = {
+        "student": student,
+        "method": method,
+        "seed": 0,
+        "curve": curve,
+        "validation": {},
+        "experiment": {},
+    }
     return RunRecord(**dict.fromkeys(RunRecord.__dataclass_fields__) | fields | more)
 
 
@@ -99,6 +106,8 @@ def test_validation_states_the_range_of_the_last_third(drawn):
     assert (third.get_x(), third.get_width()) == (20, 10)
     longer = dataclasses.replace(run, experiment={"steps": 32})  # after the last line of the log that is kept
     assert drawn(figures.convergence([longer])).axes[0].lines[0].get_xdata().tolist() == [10, 20, 25, 32]
+    stopped = dataclasses.replace(run, experiment={"steps": 90, "patience": 2})
+    assert drawn(figures.convergence([stopped])).axes[0].lines[0].get_xdata()[-1] == 30
     on_test = dataclasses.replace(run, eval_split="test")  # its mAP is not one of val
     assert len(drawn(figures.convergence([on_test])).axes[0].lines[0].get_xdata()) == 3
     with pytest.raises(ValueError, match="validate_every"):
