@@ -50,7 +50,7 @@ def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
     sentences = regimes.missing(baselines, gains)
     assert "Badges-4, SSD300-VGG16: no loc+KDloc, C2D." in sentences
     assert any(
-        s.startswith("Badges-crowded: not run. `make reproduce-controls SCALE=regimes") for s in sentences
+        s.startswith("Badges-crowded: not run with all of its 8 seeds. `make reproduce-controls SCALE=regimes") for s in sentences
     )
 
 
@@ -58,7 +58,7 @@ def test_without_runs_everything_is_missing(tmp_path):
     baselines, gains = regimes.write_regimes(tmp_path)
     assert baselines.empty and gains.empty
     text = (tmp_path / "regimes.md").read_text()
-    assert "No run was found." in text and text.count("not run.") == len(regimes.PLACES)
+    assert "No run was found." in text and text.count("not run with all of its") == len(regimes.PLACES)
 
 
 def test_published_records_are_read_where_there_are_no_own_ones(tmp_path):
@@ -68,6 +68,17 @@ def test_published_records_are_read_where_there_are_no_own_ones(tmp_path):
     assert regimes.place_folder(place, tmp_path) == published
     (tmp_path / FOLDER / "records").mkdir(parents=True)
     assert regimes.place_folder(place, tmp_path) == tmp_path / FOLDER
+
+
+def test_published_runs_are_shown_when_all_planned_seeds_are_there(tmp_path):
+    published = tmp_path / "published"
+    rows = {m: [40.0] * 8 for m in ("baseline", "KDcls", "loc", "loc+KDloc", "ours")}
+    made(published, rows | {"loc": [41.0] * 7})
+    baselines, gains = regimes.regimes(tmp_path)
+    assert baselines.empty and gains.empty
+    assert "Badges-4: not run with all of its 8 seeds." in " ".join(regimes.missing(baselines, gains))
+    made(published, rows)
+    assert regimes.regimes(tmp_path)[0].seeds.tolist() == [8]
 
 
 def test_the_committed_text_is_what_the_records_say():
