@@ -137,7 +137,9 @@ def test_tables_notebooks_do_not_drift_apart(name):
     code = [  # of choices alone: how mAP on val rises
         re.sub(rf"{re.escape(curves)}.*\n", "", source) if name == "choices" else source for source in code
     ]
-    assert [source for source in code if source not in sections] == common
+    shared = [source for source in code if source not in sections]
+    begin = 1 if name == "reweighted" else 0  # nothing of it is published: it begins with other parameters
+    assert shared[begin:] == common[begin:] and len(shared) == len(common)
     prose, model = cells_of(name, "markdown"), cells_of("table1", "markdown")
     if name != "reweighted":  # nothing of it is published yet
         assert prose[0].split("\n\n")[-1] == model[0].split("\n\n")[-1]  # the run time
