@@ -48,8 +48,14 @@ class Workspace:
         return PUBLISHED / self.results.name
 
     def of_published(self) -> Workspace:
-        """The same data with the published results and checkpoints, which are read only."""
-        return dataclasses.replace(self, results=self.published, runs=PUBLISHED_WEIGHTS)
+        """The same data with the published results and weights, which are read only.
+
+        Where no weights are published on these data, the checkpoints are this machine's own.
+        """
+        weights = (PUBLISHED_WEIGHTS / self.results.name).is_dir()
+        return dataclasses.replace(
+            self, results=self.published, runs=PUBLISHED_WEIGHTS if weights else self.runs
+        )
 
     def __post_init__(self):
         if self.device == "auto":

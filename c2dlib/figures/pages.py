@@ -31,7 +31,7 @@ from c2dlib.records import ROOT, RunRecord, circumstances
 from c2dlib.reporting import claims, errors, ledger, tables
 from c2dlib.reporting.evidence import evidence
 from c2dlib.reporting.labels import method_label, run_labels
-from c2dlib.reporting.markdown import markdown_table, number
+from c2dlib.reporting.markdown import folded, markdown_table, number, without_columns
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
@@ -42,7 +42,7 @@ from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.finished import finished, run_detections, trained_student
 from c2dlib.training.run import experiment_for, run
 from c2dlib.training.schedule import run_all
-from c2dlib.workspace import open_workspace
+from c2dlib.workspace import PUBLISHED_WEIGHTS, open_workspace
 
 TRAIN_HERE = "With `published = False` in the parameters, what is missing is trained on this machine."
 
@@ -159,7 +159,8 @@ class Page:
     def about_teacher(self, e: Experiment) -> Markdown:
         """The accuracy of an experiment's teacher, from its report; a teacher near chance is named as one."""
         report, chance = self._teacher(e)[1], 100 / len(self.class_names)
-        origin = "published weights, checked by their hash" if self.published else "trained on this machine"
+        shipped = self.workspace.runs == PUBLISHED_WEIGHTS
+        origin = "published weights, checked by their hash" if shipped else "trained on this machine"
         text = (
             f"The teacher is a {e.teacher} (width × {e.teacher_width:g}, crops of {e.teacher_size} px; "
             f"{origin}): "
@@ -290,7 +291,7 @@ class TablePage(Page):
         """Train the missing runs, print each row as it is done, write ``<table>.csv`` and ``<table>.md``.
 
         Returns:
-            The text of ``<table>.md`` and a line about the runs.
+            The text of ``<table>.md`` without its title and its costs, and a line about the runs.
         """
         if not self.published:
             printer = tables.Printer(self.rows, self.records)
@@ -300,17 +301,21 @@ class TablePage(Page):
         self._read_records()
         devices = ", ".join(sorted({record.device for record in self.done})) or "no device"
         minutes = sum(record.wall_seconds for record in self.done) / 60
+        text = (self.workspace.results / f"{self.name}.md").read_text(encoding="utf-8")
+        _, _, rest = text.partition("\n")
         return Markdown(
-            f"{(self.workspace.results / f'{self.name}.md').read_text(encoding='utf-8')}\n\n"
+            f"{without_columns(rest.strip(), tables.COSTS)}\n\n"
             f"{len(self.done)} of {len({e.hash() for e in self.experiments})} runs are done: "
             f"{minutes:.1f} minutes of training and evaluation on {devices}."
         )
 
     def verdict(self) -> Markdown:
-        """The verdicts on the primary claims whose rows the table has, then the descriptive comparisons."""
+        """The verdicts on the primary claims on the table's rows; folded: the descriptive comparisons."""
         found = evidence(self.workspace, self.folder)
         text = ledger.verdicts(found, {(row.student, canonical(row.method)) for row in self.rows})
-        return Markdown(f"{text}\n\n{self.comparisons().data}")
+        return Markdown(
+            f"{text}\n\n{folded('All comparisons of rows, descriptive', self.comparisons().data)}"
+        )
 
     def comparisons(self) -> Markdown:
         """A line per comparison: the paper's difference, the reproduced one with its 95 % interval."""
@@ -320,6 +325,10 @@ class TablePage(Page):
             if compared.empty
             else f"{claims.markdown(compared)}\n\n{claims.summary(compared)}"
         )
+
+    def costs(self) -> Markdown:
+        """What a run of each row cost."""
+        return Markdown(tables.costs(self.frame))
 
     def comparison(self) -> Markdown:
         """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""

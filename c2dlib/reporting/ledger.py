@@ -14,7 +14,7 @@ from c2dlib.reporting.evidence import (
     UNDECIDED,
     Evidence,
 )
-from c2dlib.reporting.markdown import MISSING, markdown_table, number
+from c2dlib.reporting.markdown import MISSING, folded, markdown_table, number
 from c2dlib.reporting.primary_claims import read_claims
 from c2dlib.reporting.statistics import difference_text
 
@@ -86,8 +86,23 @@ def verdicts(found: Evidence | None, rows: set[tuple[str, str]]) -> str:
     lines = found.parts[found.parts.id.isin(on_rows)]
     if lines.empty:
         return "**No verdict**: no primary claim is on rows of this table alone."
-    note = f"{EXPLORATORY}\n\n" if found.regime.exploratory else ""
-    return note + _table(lines, found.regime.exploratory)
+    sentences = [_sentence(claim, found.regime.exploratory) for _, claim in lines.groupby("id", sort=False)]
+    table = folded(
+        "How each was computed; <i>detectable</i>: the smallest difference that so many seeds would show in "
+        "four of five repetitions",
+        _table(lines, found.regime.exploratory),
+    )
+    status = [EXPLORATORY] if found.regime.exploratory else []
+    return "\n\n".join([*status, "\n".join(sentences), table])
+
+
+def _sentence(claim: pd.DataFrame, exploratory: bool) -> str:
+    """A claim, what was found of each part beside the paper's number, and the verdict."""
+    first = claim.iloc[0]
+    parts = "; ".join(
+        f"{line.sum}: {_estimate(line)}, the paper's {_paper(line)}" for line in claim.itertuples()
+    )
+    return f"- {first.claim}: **{_verdict(first, exploratory).strip('*')}**. {parts}."
 
 
 def _status(found: Evidence, published: bool) -> str:

@@ -35,3 +35,21 @@ def difference_text(mean: float | None, low: float | None, high: float | None) -
 def number(value: float | None, digits: int = 1) -> str:
     """A number with so many digits after the point; a dash for a missing one."""
     return MISSING if missing(value) else f"{value:.{digits}f}"
+
+
+def without_columns(text: str, names: Collection[str]) -> str:
+    """The Markdown text with these columns of its tables left out."""
+    lines, dropped = [], []
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = line[1:-1].split("|")
+            if not lines or not lines[-1].startswith("|"):  # a table begins
+                dropped = [i for i, cell in enumerate(cells) if cell.strip() in names]
+            line = "|" + "|".join(cell for i, cell in enumerate(cells) if i not in dropped) + "|"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def folded(summary: str, text: str) -> str:
+    """A text that is shown after a click on its summary, in JupyterLab and on pages."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{text}\n\n</details>"

@@ -31,6 +31,8 @@ from c2dlib.training.finished import find_record
 from c2dlib.workspace import Workspace
 
 GAIN_HEAD = "gain over the reproduced baseline [95 % CI]"
+MEMORY = "memory, MB"
+COSTS = ("parameters", "s / step (x plain)", MEMORY, "wall s")
 
 
 def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFolder) -> pd.DataFrame:
@@ -255,7 +257,7 @@ def _with_costs(frame: pd.DataFrame, reasons: Sequence[str]) -> tuple[list[str],
     """Head and cells of a table that is not compared with a published one, with what its runs cost."""
     varied, compared = varied_settings(frame), _compared_metrics(frame)
     plain = [] if len(compared) > 1 else ["AP50", "AP75"]
-    memory = ["memory, MB"] if frame.memory_mb.notna().any() else []
+    memory = bool(frame.memory_mb.notna().any())
     columns = [
         "student",
         "method",
@@ -266,10 +268,7 @@ def _with_costs(frame: pd.DataFrame, reasons: Sequence[str]) -> tuple[list[str],
         *(f"{metric} paper / reproduced" for metric in compared),
         *plain,
         "seeds",
-        "parameters",
-        "s / step (x plain)",
-        *memory,
-        "wall s",
+        *(cost for cost in COSTS if cost != MEMORY or memory),
     ]
     rows = [
         [
@@ -279,11 +278,28 @@ def _with_costs(frame: pd.DataFrame, reasons: Sequence[str]) -> tuple[list[str],
             *result_cells(line),
             *(f"{number(line[f'paper_{metric}'])} / {number(line[metric])}" for metric in compared),
             *(number(line[metric]) for metric in plain),
-            *_cost_cells(line, with_memory=bool(memory)),
+            *_cost_cells(line, with_memory=memory),
         ]
         for (_, line), reason in zip(frame.iterrows(), reasons, strict=True)
     ]
     return columns, rows
+
+
+def costs(frame: pd.DataFrame) -> str:
+    """What a run of each finished row cost, as Markdown."""
+    varied, run = varied_settings(frame), frame[frame.seeds > 0]
+    with_memory = bool(run.memory_mb.notna().any())
+    rows = [
+        [
+            line.student,
+            method_cell(line.method),
+            *map(_setting_cell, line[varied]),
+            *_cost_cells(line, with_memory)[1:],
+        ]
+        for _, line in run.iterrows()
+    ]
+    head = ["student", "method", *varied, *(cost for cost in COSTS if cost != MEMORY or with_memory)]
+    return markdown_table(head, rows, text_columns=range(2 + len(varied)))
 
 
 def _few_seeds(frame: pd.DataFrame) -> str:

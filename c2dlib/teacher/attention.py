@@ -23,7 +23,7 @@ def attention(teacher: Teacher, crops: Tensor, classes: Tensor, cells: int = 8) 
     """How much of a class's probability is lost when a patch of the crop is covered (Zeiler and Fergus 2014).
 
     A square of two cells' side slides over the crop in steps of one cell and is filled with the crop's mean
-    colour.
+    colour. A pixel's value is the mean over the squares that cover it.
 
     Args:
         crops: [G, 3, s, s] in 0..255.
@@ -31,7 +31,7 @@ def attention(teacher: Teacher, crops: Tensor, classes: Tensor, cells: int = 8) 
         cells: per side.
 
     Returns:
-        [G, s, s]; above 0 where covering lowers the class's probability, below 0 where it raises it.
+        [G, s, s] in -1..1: the fall of the class's probability; below 0 where covering raises it.
     """
     step = max(crops.shape[-1] // cells, 1)
     maps = [
@@ -45,4 +45,5 @@ def attention(teacher: Teacher, crops: Tensor, classes: Tensor, cells: int = 8) 
         )
         for crop, target in zip(crops, classes, strict=True)
     ]
-    return torch.cat(maps).sum(1) if maps else crops.new_zeros(0, *crops.shape[-2:])
+    # captum repeats the fall in each of the three colours
+    return torch.cat(maps).mean(1) if maps else crops.new_zeros(0, *crops.shape[-2:])

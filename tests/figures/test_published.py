@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save
 
 from c2dlib.figures.pages import Page, PairPage, TablePage
 from c2dlib.records import read_record
+from c2dlib.reporting.markdown import without_columns
+from c2dlib.reporting.tables import COSTS
 from c2dlib.training.run import experiment_for
 from c2dlib.workspace import PUBLISHED, PUBLISHED_WEIGHTS, Workspace
 
@@ -56,9 +58,21 @@ def test_a_published_table_has_its_own_seeds_and_no_more(name, place):
     assert list(page.frame.seeds) == list(committed.seeds)
     assert page.frame.mAP.tolist() == pytest.approx(committed.mAP.tolist(), abs=1e-4)
     shown = page.verdict().data
+    assert ("\n- KD_cls raises mAP: **undecided**. KDcls - baseline, mAP: " in shown) == (name == "table1")
     assert ("| 1. KD_cls raises mAP |" in shown) == (name == "table1")
     assert ("**Exploratory**" if name == "table1" else "**No verdict**") in shown
-    assert (PUBLISHED / "badges-mini" / f"{name}.md").read_text() in page.table().data
+    title, rest = (PUBLISHED / "badges-mini" / f"{name}.md").read_text().strip().split("\n", 1)
+    table, costs = page.table().data, page.costs().data
+    assert without_columns(rest.strip(), COSTS) in table and title not in table
+    assert "| wall s |" in rest and "wall s" not in table.splitlines()[0] and "| wall s |" in costs
+    assert costs.count("\n") == 1 + len(committed)
+
+
+def test_without_published_weights_those_of_this_machine_are_read(tmp_path):
+    own = Workspace("photos", tmp_path, tmp_path / "groceries-photos", tmp_path / "runs", "cpu")
+    assert own.of_published().runs == own.runs
+    badges = Workspace("mini", tmp_path, tmp_path / "badges-mini", tmp_path / "runs", "cpu")
+    assert badges.of_published().runs == PUBLISHED_WEIGHTS
 
 
 def test_what_is_not_published_says_how_to_train_it(place):

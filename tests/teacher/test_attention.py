@@ -21,6 +21,9 @@ def test_attention_is_where_the_answer_comes_from():
     maps = attention(TopLeftRed(), crops, torch.tensor([0, 1]), cells=8)
     assert maps.shape == (2, 16, 16)
     assert (maps[0, :8, :8] > 0).all() and maps[0, 10:, 10:].abs().max() == 0
+    # The first square alone covers the corner: a quarter of the red falls from 1 to the crop's mean, 1/4.
+    before, after = torch.sigmoid(torch.tensor([4 - 2, 4 * 0.8125 - 2.0]))
+    torch.testing.assert_close(maps[0, 0, 0], before - after)
     assert (maps[1, :8, :8] < 0).all()  # what speaks for class 0 misleads class 1
 
 
