@@ -47,7 +47,7 @@ def published_site(folder: Path = PUBLISHED / "html") -> Path:
 
     Notebooks that are not published as executed copies are shown without outputs.
     """
-    results = sorted(path for path in PUBLISHED.iterdir() if path.is_dir() and _executed(path))
+    results = sorted(path.parent for path in PUBLISHED.glob("*/records"))
     shown = {path.stem for place in results for path in _executed(place)}
     sources = [FOLDER / f"{name}.ipynb" for name in ORDER if name not in shown]
     texts = [*pages(), *(ROOT / name for name in ("METHOD.md", "DEVIATIONS.md"))]
@@ -64,6 +64,11 @@ def _executed(results: Path) -> list[Path]:
 def _name(copy: Path) -> str:
     """The name of the notebook that a copy is of; that of ``table1.failed.ipynb`` is ``table1``."""
     return copy.name.partition(".")[0]
+
+
+def _of_text(path: Path) -> str:
+    """The name of the notebook that writes a text, if one does; of ``figure3.md`` it is ``figure3_errors``."""
+    return PIECES.get(path.stem, path.stem)
 
 
 class Site:
@@ -165,7 +170,7 @@ class Site:
 
     def _index(self, titles: dict[Path, str]) -> str:
         """The texts, then the notebooks in the order of reading, each with a sentence and all its copies."""
-        numbers = [path for path in self.texts if path.stem in PIECES]  # of a notebook: figure3.md
+        numbers = [path for path in self.texts if _of_text(path) in ORDER]  # of a notebook: figure3.md
         others = sorted({_name(path) for path in self.notebooks}.difference(ORDER))
         texts = [path for path in self.texts if path not in numbers]
         texts.sort(key=lambda path: (*FIRST, path.stem).index(path.stem))
@@ -175,7 +180,7 @@ class Site:
             groups[group] = []
             for name in names:
                 copies = [path for path in self.notebooks if _name(path) == name]
-                copies += [path for path in numbers if copies and PIECES[path.stem] == name]
+                copies += [path for path in numbers if _of_text(path) == name]
                 if copies:
                     groups[group].append(self._item(copies[0], titles, sentences.get(name, ""), copies[1:]))
         places = ", ".join(f"<code>{escape(place.name)}</code>" for place in self.results)
