@@ -67,7 +67,7 @@ def _name(copy: Path) -> str:
 
 
 def _of_text(path: Path) -> str:
-    """The name of the notebook that writes a text, if one does; of ``figure3.md`` it is ``figure3_errors``."""
+    """The name of the notebook that writes a text, if one does: ``figure3_errors`` for ``figure3.md``."""
     return PIECES.get(path.stem, path.stem)
 
 
