@@ -3,7 +3,7 @@
 
 ## the Python >= 3.11 that a new .venv is made from
 PYTHON ?= python3
-## smoke (seconds), mini (minutes on a laptop), photos (photographs), regimes (when does it help) or coco (the paper's scale)
+## smoke (minutes, numbers mean nothing), mini (about an hour for Table 2), photos (photographs), regimes (when does it help) or coco (the paper's scale)
 SCALE ?= mini
 ## a COCO-format folder; empty: the embedded Badges data set
 DATA ?=
@@ -35,6 +35,10 @@ GIVEN := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 UNKNOWN := $(filter-out $(KNOWN) SHELL MAKE% -%,$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable $(UNKNOWN): choose from $(KNOWN)))
 
+# What was given to this make, on the command line or in its environment (but NAME, see `data`).
+CALLED_WITH := $(foreach v,$(KNOWN),$(if $(or $(filter $v,$(GIVEN)),$(and $(filter-out NAME,$v),$(filter \
+    environment,$(origin $v)))),$v))
+
 # Values are taken as they are typed: make does not expand a $ in them, here or in the environment of a command.
 $(foreach v,$(KNOWN),$(eval override $v := $$(value $v)))
 
@@ -52,6 +56,12 @@ SET_OPTIONS = $(call list_option,--set,$(SET))
 
 OVER_SEEDS := table1 table2 table2x table3a table3b table4 table5 controls reweighted sizes schedules figure3 your_data
 ONE_SEED := figure4 method teacher scale own_loop regimes
+
+# The command that goes on after Ctrl-C; of a make that this one starts, it is this one's.
+ifndef C2D_MAKE
+reproduce reproduce-% show-% bench data claims html readme: export C2D_MAKE := make $(MAKECMDGOALS)$(foreach \
+    v,$(CALLED_WITH), $(call quote,$v=$(value $v)))
+endif
 
 .PHONY: help setup test lint bench data reproduce claims html readme lab notebook lock clean
 

@@ -25,7 +25,7 @@ from c2dlib.config.experiment import (
     scale_names,
 )
 from c2dlib.config.weights import WeightsError
-from c2dlib.records import PUBLISHED, RecordError
+from c2dlib.records import PUBLISHED, RecordError, interpreter
 
 Scale = Annotated[str, arg(help=f"One of {', '.join(scale_names())}.", metavar="NAME")]
 Data = Annotated[
@@ -48,28 +48,36 @@ Checkpoint = Annotated[
     arg(help="A student.safetensors, or the folder of the run that wrote it.", metavar="CHECKPOINT"),
 ]
 Published = Annotated[bool, arg(help="The published results, not those of this machine.")]
-CpuOrCuda = Literal["cpu", "cuda"]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; errors that a person can mend are printed in one line without a traceback.
 
     Returns:
-        The exit code: 0 success, 1 a run failed, 2 wrong options or data, 130 interrupted.
+        The exit code: 0 success, 1 a run failed, 2 wrong options or data, 130 interrupted, 141 nobody reads
+        the output any more, as after ``| head``.
     """
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
-        return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="python -m c2dlib",
-            args=arguments,
-            description="Classifier-to-detector distillation, reproduced.",
-        )
+        try:
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="python -m c2dlib",
+                args=arguments,
+                description="Classifier-to-detector distillation, reproduced.",
+            )
+        finally:
+            sys.stdout.flush()  # here a closed pipe can be handled, at the interpreter's exit it cannot
+    except BrokenPipeError as error:
+        if not _output_is_closed():
+            return _print_error(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (RecordError, WeightsError, ValueError, OSError) as error:
         return _print_error(error)
     except KeyboardInterrupt:
         words = sys.argv[1:] if arguments is None else arguments
-        print(f"\nInterrupted. To go on: {_python()} -m c2dlib {shlex.join(words)}", file=sys.stderr)
+        print(f"\nInterrupted. To go on: {_same_command(words)}", file=sys.stderr)
         return 130
     except Exception as error:
         from c2dlib.data.validation import DataError
@@ -84,10 +92,20 @@ def _print_error(error: Exception) -> int:
     return 2
 
 
-def _python() -> str:
-    """The interpreter of this process, as it is reached from the working directory."""
-    path = Path(sys.executable)
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def _output_is_closed() -> bool:
+    """Whether the pipe that broke is that of stdout, which then takes no line any more."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _same_command(words: list[str]) -> str:
+    """The command of this process as it was typed: that of make, if the Makefile calls this, or its own."""
+    if called_by := os.environ.get("C2D_MAKE"):
+        return shlex.join(shlex.split(called_by))
+    return f"{interpreter()} -m c2dlib {shlex.join(words)}"
 
 
 def _loading(what: str) -> None:
@@ -297,7 +315,7 @@ def data(
 
 
 def bench(
-    device: CpuOrCuda = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     repeats: int = 3,
     what: Literal["ratios", "counts", "throughput", "agreement"] = "ratios",
     students: Students = (),
@@ -418,8 +436,9 @@ def train(
     preset: Annotated[
         str,
         arg(
-            help="quick: a slim student on small images, from random weights, in minutes; laptop: a compact "
-            "detector from ImageNet weights, on a CPU; good: the paper's students, for a GPU.",
+            help="laptop: a compact detector from ImageNet weights, on a CPU; begin with it if these can be "
+            "downloaded. quick: a slim student on small images, from random weights, to see that everything "
+            "runs. good: the paper's students, for a GPU.",
             metavar="NAME",
         ),
     ] = "quick",
@@ -442,6 +461,7 @@ def train(
     own = preset_student(preset)  # a misspelt preset is answered before torch is loaded
     student = student or own
     overrides = _overrides(settings)
+    _loading(f"{student} {method}, preset {preset}")
     from c2dlib.deployment.train import train as library
 
     finished = library(data, preset, student, method, compare, seeds, jobs, device, overrides)
@@ -465,7 +485,7 @@ def runs(
 
 def evaluate(
     checkpoint: Checkpoint,
-    device: CpuOrCuda = "cpu",
+    device: Device = "auto",
     data: Data = "",
     scale: Annotated[
         str, arg(help="Of the embedded Badges, if --data is empty; empty: as in the run's path.")
@@ -494,7 +514,7 @@ def evaluate(
 def detect(
     checkpoint: Checkpoint,
     pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURE ...")],
-    device: CpuOrCuda = "cpu",
+    device: Device = "auto",
     out: Annotated[str, arg(metavar="FOLDER")] = "detections",
     threshold: Annotated[float | None, arg(metavar="SCORE")] = None,
 ) -> int:
@@ -513,12 +533,12 @@ def detect(
     _loading(checkpoint)
     from c2dlib.deployment.pictures import choose_threshold, detect_on, summary
     from c2dlib.deployment.student import load_student
-    from c2dlib.workspace import ProgressBar
+    from c2dlib.workspace import ProgressBar, chosen_device
 
     student = load_student(checkpoint)
     lowest, why = choose_threshold(student, threshold)
     progress = ProgressBar() if len(pictures) > 1 or Path(pictures[0]).is_dir() else lambda *_: None
-    found = detect_on(student, list(pictures), Path(out), lowest, device, progress)
+    found = detect_on(student, list(pictures), Path(out), lowest, chosen_device(device), progress)
     print(f"threshold {lowest:.2f} ({why})\n{summary(found, lowest)}")
     print(f"written: {Path(out) / 'detections.json'} and a picture with boxes for each beside it")
     return 0

@@ -156,6 +156,16 @@ def command() -> str:
     return os.environ.get("C2D_COMMAND", own_command)
 
 
+def interpreter(start: Path | None = None) -> str:
+    """The Python of this process as a shell reaches it from a folder, such as ``.venv/bin/python``.
+
+    Args:
+        start: the folder; None: the working directory.
+    """
+    path, start = Path(sys.executable), start or Path.cwd()
+    return shlex.quote(str(path.relative_to(start) if path.is_relative_to(start) else path))
+
+
 @cache
 def circumstances() -> dict:
     """Commit, dirty flag and versions of the code that this process runs.

@@ -27,6 +27,13 @@ PUBLISHED_WEIGHTS = PUBLISHED / "weights"  # a few checkpoints with their detect
 Progress = Callable[[str, int, int], None]  # name of the work, steps done, steps in all
 
 
+def chosen_device(device: str) -> str:
+    """cpu, cuda or mps; ``auto`` is cuda where there is such a GPU, else cpu."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
 @dataclass(frozen=True)
 class Workspace:
     """The folders of a table's runs, and the device they run on."""
@@ -58,8 +65,7 @@ class Workspace:
         )
 
     def __post_init__(self):
-        if self.device == "auto":
-            object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
+        object.__setattr__(self, "device", chosen_device(self.device))
 
 
 def open_workspace(

@@ -1,6 +1,7 @@
 """python -m c2dlib: a misspelt option ends with exit code 2 and the valid names; a tiny table is made."""
 
 import csv
+import errno
 import json
 import os
 import shlex
@@ -240,6 +241,35 @@ def test_ctrl_c_is_no_traceback(here, monkeypatch, capsys):
     assert line.endswith("python -m c2dlib reproduce table2 --scale smoke --device cpu --jobs 1")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["show", "table2"], ["show", "--help"]])
+def test_output_that_nobody_reads_is_no_error(arguments, unbuffered):
+    """As after `| head -1`: no message, and the exit code of a program that SIGPIPE ends."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "c2dlib", *arguments]
+    answer = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (answer.returncode, answer.stderr) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_an_error(here, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(schedule, "run_all", broken)
+    assert call("table2", "--scale", "smoke") == 2
+    assert "error: [Errno 32] Broken pipe" in capsys.readouterr().err
+
+
 def test_claims_and_pages_of_a_place_without_runs(here, capsys):
     assert main(["claims", "--scale", "smoke"]) == 0
     assert "are not tested on these data" in capsys.readouterr().out
@@ -307,6 +337,8 @@ from c2dlib.cli import main; main(sys.argv[1:])
         ("runs/x", ["evaluate", "runs/x"]),
         ("runs/x", ["detect", "runs/x", "a.jpg"]),
         ("runs/x", ["export", "runs/x", "a.onnx"]),
+        ("SSD300-VGG16 C2D, preset quick", ["train"]),
+        ("FasterRCNN-MV2 KDcls, preset laptop", ["train", "--preset", "laptop", "--method", "KDcls"]),
     ],
 )
 def test_the_first_line_does_not_wait_for_torch(here, line, arguments):

@@ -74,6 +74,11 @@ def test_environment_yml_is_the_same_environment():
     assert environment["channels"] == ["conda-forge", "nodefaults"]
 
 
+def test_the_comments_name_tests_that_exist():
+    names = re.findall(r"tests/[\w/]+\.py", (ROOT / "pyproject.toml").read_text() + MAKEFILE)
+    assert names and not [name for name in names if not (ROOT / name).exists()]
+
+
 @pytest.mark.parametrize("name", ["requirements.lock", "environment.yml", "Makefile", "pyproject.toml"])
 def test_no_index_or_package_url(name):
     text = (ROOT / name).read_text()
@@ -152,6 +157,45 @@ def test_make_takes_a_value_as_it_is_typed(tmp_path, value):
     in_environment = make("reproduce-table1", folder=tmp_path, DATA=value).stdout
     assert f"--data {value} " in in_environment
     assert not (tmp_path / "executed").exists()
+
+
+INTERRUPTED = """
+import sys
+from c2dlib import cli
+def check_scale(_):
+    raise KeyboardInterrupt
+cli.check_scale = check_scale
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+@needs_make
+@pytest.mark.parametrize(
+    "target, interrupted, given, environment, expected",
+    [
+        ("reproduce-table2", "table2", ["SEEDS=3"], {}, ["SEEDS=3"]),
+        ("show-table1", "table1", ["DATA=it's $x"], {"SCALE": "smoke"}, ["SCALE=smoke", "DATA=it's $x"]),
+        (
+            "reproduce",
+            "claims",
+            ["SCALE=smoke"],
+            {"NAME": "machine"},
+            ["SCALE=smoke"],
+        ),  # by the make it starts
+    ],
+)
+def test_ctrl_c_under_make_names_the_command_of_make(
+    checkout, target, interrupted, given, environment, expected
+):
+    without_setup = MAKEFILE.replace("setup:\n", "setup:\n\t@exit 0\n\nformer-setup:\n")
+    (checkout / "Makefile").write_text(without_setup)
+    (checkout / "interrupted.py").write_text(INTERRUPTED)
+    (checkout / ".venv/bin").mkdir(parents=True)
+    python = f'exec {shlex.quote(sys.executable)} interrupted.py "$@"'
+    script(checkout / ".venv/bin/python", f'case "$*" in *" {interrupted}"*) {python};; esac')
+    result = make(target, *given, folder=checkout, PYTHONPATH=str(ROOT), **environment)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Interrupted")]
+    assert shlex.split(line.removeprefix("Interrupted. To go on: ")) == ["make", target, *expected]
 
 
 @needs_make

@@ -13,6 +13,7 @@ from c2dlib.records import (
     RunRecord,
     circumstances,
     command,
+    interpreter,
     read_record,
     write_record,
 )
@@ -141,3 +142,13 @@ def test_the_command_of_a_record_has_no_absolute_path(monkeypatch, tmp_path):
     started = ["c2dlib/__main__.py", "run", "S", "M", "--data", str(tmp_path / "my data"), "--out", "a/b"]
     monkeypatch.setattr(sys, "argv", started)
     assert command() == "python -m c2dlib run S M --data 'my data' --out a/b"
+
+
+def test_the_interpreter_is_named_as_a_shell_reaches_it(monkeypatch, tmp_path):
+    """Below the folder by its way from there, elsewhere by its whole path."""
+    place = tmp_path / "a b"
+    monkeypatch.setattr(sys, "executable", str(place / ".venv/bin/python"))
+    monkeypatch.chdir(tmp_path)
+    assert interpreter() == "'a b/.venv/bin/python'"
+    assert interpreter(place) == ".venv/bin/python"
+    assert interpreter(tmp_path / "another") == f"'{place}/.venv/bin/python'"

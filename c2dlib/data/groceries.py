@@ -210,8 +210,10 @@ def _git(folder: Path, *arguments: str, progress: bool = False) -> bytes:
     except FileNotFoundError as error:
         raise DataError("git is not installed; install it and run again.") from error
     if done.returncode:
-        said = (done.stderr or b"").decode(errors="replace").strip()
-        raise DataError(f"git {arguments[0]} failed{': ' + said if said else ' (its message is above)'}")
+        message = (done.stderr or b"").decode(errors="replace").strip()
+        raise DataError(
+            f"git {arguments[0]} failed{': ' + message if message else ' (its message is above)'}"
+        )
     return done.stdout
 
 

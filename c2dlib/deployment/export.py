@@ -105,14 +105,14 @@ def run_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: float = 0.05) -> int:
     """Check that the exported model gives the detector's detections on every image.
 
-    Each detection of one of them with a score above ``above`` must have a twin among the detections of the
-    other: same label, score within 0.001, every side within half a pixel.
+    Each detection of one of them with a score above ``above`` must be among the detections of the other,
+    with the same label, the score within 0.001 and every side within half a pixel.
 
     Returns:
         How many detections were compared.
 
     Raises:
-        ExportError: naming the image and the first detection without a twin.
+        ExportError: naming the image and the first detection that only one of them has.
     """
     session, compared, detector = run_onnx(path), 0, detector.cpu().eval()
     for i, image in enumerate(images):
@@ -125,12 +125,12 @@ def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: flo
             (original, exported, "the detector"),
             (exported, original, "the exported model"),
         ):
-            twins = (
+            same = (
                 (torch.cdist(one[0], other[0], p=float("inf")) < 0.5)
                 & (one[2][:, None] == other[2])
                 & ((one[1][:, None] - other[1]).abs() < 1e-3)
             )
-            alone = (one[1] > above) & ~twins.any(1)
+            alone = (one[1] > above) & ~same.any(1)
             if alone.any():
                 k = int(alone.nonzero()[0])
                 raise ExportError(

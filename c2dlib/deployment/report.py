@@ -23,6 +23,7 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
         scale: its name, or a preset's; empty: as in the path of the run, else ``mini``.
         split: train, val or test; empty: test where there is one, else val.
         out: where the files are written; empty: ``<data>-<split>`` beside the checkpoint.
+        device: auto, cpu, cuda or mps.
 
     Returns:
         The metrics and the table of classes, for a terminal.
@@ -41,9 +42,9 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
     if not scale:
         of_run = place.resolve().parent.name.rpartition("-")[2]
         scale = of_run if of_run in scales else "mini"
-    _, folder = open_workspace(known(scale, scales, "SCALE"), data)
+    workspace, folder = open_workspace(known(scale, scales, "SCALE"), data, device=device)
     split = split or folder.eval_split
-    metrics, detections = evaluate_student(student, folder, split, device, ProgressBar())
+    metrics, detections = evaluate_student(student, folder, split, workspace.device, ProgressBar())
     annotations = folder.splits[split].annotations
     threshold = student.threshold.score if student.threshold else DEFAULT_THRESHOLD
     classes = per_class(annotations, detections, threshold)

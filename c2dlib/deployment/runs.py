@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from c2dlib.records import RecordError, RunRecord, read_record
+from c2dlib.records import RecordError, RunRecord, interpreter, read_record
 from c2dlib.reporting.labels import method_label
 from c2dlib.training.validator import read_history
 
@@ -73,7 +73,7 @@ def _status(folder: Path, record: RunRecord | None) -> str:
 def runs_text(frame: pd.DataFrame, results: Path, runs: Path) -> str:
     """The table for a terminal: the places in lines of their own, since they are long."""
     if frame.empty:
-        return f"no runs in {runs}/; `python -m c2dlib train --data FOLDER` makes one"
+        return f"no runs in {runs}/; `{interpreter()} -m c2dlib train --data FOLDER` makes one"
     shown = frame.drop(columns="place").astype({"seed": str})
     shown["mAP"] = ["-" if pd.isna(value) else f"{value:.1f}" for value in frame.mAP]
     head = {name: max(len(name), *map(len, shown[name])) for name in shown}

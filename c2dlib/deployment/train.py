@@ -8,7 +8,7 @@ from c2dlib import figures
 from c2dlib.config.experiment import Experiment, known, preset_names
 from c2dlib.config.methods import canonical
 from c2dlib.deployment.student import load_student
-from c2dlib.records import RunRecord
+from c2dlib.records import RunRecord, interpreter
 from c2dlib.reporting.own_data import Pair, caveats, result
 from c2dlib.training.finished import finished, run_folder, sweep_leftovers
 from c2dlib.training.run import experiment_for, run
@@ -112,13 +112,14 @@ def _places(done: list[Experiment], records: list[RunRecord], workspace: Workspa
         figures.save(figures.validation_curves([r for r in records if r.validation]), curve)
         lines.append(f"curve:      {curve}")
     place, data_option = shlex.quote(str(folder)), f" --data {shlex.quote(data)}" if data else ""
+    program = f"{interpreter()} -m c2dlib"
     images = (workspace.data / f"{chosen.eval_split}2017").resolve()  # not the link that data.layouts makes
     return "\n".join(
         [
             *lines,
             "next:",
-            f"  python -m c2dlib evaluate {place}{data_option}",
-            f"  python -m c2dlib detect {place} {shlex.quote(str(images))}",
-            f"  python -m c2dlib export {place} student.onnx",
+            f"  {program} evaluate {place}{data_option}",
+            f"  {program} detect {place} {shlex.quote(str(images))}",
+            f"  {program} export {place} student.onnx",
         ]
     )

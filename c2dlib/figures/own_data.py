@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from c2dlib.figures.evaluation import validation_curves
 from c2dlib.figures.pages import PairPage, bullets
 from c2dlib.figures.style import Picture
+from c2dlib.records import ROOT, interpreter
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.own_data import caveats, gain_text, result
@@ -42,7 +44,9 @@ class OwnDataPage(PairPage):
         validated = [record for record in self.records.values() if record.validation]
         if validated:
             return validation_curves(validated)
-        return "no metrics during training: the presets quick and good have them, or keep_best_every=100"
+        return (
+            "no metrics during training: the presets quick, laptop and good have them, or keep_best_every=100"
+        )
 
     def verdict(self) -> Markdown:
         """The change in mAP, and whether more seeds are needed."""
@@ -64,16 +68,21 @@ class OwnDataPage(PairPage):
         return run_folder(self.distilled, self.workspace) / "student.onnx"
 
     def places(self) -> Markdown:
-        """Where the checkpoint, its record and the ONNX file lie, and the commands that use them."""
+        """Where the checkpoint, its record and the ONNX file lie, and the commands that use them.
+
+        All as from the repository's folder.
+        """
         folder = run_folder(self.distilled, self.workspace)
         record = self.workspace.results / "records" / f"{self.records[self.distilled.hash()].name}.json"
+        inside = Path(sys.executable).is_relative_to(ROOT)  # no folder of this machine is shown to others
+        program = f"{interpreter(ROOT) if inside else 'python'} -m c2dlib"
         return Markdown(
             f"- checkpoint: `{_short(folder / 'student.safetensors')}`\n- ONNX: `{_short(self.onnx)}`\n"
             f"- record: `{_short(record)}`\n\n"
             "```sh\n"
-            f"python -m c2dlib detect {_short(folder)} photo.jpg\n"
-            f"python -m c2dlib evaluate {_short(folder)} --data FOLDER\n"
-            "python -m c2dlib runs\n```"
+            f"{program} detect {_short(folder)} photo.jpg\n"
+            f"{program} evaluate {_short(folder)} --data FOLDER\n"
+            f"{program} runs\n```"
         )
 
 

@@ -469,9 +469,11 @@ class PairPage(Page):
             )
             lines.append([metric, baseline, distilled, difference_text(*self.gain(metric)) or "–"])
         head = ["metric", "baseline", "distilled", "difference [95 % CI]"]
+        counts = self.folder.image_counts
+        others = ", ".join(f"{count} for {split}" for split, count in counts.items() if split != "train")
         return Markdown(
             f"{markdown_table(head, lines, text_columns=(0, 1, 2))}\n\n"
-            f"Metrics on `{self.folder.eval_split}`; {self.folder.image_counts} images."
+            f"Metrics on `{self.folder.eval_split}`; {counts['train']} images for training, {others}."
         )
 
     def _values(self, metric: str) -> list[tuple[float, float]]:

@@ -36,17 +36,17 @@ def publish(workspace: Workspace, folder: CocoFolder) -> list[str]:
     if not any((workspace.results / "records").glob("*.json")):
         raise FileNotFoundError(f"{workspace.results}: no records, so nothing to publish")
     target = dataclasses.replace(workspace, results=workspace.published)
-    said = _copy_records(workspace.results, target.results)
+    lines = _copy_records(workspace.results, target.results)
     for name in (name for name in TABLES if (workspace.results / f"{name}.csv").exists()):
-        said.append(_publish_table(name, workspace, target, folder))
+        lines.append(_publish_table(name, workspace, target, folder))
     if (workspace.results / "figure3.csv").exists():
-        said.append(_publish_figure3(workspace, target, folder))
+        lines.append(_publish_figure3(workspace, target, folder))
     shown = {*TABLES, "figure3_errors", "claims"}  # by the lines above and below
     for path in sorted([*workspace.results.glob("*.ipynb"), *workspace.results.glob("*.png")]):
         if path.stem not in shown and not path.name.startswith(".") and not path.stem.endswith(".failed"):
-            said.append(_copy(path, target.results))
+            lines.append(_copy(path, target.results))
     write_claims(target, folder)
-    return [*said, "claims: written from the published records; `claims --published` draws their figure"]
+    return [*lines, "claims: written from the published records; `claims --published` draws their figure"]
 
 
 def _copy(path: Path, folder: Path) -> str:
@@ -76,8 +76,8 @@ def _copy_records(own: Path, published: Path) -> list[str]:
         copied += 1
         if (errors := own / "errors" / path.name).exists():
             _copy(errors, published / "errors")
-    said = [f"records: {copied} published, {kept} were published before and stay, {len(left)} left out"]
-    return [*said, *(f"  left out: {why}" for why in left)]
+    lines = [f"records: {copied} published, {kept} were published before and stay, {len(left)} left out"]
+    return [*lines, *(f"  left out: {why}" for why in left)]
 
 
 def _publish_table(name: str, workspace: Workspace, target: Workspace, folder: CocoFolder) -> str:

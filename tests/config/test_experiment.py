@@ -222,7 +222,7 @@ def test_every_preset_builds_every_student_and_is_no_scale(path):
     assert path.stem in preset_names() and path.stem not in scale_names()
     for student in ARCHITECTURES:
         e = experiment(path.stem, student, data="photographs")
-        assert e.keep_best_every > 0
+        assert e.keep_best_every > 0 and e.patience > 0
         for key, value in text.get("students", {}).get(student, {}).items():
             assert getattr(e, key) == value
     with pytest.raises(ValueError, match="unknown SCALE"):

@@ -12,6 +12,7 @@ from torchvision.models.detection import ssd300_vgg16
 from c2dlib.cli import main
 from c2dlib.config.weights import WeightsError
 from c2dlib.data.validation import DataError
+from c2dlib.deployment import pictures, report
 from c2dlib.deployment.student import evaluate, load_student, read_picture
 from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import detect
@@ -97,7 +98,8 @@ def test_the_threshold_of_highest_f1_on_val_is_in_the_checkpoint(trained):
 def test_the_commands(trained, tmp_path, capsys):
     workspace, data, e, record = trained
     checkpoint, out = str(run_folder(e, workspace)), tmp_path / "report"
-    assert main(["evaluate", checkpoint, "--data", str(data.root), "--out", str(out)]) == 0
+    given = ["--data", str(data.root), "--out", str(out), "--device", "cpu"]  # as the record
+    assert main(["evaluate", checkpoint, *given]) == 0
     said = capsys.readouterr().out
     assert (
         f"{e.name} on {data.name} test, 16 images, percent:" in said
@@ -122,6 +124,20 @@ def test_the_commands(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == {str(picture): []}
     assert main(["detect", str(tmp_path / "none"), str(picture)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, device", [([], "cuda"), (["--device", "mps"], "mps")])
+def test_the_device_is_a_gpu_if_there_is_one(trained, tmp_path, monkeypatch, given, device):
+    workspace, data, e, record = trained
+    checkpoint, devices = str(run_folder(e, workspace)), []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        report, "evaluate_student", lambda *a: (devices.append(a[3]), (record.metrics, []))[1]
+    )
+    monkeypatch.setattr(pictures, "detect_on", lambda *a: (devices.append(a[4]), [])[1])
+    assert main(["evaluate", checkpoint, "--data", str(data.root), "--out", str(tmp_path), *given]) == 0
+    assert main(["detect", checkpoint, "any.png", *given]) == 0
+    assert devices == [device] * 2
 
 
 def test_data_must_be_named_unless_they_are_badges(trained, tmp_path, capsys):

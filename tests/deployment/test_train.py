@@ -1,12 +1,14 @@
 """``train`` and ``runs``: from a folder to a checkpoint, its place, and the next command."""
 
 import shlex
+import sys
 
 import pytest
 
 from c2dlib.cli import main
 from c2dlib.deployment.runs import list_runs
 from c2dlib.deployment.student import load_student
+from c2dlib.records import interpreter
 from tests.data.test_layouts import yolo
 
 SETTINGS = (
@@ -47,6 +49,7 @@ def test_from_a_folder_to_a_checkpoint_and_the_next_command(trained, capsys):
     assert (trained / checkpoint).with_name("curve.png").exists()
     assert not list((trained / "results").glob("*-mini")) and not list(trained.glob("results/*/table*"))
     evaluate, detect, _ = (line.strip() for line in lines[lines.index("next:") + 1 :])
+    assert {shlex.split(line)[0] for line in (evaluate, detect)} == {shlex.split(interpreter())[0]}
     assert main(shlex.split(evaluate)[3:]) == 0 and main(shlex.split(detect)[3:]) == 0
     said = capsys.readouterr().out
     assert "cats val, 1 images" in said and "detections.json" in said
@@ -84,7 +87,9 @@ def test_runs_are_listed_by_what_they_are(trained, capsys):
 
 def test_without_runs_it_says_how_to_make_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["runs"]) == 0 and "python -m c2dlib train --data FOLDER" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert main(["runs"]) == 0
+    assert "`.venv/bin/python -m c2dlib train --data FOLDER`" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from c2dlib.figures.pages import Page, PairPage, TablePage, session
 from c2dlib.reporting.labels import method_label
+from tests.reporting.helpers import record
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,10 @@ def test_a_pair_differs_in_its_method_alone(places):
         ("C2D", 1),
     ]
     assert page.baseline == page.distilled.replace(method="baseline")
+
+
+def test_the_metrics_of_a_pair_say_on_how_many_images(places, monkeypatch):
+    page = PairPage("SSD300-VGG16", "ours", [0], {}, 1, **places)
+    monkeypatch.setattr(page, "records_of", lambda experiments, _: [record(e) for e in experiments])
+    last = page.train().data.splitlines()[-1]
+    assert last == "Metrics on `test`; 24 images for training, 8 for val, 16 for test."

@@ -14,12 +14,14 @@ import torch
 from torchvision.models import WeightsEnum, detection
 
 import c2dlib
+from c2dlib.cli import main
 from c2dlib.records import PUBLISHED, ROOT
 from c2dlib.reporting import console
 from c2dlib.reporting.preview import preview
 from c2dlib.reporting.published import agreement
 from c2dlib.reporting.readme import pages, update_tables
 from c2dlib.reporting.request import Request
+from tests.data.test_layouts import coco, picture
 
 
 def test_the_pages_show_the_committed_tables(tmp_path):
@@ -136,3 +138,52 @@ def test_every_printed_command_exists(page, line):
     )
     given = [word for word in words[words.index("c2dlib") :] if word.startswith("--")]
     assert answer.returncode == 0 and all(option in answer.stdout for option in given), answer
+
+
+def commands_of(section: str) -> list[list[str]]:
+    """The words of each command that a section of the README prints, after ``-m c2dlib`` or ``make``."""
+    text = (ROOT / "README.md").read_text().split(f"# {section}\n")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
+def test_the_readmes_first_command_shows_the_published_table():
+    """What make would run is run by this Python: .venv may be another."""
+    words = commands_of("Distilling Image Classifiers in Object Detectors, reproduced")[0]
+    assert words == ["make", "show-table2"]
+    printed = subprocess.run([*words, "-n"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    python, *options = shlex.split(printed.splitlines()[-1])
+    assert python == ".venv/bin/python"
+    shown = subprocess.run(
+        [sys.executable, *options], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert "Table 2" in shown and "29.4" in shown  # the paper's baseline of SSD512-VGG16
+
+
+FEW = (
+    "steps=2 keep_best_every=1 pretrain_steps=1 pretrain_batch=2 teacher_steps=1 teacher_images=2 "
+    "batch_size=2 image_size=64 width=0.125 teacher_width=0.125"
+)
+
+
+def test_the_readmes_commands_for_ones_own_images_run_as_printed(tmp_path, monkeypatch, capsys):
+    """In the README's order, on nine pictures and with two steps; only the paths are others."""
+    monkeypatch.chdir(tmp_path)
+    coco(tmp_path / "photos")
+    for i in range(2):
+        picture(tmp_path / f"new/{i}.jpg", i)
+    done = []
+    for python, _, _, command, *words in commands_of("Your own images"):
+        runs = sorted(map(str, tmp_path.glob("runs/photos-quick/*.KDcls+loc+KDloc.*/")))
+        words = [word.replace("/path/to/photos", "photos") for word in words]
+        words = [runs[0] if word == "runs/photos-quick/RUN" else word for word in words]
+        more = ["--device", "cpu", "--jobs", "1", "--set", *FEW.split()] if command == "train" else []
+        assert python == ".venv/bin/python" and main([command, *words, *more]) == 0, capsys.readouterr().err
+        done.append((command, capsys.readouterr().out))
+    assert [command for command, _ in done] == ["train", "runs", "evaluate", "detect", "export"]
+    train, listed, evaluated, detected, exported = (printed for _, printed in done)
+    assert "train: 6 images" in train and "C2D" in train and "gain" in train
+    assert listed.count("runs/photos-quick/SSD300-VGG16.") == 2
+    assert "photos val, 3 images" in evaluated and "cat" in evaluated and "dog" in evaluated
+    assert "on val" in detected and len(list(tmp_path.glob("detections/*.png"))) == 2
+    assert "the same boxes" in exported and (tmp_path / "student.onnx").exists()

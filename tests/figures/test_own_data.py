@@ -1,0 +1,38 @@
+"""What the notebook your_data shows beside the figures: its commands, and which presets have a curve."""
+
+import sys
+
+import pytest
+
+from c2dlib.config.experiment import preset_names
+from c2dlib.figures.own_data import OwnDataPage
+from c2dlib.records import ROOT
+from tests.reporting.helpers import record
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> OwnDataPage:
+    folder = tmp_path_factory.mktemp("page")
+    places = {"results": str(folder / "results"), "runs": str(folder / "runs")}
+    page = OwnDataPage("SSD300-VGG16", "ours", [0], {}, 1, scale="smoke", data="", device="cpu", **places)
+    page.records = {page.distilled.hash(): record(page.distilled)}
+    return page
+
+
+def test_without_a_curve_every_preset_that_has_one_is_named(page):
+    text = page.curves()
+    assert all(name in text for name in preset_names())
+
+
+@pytest.mark.parametrize(
+    "python, shown", [(ROOT / ".venv/bin/python", ".venv/bin/python"), ("/opt/an env/bin/python", "python")]
+)
+def test_the_commands_start_as_from_the_repository_and_name_no_folder_of_the_machine(
+    page, monkeypatch, python, shown
+):
+    monkeypatch.setattr(sys, "executable", str(python))
+    text = page.places().data
+    commands = text.split("```sh\n")[1].split("\n```")[0].splitlines()
+    starts = [f"{shown} -m c2dlib {name}" for name in ("detect runs/", "evaluate runs/", "runs")]
+    assert all(map(str.startswith, commands, starts)) and len(commands) == 3
+    assert "/opt" not in text and str(ROOT) not in text
