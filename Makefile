@@ -161,7 +161,7 @@ reproduce: $(OVER_SEEDS:%=reproduce-%)
 claims: setup
 	.venv/bin/python -m c2dlib claims$(SITE_OPTIONS) $(ARGS)
 
-## the executed notebooks as pages: results/<data>-<scale>/html/index.html (ARGS=--published: the published ones)
+## the executed notebooks as pages: results/<data>-<scale>/html/index.html (ARGS=--published: all published ones)
 html: setup
 	.venv/bin/python -m c2dlib html$(SITE_OPTIONS) $(ARGS)
 

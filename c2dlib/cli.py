@@ -363,14 +363,20 @@ def _open(scale: str, data: str, published: bool):
     return open_workspace(scale, data, PUBLISHED if published else Path("results"))
 
 
-def html(scale: Scale = "mini", data: Data = "", published: Published = False) -> int:
+def html(
+    scale: Scale = "mini",
+    data: Data = "",
+    published: Annotated[
+        bool, arg(help="All published results and the project's texts, whatever scale and data.")
+    ] = False,
+) -> int:
     """Write the executed notebooks as pages for a browser."""
     check_scale(scale)
-    _loading(f"pages, scale {scale}")
-    from c2dlib.reporting import notebooks
+    _loading("pages of all published results" if published else f"pages, scale {scale}")
+    from c2dlib.reporting.site import published_site, results_site
 
-    workspace, _ = _open(scale, data, published)
-    print(f"written: {notebooks.html(workspace)}")
+    index = published_site() if published else results_site(_open(scale, data, published)[0])
+    print(f"written: {index}")
     return 0
 
 

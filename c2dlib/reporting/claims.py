@@ -244,7 +244,7 @@ def _mean_per_seed(gains: list[PerSeed]) -> PerSeed:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """``comparisons`` as a Markdown table; controls in italics."""
+    """``comparisons`` as a Markdown table; controls in italics, the paper's numbers where it has any."""
     rows = [
         [
             f"*{line.claim}*" if line.control else line.claim,
@@ -254,7 +254,10 @@ def markdown(frame: pd.DataFrame) -> str:
         ]
         for line in frame.itertuples()
     ]
-    return markdown_table(["comparison", "paper", "gain, points [95 % CI]", "seeds"], rows, text_columns=(0,))
+    head = ["comparison", "paper", "gain, points [95 % CI]", "seeds"]
+    if frame.paper.isna().all():
+        head, *rows = ([cells[0], *cells[2:]] for cells in (head, *rows))
+    return markdown_table(head, rows, text_columns=(0,))
 
 
 def summary(frame: pd.DataFrame) -> str:

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 # The order in which a reader is led through the notebooks.
-ORDER = [
-    "00_method",
-    "01_teacher",
-    "table1",
-    "table2",
-    "table3a",
-    "table3b",
-    "table4",
-    "table5",
-    "figure3_errors",
-    "figure4_examples",
-    "regimes",
-    "controls",
-    "reweighted",
-    "sizes",
-    "schedules",
-    "table2x",
-    "choices",
-    "scale",
-    "your_data",
-    "own_loop",
-]
+GROUPS = {
+    "The method": ["00_method", "01_teacher"],
+    "The paper's tables and figures": [
+        "table1",
+        "table2",
+        "table3a",
+        "table3b",
+        "table4",
+        "table5",
+        "figure3_errors",
+        "figure4_examples",
+    ],
+    "Beyond the paper": [
+        "regimes",
+        "controls",
+        "reweighted",
+        "sizes",
+        "schedules",
+        "table2x",
+        "choices",
+    ],
+    "Scale, your data, your loop": ["scale", "your_data", "own_loop"],
+}
+ORDER = [name for names in GROUPS.values() for name in names]
 MARK = "Open to run: "
 
 

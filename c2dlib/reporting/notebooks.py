@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import warnings
-from html import escape
 from pathlib import Path
 
 import nbformat
@@ -137,12 +136,13 @@ def _renew_navigation(copy: Path) -> None:
 
     name = copy.name.partition(".")[0]
     before = notebook.cells[0].source
-    _show_navigation(notebook, navigation(name, of_source(name), address))
+    show_navigation(notebook, navigation(name, of_source(name), address))
     if notebook.cells[0].source != before:
         write_whole(copy, nbformat.writes(notebook))
 
 
-def _show_navigation(notebook: nbformat.NotebookNode, line: str) -> None:
+def show_navigation(notebook: nbformat.NotebookNode, line: str) -> None:
+    """Write a line of ``navigation`` into a notebook, below its title."""
     first = notebook.cells[0]
     if first.cell_type == "markdown":
         first.source = with_navigation(first.source, line)
@@ -169,103 +169,3 @@ def execute_published(name: str, scale: str, data: str = "") -> Path:
     workspace, _ = open_workspace(scale, data, results=PUBLISHED)
     student = {"student": ablated(scale)} if "student" in parameters(notebook) else {}
     return execute(notebook, workspace, {"scale": scale, "data": data, "published": True, **student})
-
-
-def html(workspace: Workspace) -> Path:
-    """Render a workspace's executed notebooks and claims into ``html/``, with an index; return the index.
-
-    The pages need no server and no network.
-
-    Raises:
-        FileNotFoundError: if no notebook was executed there.
-    """
-    from nbconvert import HTMLExporter
-
-    from c2dlib.reporting.formulas import markdown_to_html
-
-    executed = sorted(p for p in workspace.results.glob("*.ipynb") if not p.name.startswith("."))
-    if not executed:
-        raise FileNotFoundError(
-            f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one, "
-            "`make html ARGS=--published` renders the published ones"
-        )
-    exporter, items, folder = HTMLExporter(raw_template=WITHOUT_SCRIPTS), [], workspace.results / "html"
-    exporter.register_filter("markdown2html", markdown_to_html)
-    pages = {path.stem for path in executed}
-    for path in executed:
-        notebook = nbformat.read(path, 4)
-        name = path.name.partition(".")[0]
-        line = navigation(name, "", lambda other: f"{other}.html" if other in pages else "")
-        _show_navigation(notebook, line)
-        body, _ = exporter.from_notebook_node(_described(notebook), {"metadata": {"name": path.stem}})
-        write_whole(folder / f"{path.stem}.html", body)
-        title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-        failed = " <b>(stopped on an error)</b>" if path.stem.endswith(".failed") else ""
-        items.append(
-            f'<li><a href="{path.stem}.html">{escape(title)}</a> <code>{path.stem}</code>{failed}</li>'
-        )
-    name = escape(f"{workspace.data_name}, scale {workspace.scale}")
-    first = ("reading", "claims")
-    texts = [path for path in sorted(workspace.results.glob("*.md")) if path.stem not in pages]
-    for path in texts:  # a table with a notebook is on the notebook's page
-        text = LINK.sub(
-            lambda link, path=path: _from_page(link, path, folder), path.read_text(encoding="utf-8")
-        )
-        write_whole(folder / f"{path.stem}.html", PAGE.format(name=name, body=markdown_to_html(text)))
-        title = escape(text.splitlines()[0].lstrip("# "))
-        item = f'<li><a href="{path.stem}.html"><b>{title}</b></a></li>'
-        items.insert(0 if path.stem in first else len(items), item)
-    write_whole(
-        folder / "index.html", PAGE.format(name=name, body=INDEX.format(name=name, items="\n".join(items)))
-    )
-    return folder / "index.html"
-
-
-def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with its pictures as HTML that has their texts, which nbconvert's page leaves out."""
-    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
-        of_image = output.get("metadata", {}).get("image/png", {})
-        if "alt" in of_image:
-            source, size = output.data["image/png"].replace("\n", ""), of_image.get("width", "")
-            output.data["text/html"] = (
-                f'<img src="data:image/png;base64,{source}" width="{size}" alt="{escape(of_image.alt)}">'
-            )
-    return notebook
-
-
-LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")  # of Markdown, to a file
-
-
-def _from_page(link: re.Match, page: Path, folder: Path) -> str:
-    """A link of a Markdown file as its page needs it; other files are copied: all is in one folder."""
-    target = page.parent / link[1]
-    if target.parent == page.parent and target.suffix == ".md":
-        return f"]({target.stem}.html"
-    if not target.is_file():
-        return f"](../{link[1]}"
-    copy = folder / "files" / target.name
-    write_whole(copy, target.read_bytes())
-    return f"](files/{copy.name}"
-
-
-# nbconvert's page without the scripts that it loads from the network.
-WITHOUT_SCRIPTS = "{% extends 'lab/index.html.j2' %}" + "".join(
-    f"{{% block html_head_{name} %}}{{% endblock %}}" for name in ("js", "js_mathjax", "js_mermaidjs")
-)
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>c2dlib: {name}</title>
-<style>body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
-li {{ margin: .4em 0 }} code {{ color: #666; font-size: 80% }} \
-table {{ border-collapse: collapse; font-size: 85% }}
-td, th {{ padding: .15em .6em; border-bottom: 1px solid #ddd }} \
-img {{ max-width: 100% }} .anchor-link {{ display: none }}</style></head>
-<body>
-{body}
-</body></html>
-"""
-INDEX = """<h1>Distilling Image Classifiers in Object Detectors, reproduced</h1>
-<p>Executed notebooks on {name}. The tables they wrote are beside this folder.</p>
-<ul>
-{items}
-</ul>"""

@@ -13,11 +13,18 @@ from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.tables import GAIN_HEAD, method_cell, result_cells
 
 MARKED = re.compile(r"(<!-- (results/\S+\.csv): written by `make readme` -->\n).*?(<!-- end -->)", re.DOTALL)
+# A row of README.md's table of notebooks: the notebook and its last cell.
+NOTEBOOK = re.compile(r"^\| `\w+` \| \[(\w+)\]\(notebooks/.* \| (.*) \|$", re.MULTILINE)
 
 
 def pages() -> list[Path]:
     """README.md and the pages of docs/."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def descriptions() -> dict[str, str]:
+    """Notebook -> what README.md says of it, in one sentence."""
+    return dict(NOTEBOOK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
 
 
 def update_tables(page: Path) -> None:

@@ -8,6 +8,7 @@ from c2dlib.reporting.claims import (
     all_comparisons,
     comparisons,
     find_row,
+    markdown,
     not_tested,
     require_rows,
     summary,
@@ -53,6 +54,14 @@ def test_every_comparison_is_there_and_nothing_is_run_yet(place):
         "Training images",
         "Longer schedule",
     }
+
+
+def test_the_papers_column_is_there_where_the_paper_has_a_number(place):
+    frame = all_comparisons(*place)
+    heads = {name: markdown(part).splitlines()[0] for name, part in frame.groupby("source")}
+    assert heads["Figure 3"] == heads["Controls"] == "| comparison | gain, points [95 % CI] | seeds |"
+    assert heads["Table 1"] == "| comparison | paper | gain, points [95 % CI] | seeds |"
+    assert {line.count("|") for line in markdown(frame[frame.source == "Controls"]).splitlines()} == {4}
 
 
 def test_every_claim_refers_to_rows_that_its_table_has(place):

@@ -16,6 +16,7 @@ import pytest
 from c2dlib.evaluation.tide import BOXES, TYPES
 from c2dlib.reporting import notebooks, tables
 from c2dlib.reporting.navigation import navigation
+from c2dlib.reporting.site import results_site
 from c2dlib.reporting.work_list import work_list
 from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.run import experiment_for, run
@@ -288,7 +289,7 @@ def test_failing_cell_leaves_a_copy_to_read_and_the_last_whole_one(tmp_path, mon
 def test_pages_need_no_server_and_no_network(tmp_path):
     workspace = Workspace("smoke", tmp_path, tmp_path / "badges-smoke", tmp_path / "runs", "cpu")
     with pytest.raises(FileNotFoundError, match="no executed notebook"):
-        notebooks.html(workspace)
+        results_site(workspace)
     workspace.results.mkdir()
     cells = [
         nbformat.v4.new_markdown_cell("# Is 1 < 2?"),
@@ -308,7 +309,8 @@ def test_pages_need_no_server_and_no_network(tmp_path):
     (workspace.results / "claims.md").write_text(
         "# Claims\n\n[why](reading.md)\n\n| a | b |\n|---|---|\n| **holds** | 1 |\n"
     )
-    index = notebooks.html(workspace)
+    (workspace.results / "reading.md").write_text("# Reading\n\nText.")
+    index = results_site(workspace)
     claims = (index.parent / "claims.html").read_text()
     assert (
         "<strong>holds</strong></td>" in claims
@@ -318,4 +320,5 @@ def test_pages_need_no_server_and_no_network(tmp_path):
     page = (index.parent / "small.html").read_text()
     assert index.name == "index.html" and '<a href="small.html">Is 1 &lt; 2?</a>' in index.read_text()
     assert "True, really" in page and re.search("""alt=['"]a (&quot;|")fine(&quot;|") curve['"]""", page)
+    assert all('href="index.html"' in text for text in (claims, page))
     assert not re.findall(r"""(?:src|href)=["']?https?://""", page + index.read_text())

@@ -1,10 +1,13 @@
 """The README shows the committed tables, and its code runs."""
 
+import math
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -12,8 +15,12 @@ from torchvision.models import WeightsEnum, detection
 
 import c2dlib
 from c2dlib.cli import main
-from c2dlib.records import ROOT
+from c2dlib.records import PUBLISHED, ROOT
+from c2dlib.reporting import console
+from c2dlib.reporting.preview import preview
+from c2dlib.reporting.published import agreement
 from c2dlib.reporting.readme import pages, update_tables
+from c2dlib.reporting.request import Request
 from tests.data.test_layouts import coco, picture
 
 
@@ -46,6 +53,28 @@ def test_every_link_of_a_page_leads_somewhere():
                 titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
                 names = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
                 assert heading in names, f"{page.name}: {link}"
+
+
+def test_the_shortened_output_is_what_the_program_prints(monkeypatch):
+    """For two rows with 20.0 and 20.2 mAP on this machine; lines and ends of lines may be left out."""
+    _, _, rest = (ROOT / "README.md").read_text().partition("ends with a table")
+    shown = rest.split("```")[1].strip("\n").splitlines()
+    methods = ("baseline", "KDcls-labels")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    request = Request("table2", "mini", "", 1, 0, "auto", ("SSD512-VGG16",), methods, {})
+    lines = []
+    for line in console.read_lines(PUBLISHED / "badges-mini" / "table2.csv"):
+        if line["student"] == "SSD512-VGG16" and line["method"] in methods:
+            published = {f"published_{name}": line[name] for name in console.PUBLISHED_NUMBERS}
+            gain = math.nan if line["method"] == "baseline" else 0.2
+            own = {"mAP": [20.0, 20.2][len(lines)], "mAP_sd": math.nan, "seeds": 1, "gain": gain}
+            lines.append(line | published | own | {"gain_low": math.nan, "gain_high": math.nan})
+    sentence = agreement(pd.DataFrame(lines))
+    printed = [preview(request, results=ROOT / "nowhere"), *console.text_table(lines).splitlines()]
+    printed += textwrap.wrap(sentence, console.WIDTH)
+    kept = [line.removesuffix("…").rstrip() for line in shown]
+    places = [next(i for i, p in enumerate(printed) if p.startswith(line)) for line in kept if line]
+    assert places == list(range(len(printed)))
 
 
 def test_the_readmes_own_loop_runs_as_printed(tmp_path, monkeypatch):
@@ -113,14 +142,14 @@ def test_every_printed_command_exists(page, line):
 
 def commands_of(section: str) -> list[list[str]]:
     """The words of each command that a section of the README prints, after ``-m c2dlib`` or ``make``."""
-    text = (ROOT / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    text = (ROOT / "README.md").read_text().split(f"# {section}\n")[1].split("\n## ")[0]
     (block,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
     return [shlex.split(line, comments=True) for line in block.splitlines()]
 
 
 def test_the_readmes_first_command_shows_the_published_table():
     """What make would run is run by this Python: .venv may be another."""
-    words = commands_of("Quick start")[0]
+    words = commands_of("Distilling Image Classifiers in Object Detectors, reproduced")[0]
     assert words == ["make", "show-table2"]
     printed = subprocess.run([*words, "-n"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     python, *options = shlex.split(printed.splitlines()[-1])
