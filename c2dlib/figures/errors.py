@@ -279,9 +279,7 @@ def _mean_errors(by_class: pd.DataFrame, student: str, method: str) -> pd.DataFr
 def error_examples(
     images: dict[int, Tensor], examples: list[ErrorExample], names: dict[int, str], title: str
 ) -> Picture:
-    """Single errors: the detection in dashed red with class and score above, the object it concerns in blue.
-
-    The object's class is below its box, where the detection's does not hide it.
+    """Single errors: the detection in dashed red with class and score, the object it concerns in blue.
 
     Args:
         images: image id -> [3, H, W], uint8 or 0..1.
@@ -298,17 +296,19 @@ def error_examples(
     sentences = []
     for ax, one in zip(axes, examples, strict=False):
         show_image(ax, images[one.image_id])
-        words = []
-        for box, category, color, more, below, who in (
-            (one.box, one.category_id, RED, f" {one.score or 0:.2f}", False, "detected"),
-            (one.truth_box, one.truth_category_id, BLUE, "", True, "true"),
-        ):
-            if box is not None:
-                corners = torch.tensor([[box[0], box[1], box[0] + box[2], box[1] + box[3]]])
-                draw_boxes(
-                    ax, corners, [names[category] + more], [color], line="-" if below else "--", below=below
-                )
-                words.append(f"{who} {names[category]}{more}")
+        shown = [
+            (box, names[category] + score, color, who)
+            for box, category, score, color, who in (
+                (one.truth_box, one.truth_category_id, "", BLUE, "true"),
+                (one.box, one.category_id, f" {one.score or 0:.2f}", RED, "detected"),
+            )
+            if box is not None
+        ]
+        corners = [[x, y, x + width, y + height] for (x, y, width, height), *_ in shown]
+        draw_boxes(
+            ax, torch.tensor(corners), [text for _, text, *_ in shown], [color for _, _, color, _ in shown]
+        )
+        words = [f"{who} {text}" for _, text, _, who in shown]
         where = f"image {one.image_id}" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
         ax.set_title(where, fontsize=STYLE["font.size"])
         sentences.append(f"{where}: {', '.join(words)}")
