@@ -74,8 +74,8 @@ def zoom(ax: Axes, boxes: Tensor, size: tuple[int, int], margin: float = 0.5) ->
 def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], colors: list[str]) -> None:
     """Boxes [N, 4] with a text and a colour each; red ones are dashed. The first ones are on top.
 
-    No text leaves what is shown of the image, and none covers another: see ``_places``. One that is wider than
-    the image is shortened. Call it once for all boxes of an image.
+    No text leaves what is shown of the image, and while there is room none covers another, see ``_places``.
+    One that is wider than the image is shortened. Call it once for all boxes of an image.
     """
     texts = []
     for i, ((x1, y1, x2, y2), label, color) in enumerate(zip(boxes.tolist(), labels, colors, strict=True)):
@@ -136,8 +136,8 @@ def _shortened(text: Text, label: str, width: float, renderer: RendererBase) -> 
 def _places(corners: np.ndarray, size: tuple[float, float], image: Bbox) -> Iterator[tuple[float, float]]:
     """Places for the text of a box, as its lower left corner in pixels of the figure, the best one first.
 
-    They are above the box, below it, inside at its top and at its bottom, each from its left side on and up to
-    its right side; then all others, from the nearest on. All are in the image.
+    They are above the box, below it, inside at its top and at its bottom, each from its left side on and up
+    to its right side; then all others, from the nearest on. All are in the image.
 
     Args:
         corners: of the box, left and top, right and bottom. size: of the text, width and height.

@@ -151,7 +151,7 @@ def plain_axes(ax: Axes, grid: str = "both") -> None:
 
 
 class AtDrawing(Artist):
-    """Calls ``place(renderer)`` when its axes are drawn, before all they hold: only then is their size known."""
+    """Calls ``place(renderer)`` when its axes are drawn, before what they hold: their size is known then."""
 
     def __init__(self, ax: Axes, place: Callable[[RendererBase], None]):
         super().__init__()

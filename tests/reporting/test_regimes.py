@@ -50,7 +50,10 @@ def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
     sentences = regimes.missing(baselines, gains)
     assert "Badges-4, SSD300-VGG16: no loc+KDloc, C2D." in sentences
     assert any(
-        s.startswith("Badges-crowded: not run with all of its 8 seeds. `make reproduce-controls SCALE=regimes") for s in sentences
+        s.startswith(
+            "Badges-crowded: not run with all of its 8 seeds. `make reproduce-controls SCALE=regimes"
+        )
+        for s in sentences
     )
 
 
