@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from textwrap import fill
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, StrMethodFormatter
@@ -35,7 +37,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
     """Losses along training, a panel per row of a table: the detector's own, and distillation terms.
 
     The baseline has no panel of its own: its losses are grey in the others, at the same setting where the
-    table has it. All panels of a student have one logarithmic axis.
+    table has it. All panels of a student have one logarithmic axis, and lines of their own.
 
     Args:
         records: finished runs.
@@ -51,41 +53,42 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
     for student, labels in per_student.items():  # the baselines are in the other panels
         per_student[student] = [label for label in labels if (student, label) not in baselines] or labels
     widest = 5 if max((len(label) for _, label in panels), default=0) <= 16 else 4
-    columns = min(widest, max([1, *map(len, per_student.values())]))
-    lines = {s: -(-len(labels) // columns) for s, labels in per_student.items()}
+    lines = {s: -(-len(labels) // widest) for s, labels in per_student.items()}
+    columns = max([1, *(-(-len(labels) // lines[s]) for s, labels in per_student.items())])
     count = max(sum(lines.values()), 1)
+    drawn = [(s, label) for s, labels in per_student.items() for label in labels]
     figure, grid = new_figure(
         count, columns, (max(PAGE * columns / widest, 6.2), 1.4 * count + 0.6), sharex=True
     )
-    first = 0
-    for student in students:
-        axes = [ax for row in grid[first : first + lines[student]] for ax in row]
-        first += lines[student]
-        for ax, label in zip(axes, per_student[student], strict=False):
+    free = iter(grid)
+    for student, labels in per_student.items():
+        rows = [next(free) for _ in range(lines[student])]
+        parts = np.array_split(np.array(labels, object), lines[student])  # about equally many in each line
+        shown = [ax for row, part in zip(rows, parts, strict=True) for ax in row[: len(part)]]
+        for ax, label in zip(shown, labels, strict=True):
             plain = "baseline" + label[label.find(", ") :] if ", " in label else "baseline"
             references = baselines.get((student, plain)) or baselines.get((student, "baseline"), [])
             _losses(ax, panels[student, label], references)
             ax.set_title(fill(label, 30), fontsize=STYLE["font.size"])
-        shown = axes[: len(per_student[student])]
         low, high = (end(ax.get_ylim()[i] for ax in shown) for i, end in enumerate((min, max)))
-        for i, ax in enumerate(axes):
-            if i >= len(shown):
-                ax.set_axis_off()
-                continue
-            ax.set_ylim(low, high)
-            ax.set_yticks(_log_ticks(low, high))
-            if i % columns:
-                ax.tick_params(labelleft=False)
-        axes[0].set_ylabel(student)
+        for row, part in zip(rows, parts, strict=True):
+            for i, ax in enumerate(row):
+                if i >= len(part):
+                    ax.set_axis_off()
+                    continue
+                ax.set_ylim(low, high)
+                ax.set_yticks(_log_ticks(low, high))
+                if i:
+                    ax.tick_params(labelleft=False)
+        rows[0][0].set_ylabel(student)
     for column in zip(*grid, strict=True):
         [*(ax for ax in column if ax.axison)][-1].tick_params(labelbottom=True)
     if records:
         figure.supxlabel("training step")
         legend_above(figure, [ax for row in grid for ax in row])
     figure.alt = (
-        f"Losses along training, a panel for each of {len(panels)} rows. Mean of the detector's own losses, "
-        "first → last: "
-        + listed([f"{s} {label} {_ends(runs)}" for (s, label), runs in panels.items()], most=8)
+        f"Losses along training in {len(drawn)} panels. Mean of the detector's own losses, first → last: "
+        + listed([f"{s} {label} {_ends(panels[s, label])}" for s, label in drawn], most=8)
     )
     return figure
 
@@ -155,7 +158,8 @@ def convergence(records: list[RunRecord], names: dict[str, str] | None = None) -
 
     Args:
         records: finished runs of the setting ``validate_every``.
-        names: experiment hash -> the run's label; without it, student and method.
+        names: experiment hash -> the run's label; without it, student and method. Where it occurs twice,
+            student and seed stand behind it.
 
     Raises:
         ValueError: if none of the runs was evaluated on val while it was trained.
@@ -167,11 +171,14 @@ def convergence(records: list[RunRecord], names: dict[str, str] | None = None) -
         )
     figure, ((ax,),) = new_figure(1, 1, (6.4, 3.8))
     plain_axes(ax)
+    texts = [(names or {}).get(r.hash) or f"{r.student}, {method_label(r.method)}" for r in shown]
     last, sentences = 0, []
     looks = zip(
         (BLUE, ORANGE, GREEN, RED, PINK), ("-", "--", "-.", ":", "-"), ("o", "^", "v", "D", "s"), strict=True
     )
-    for record, (color, line, marker) in zip(shown, [*looks] * len(shown), strict=False):
+    for record, name, (color, line, marker) in zip(
+        shown, _told_apart(texts, shown), cycle(looks), strict=False
+    ):
         curve = {int(step): metrics["mAP"] for step, metrics in record.validation.items()}
         logged = int(record.curve["step"][-1]) if record.curve.get("step") else max(curve)
         planned = record.experiment.get("steps")  # records keep some lines of a log only
@@ -181,7 +188,6 @@ def convergence(records: list[RunRecord], names: dict[str, str] | None = None) -
         curve = dict(sorted(curve.items()))
         last = max(last, *curve)
         third = [value for step, value in curve.items() if 3 * step >= 2 * max(curve)]
-        name = (names or {}).get(record.hash) or f"{record.student}, {method_label(record.method)}"
         text = f"{name}: {min(third):.1f} to {max(third):.1f}, range {max(third) - min(third):.1f}"
         ax.plot(list(curve), list(curve.values()), line, color=color, marker=marker, markersize=4, label=text)
         sentences.append(text)
@@ -190,3 +196,11 @@ def convergence(records: list[RunRecord], names: dict[str, str] | None = None) -
     legend_above(figure, [ax], 1, "mAP on val; its range in the last third of the steps")
     figure.alt = "mAP on val along training. In the last third of the steps " + listed(sentences)
     return figure
+
+
+def _told_apart(labels: list[str], records: list[RunRecord]) -> list[str]:
+    """The labels, with student and seed behind those that occur more than once."""
+    return [
+        f"{label}, {record.student}, seed {record.seed}" if labels.count(label) > 1 else label
+        for label, record in zip(labels, records, strict=True)
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import pandas as pd
 import torch
 from matplotlib import rc_context
@@ -38,6 +40,7 @@ TYPE_STYLES = dict(
         strict=True,
     )
 )
+LOW = 0.1  # share of the highest bar: error types that are lower are too low to be read
 SMALL = 1.0  # AP points: error types that change by less in every class are named and not drawn
 
 
@@ -146,7 +149,8 @@ def _nothing(ax: Axes, why: str) -> str:
 def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
     """Cost of all six error types at one IoU (the supplement's figure): a bar per method, a dot per seed.
 
-    Above bars that are too low to be read stands the range of their methods.
+    Of bars that are too low to be read the range of their methods is written: above them or, if a type is
+    that low with every student, below the panel.
 
     Args:
         by_iou: TIDE errors of every run, the first frame of ``errors.gather``.
@@ -154,23 +158,26 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
     """
     at_iou = by_iou[by_iou.IoU == iou]
     students, methods = at_iou.student.unique().tolist(), at_iou.method.unique().tolist()
-    columns = min(max(len(students), 1), 2)
-    rows = max(-(-len(students) // columns), 1)
-    figure, grid = new_figure(rows, columns, (4.35 * columns + 0.3, 2.4 * rows + 0.7), sharey=True)
-    axes = [ax for row in grid for ax in row]
     most = max(at_iou[TYPES].max(axis=None), 0.1) if len(at_iou) else 0.1
+    highest = at_iou.groupby(["student", "method"])[TYPES].mean().max()
+    shown = [kind for kind in TYPES if highest[kind] >= LOW * most] or TYPES
+    columns = min(max(len(students), 1), 4 if len(shown) <= 2 else 2)
+    rows = max(-(-len(students) // columns), 1)
+    width = min(4.35, max(2.1, 0.5 + 0.7 * len(shown)) if columns > 2 else 4.35)
+    figure, grid = new_figure(rows, columns, (width * columns + 0.3, 2.6 * rows + 0.9), sharey=True)
+    axes = [ax for row in grid for ax in row]
     for ax, student in zip(axes, students, strict=False):
         plain_axes(ax, "y")
         of_student = at_iou[at_iou.student == student]
         means = of_student.groupby("method", sort=False)[TYPES].mean().reindex(methods)
-        low_types = [kind for kind in TYPES if means[kind].max() < 0.1 * most]
+        ranges = {kind: _range(of_student, kind) for kind in TYPES if means[kind].max() < LOW * most}
         for i, method in enumerate(methods):
             runs = of_student[of_student.method == method]
             color, dashes = method_style(method)
-            places = [x + (i + 0.5) / len(methods) * 0.84 - 0.42 for x in range(len(TYPES))]
+            places = [x + (i + 0.5) / len(methods) * 0.84 - 0.42 for x in range(len(shown))]
             ax.bar(
                 places,
-                means.loc[method],
+                means.loc[method, shown],
                 0.8 / len(methods),
                 color=color,
                 label=method_label(method),
@@ -179,32 +186,38 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
                 linewidth=0.4,
             )
             if len(runs) > 1:
-                for x, kind in zip(places, TYPES, strict=True):
-                    if kind not in low_types:
+                for x, kind in zip(places, shown, strict=True):
+                    if kind not in ranges:
                         ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
-        for x, kind in enumerate(TYPES):
-            if kind in low_types:
-                low, high = (f"{value:.1f}" for value in (means[kind].min(), means[kind].max()))
-                text = low if low == high else f"{low}–{high}"
-                ax.text(x, of_student[kind].max() + 0.03 * most, text, ha="center", va="bottom")
-        ax.set(ylim=(0, 1.05 * most), xticks=range(len(TYPES)), xticklabels=TYPES, title=student)
+        for x, kind in enumerate(shown):
+            if kind in ranges:
+                ax.text(x, of_student[kind].max() + 0.03 * most, ranges[kind], ha="center", va="bottom")
+        ax.set(ylim=(0, 1.05 * most), xticks=range(len(shown)), xticklabels=shown, title=student)
+        below = [
+            f"{kind} {ranges[kind]}".replace(" ", "\N{NO-BREAK SPACE}") for kind in TYPES if kind not in shown
+        ]
+        ax.set_xlabel(fill(", ".join(below), int(11 * width)))
     for ax in axes[len(students) :]:
         ax.set_axis_off()
     if students:
         figure.supylabel(f"cost at IoU {iou / 100:.2f}, AP points")
+        if len(shown) < len(TYPES):
+            below = "below a panel: types that are too low to draw, with the range of their methods"
+            figure.supxlabel(fill(below, int(12 * width * columns)))
     legend_above(figure, axes)
     figure.alt = f"Cost of six types of error at IoU {iou / 100:.2f}, in AP points. " + " ".join(
         f"{student}: "
-        + "; ".join(f"{kind} {_range(at_iou[at_iou.student == student], kind)}" for kind in TYPES)
+        + "; ".join(f"{kind} {_range(at_iou[at_iou.student == student], kind, ' to ')}" for kind in TYPES)
         + "."
         for student in students
     )
     return figure
 
 
-def _range(runs: pd.DataFrame, kind: str) -> str:
+def _range(runs: pd.DataFrame, kind: str, between: str = "–") -> str:
+    """``0.2–0.3``: from the lowest to the highest mean of a method; a number alone if both are the same."""
     means = runs.groupby("method")[kind].mean()
-    return f"{means.min():.1f} to {means.max():.1f}"
+    return between.join(dict.fromkeys(f"{value:.1f}" for value in (means.min(), means.max())))
 
 
 @rc_context(STYLE)
@@ -279,9 +292,7 @@ def _mean_errors(by_class: pd.DataFrame, student: str, method: str) -> pd.DataFr
 def error_examples(
     images: dict[int, Tensor], examples: list[ErrorExample], names: dict[int, str], title: str
 ) -> Picture:
-    """Single errors: the detection in dashed red with class and score above, the object it concerns in blue.
-
-    The object's class is below its box, where the detection's does not hide it.
+    """Single errors: the detection in dashed red with class and score, the object it concerns in blue.
 
     Args:
         images: image id -> [3, H, W], uint8 or 0..1.
@@ -298,17 +309,19 @@ def error_examples(
     sentences = []
     for ax, one in zip(axes, examples, strict=False):
         show_image(ax, images[one.image_id])
-        words = []
-        for box, category, color, more, below, who in (
-            (one.box, one.category_id, RED, f" {one.score or 0:.2f}", False, "detected"),
-            (one.truth_box, one.truth_category_id, BLUE, "", True, "true"),
-        ):
-            if box is not None:
-                corners = torch.tensor([[box[0], box[1], box[0] + box[2], box[1] + box[3]]])
-                draw_boxes(
-                    ax, corners, [names[category] + more], [color], line="-" if below else "--", below=below
-                )
-                words.append(f"{who} {names[category]}{more}")
+        shown = [
+            (box, names[category] + score, color, who)
+            for box, category, score, color, who in (
+                (one.truth_box, one.truth_category_id, "", BLUE, "true"),
+                (one.box, one.category_id, f" {one.score or 0:.2f}", RED, "detected"),
+            )
+            if box is not None
+        ]
+        corners = [[x, y, x + width, y + height] for (x, y, width, height), *_ in shown]
+        draw_boxes(
+            ax, torch.tensor(corners), [text for _, text, *_ in shown], [color for _, _, color, _ in shown]
+        )
+        words = [f"{who} {text}" for _, text, _, who in shown]
         where = f"image {one.image_id}" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
         ax.set_title(where, fontsize=STYLE["font.size"])
         sentences.append(f"{where}: {', '.join(words)}")

@@ -6,15 +6,27 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 
 from c2dlib.evaluation.scores import Threshold
-from c2dlib.figures.style import BLUE, PAGE, RED, Picture, listed, method_style, new_figure, plain_axes
+from c2dlib.figures.style import (
+    BLUE,
+    PAGE,
+    RED,
+    STYLE,
+    Picture,
+    listed,
+    method_style,
+    new_figure,
+    plain_axes,
+)
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label
 
 MOST_PANELS = 30
 
 
+@rc_context(STYLE)
 def validation_curves(records: list[RunRecord]) -> Picture:
     """mAP on val along training, a line per run; a dot marks the weights that were kept.
 
@@ -37,11 +49,12 @@ def validation_curves(records: list[RunRecord]) -> Picture:
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set(xlabel="training step", ylabel="mAP on val, percent")
-    ax.legend(frameon=False)
+    ax.legend()
     figure.alt = f"mAP on val along training; the best weights of each run: {listed(labels)}."
     return figure
 
 
+@rc_context(STYLE)
 def precision_recall_curves(
     curves: dict[str, np.ndarray], classes: pd.DataFrame, threshold: Threshold | None
 ) -> Picture:

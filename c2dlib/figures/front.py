@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 
-from c2dlib.figures.style import GREY, PAGE, Picture, listed, method_style, new_figure, plain_axes
+from c2dlib.figures.style import GREY, PAGE, STYLE, Picture, listed, method_style, new_figure, plain_axes
 from c2dlib.reporting.labels import method_label
 
 
+@rc_context(STYLE)
 def front(frame: pd.DataFrame) -> Picture:
     """AP50 against AP75 of the boxes alone, a panel per student; reweighted baselines are grey.
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from c2dlib.figures.style import BLUE, GREEN, PAGE, RED, STYLE, Picture, new_figure, show_legend
+from c2dlib.figures.style import (
+    BLUE,
+    GREEN,
+    PAGE,
+    RED,
+    STYLE,
+    AtDrawing,
+    Picture,
+    new_figure,
+    show_legend,
+)
 from c2dlib.reporting.labels import method_label
 
 RIGHT_IOU = 0.5  # of a detection with an object of its class, to be right
+PAD = 1.2  # points around the text of a box
+SCORE = 5  # characters, such as " 0.53", that a shortened text keeps at its end
 
 
 class Labelled(NamedTuple):
@@ -54,37 +71,104 @@ def zoom(ax: Axes, boxes: Tensor, size: tuple[int, int], margin: float = 0.5) ->
     return side
 
 
-def draw_boxes(
-    ax: Axes, boxes: Tensor, labels: list[str], colors: list[str], line: str = "-", below: bool = False
-) -> None:
-    """Boxes [N, 4] with a text and a colour each; no text leaves the image.
+def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], colors: list[str]) -> None:
+    """Boxes [N, 4] with a text and a colour each; red ones are dashed. The first ones are on top.
 
-    Args:
-        line: of boxes that are not green.
-        below: the texts are below their boxes, where none of those above other boxes hides them.
+    No text leaves what is shown of the image, and while there is room none covers another, see ``_places``.
+    One that is wider than the image is shortened. Call it once for all boxes of an image.
     """
-    width, height = max(ax.get_xlim()), max(ax.get_ylim())
-    for (x1, y1, x2, y2), label, color in zip(boxes.tolist(), labels, colors, strict=True):
-        style = "-" if color == GREEN else line
-        for edge, thick, dashes in (("white", 3.2, "-"), (color, 1.8, style)):
+    texts = []
+    for i, ((x1, y1, x2, y2), label, color) in enumerate(zip(boxes.tolist(), labels, colors, strict=True)):
+        for edge, thick, dashes in (("white", 3.2, "-"), (color, 1.8, "--" if color == RED else "-")):
             ax.add_patch(
                 Rectangle(
-                    (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=thick, linestyle=dashes
+                    (x1, y1),
+                    x2 - x1,
+                    y2 - y1,
+                    fill=False,
+                    edgecolor=edge,
+                    linewidth=thick,
+                    linestyle=dashes,
+                    zorder=2 - i / len(labels),
                 )
             )
-        right = x1 > 0.5 * width
-        inside = y2 > 0.92 * height if below else y1 < 0.08 * height
-        ax.text(
-            x2 if right else x1,
-            y2 if below else y1,
-            label,
-            color="white",
-            parse_math=False,  # a class name may hold dollar signs
-            ha="right" if right else "left",
-            va="bottom" if below == inside else "top",
-            zorder=4 if below else 3,
-            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
+        texts.append(
+            ax.text(
+                x1,
+                y1,
+                label,
+                color="white",
+                parse_math=False,  # a class name may hold dollar signs
+                va="bottom",
+                zorder=4 - i / len(labels),
+                in_layout=False,
+                bbox={"facecolor": color, "edgecolor": "none", "pad": PAD},
+            )
         )
+
+    def place(renderer: RendererBase) -> None:
+        pad = renderer.points_to_pixels(PAD)
+        image, taken = ax.get_window_extent(renderer), []
+        for box, label, text in zip(boxes.tolist(), labels, texts, strict=True):
+            if not label:
+                continue
+            text.set_text(_shortened(text, label, image.width - 2 * pad, renderer))
+            extent = text.get_window_extent(renderer)
+            size = extent.width + 2 * pad, extent.height + 2 * pad
+            corners = ax.transData.transform([box[:2], box[2:]])  # left and top, right and bottom
+            x, y = _free_place(_places(corners, size, image), size, taken)
+            taken.append(Bbox.from_bounds(x, y, *size))
+            text.set_position(ax.transData.inverted().transform((x + pad, y + pad)))
+
+    AtDrawing(ax, place)
+
+
+def _shortened(text: Text, label: str, width: float, renderer: RendererBase) -> str:
+    """The label, without its middle where it is wider than ``width``: its end may be a score."""
+    for kept in range(len(label), -1, -1):
+        shown = label if kept == len(label) else f"{label[:kept].rstrip()}…{label[kept:][-SCORE:]}"
+        text.set_text(shown)
+        if text.get_window_extent(renderer).width <= width:
+            break
+    return shown
+
+
+def _places(corners: np.ndarray, size: tuple[float, float], image: Bbox) -> Iterator[tuple[float, float]]:
+    """Places for the text of a box, as its lower left corner in pixels of the figure, the best one first.
+
+    They are above the box, below it, inside at its top and at its bottom, each from its left side on and up
+    to its right side; then all others, from the nearest on. All are in the image.
+
+    Args:
+        corners: of the box, left and top, right and bottom. size: of the text, width and height.
+    """
+    (left, top), (right, bottom) = corners
+    width, height = size
+    highest, rightmost = image.y1 - height, image.x1 - width
+    sides = (left, right - width) if left + right < image.x0 + image.x1 else (right - width, left)
+    for y in (top, bottom - height, top - height, bottom):
+        if image.y0 <= y <= highest:
+            yield from ((min(max(x, image.x0), rightmost), y) for x in sides)
+    grid = [
+        (x, y)
+        for x in np.linspace(image.x0, rightmost, 40)
+        for y in np.arange(image.y0, max(highest, image.y0) + 1, height / 4)
+    ]
+    yield from sorted(grid, key=lambda place: abs(place[0] - left) + abs(place[1] - top))
+
+
+def _free_place(
+    places: Iterator[tuple[float, float]], size: tuple[float, float], taken: list[Bbox]
+) -> tuple[float, float]:
+    """The first place that is free of other texts, or the one that covers least of them."""
+    covered = {}
+    for place in places:
+        own = Bbox.from_bounds(*place, *size)
+        overlaps = [part for other in taken if (part := Bbox.intersection(own, other)) is not None]
+        covered[place] = sum(part.width * part.height for part in overlaps)
+        if not covered[place]:
+            return place
+    return min(covered, key=covered.__getitem__)
 
 
 def right_detections(found: Labelled, truth: Labelled) -> list[bool]:
@@ -120,7 +204,7 @@ def _show_detections(ax: Axes, image: Tensor, found: Labelled, truth: Labelled) 
         f"{'✓' if good else '✗'} {name} {score:.2f}"
         for good, name, score in zip(right, found.names, found.scores or [], strict=True)
     ]
-    draw_boxes(ax, found.boxes, texts, [GREEN if good else RED for good in right], line="--")
+    draw_boxes(ax, found.boxes, texts, [GREEN if good else RED for good in right])
     return sum(right)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from matplotlib import colormaps, rc_context
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from torch import Tensor, stack
@@ -37,18 +38,9 @@ def moving_crop(image: Tensor, boxes: Tensor, crops: Tensor) -> Picture:
     places = figure.add_gridspec(1, count + 2)
     whole = show_image(figure.add_subplot(places[0, :2]), image)
     zoom(whole, boxes, image.shape[-2:], 0.25)
-    for i, (box, crop) in enumerate(zip(boxes, crops, strict=True)):
-        shade = colormaps["plasma"](0.85 * (1 - i / max(count - 1, 1)))
-        draw_boxes(whole, box[None], [""], [shade])
-        x, y = float(box[0]), float(box[1])
-        whole.text(
-            x,
-            y,
-            str(i),
-            color="white",
-            va="bottom",
-            bbox={"facecolor": shade, "edgecolor": "none", "pad": 1.2},
-        )
+    shades = [to_hex(colormaps["plasma"](0.85 * (1 - i / max(count - 1, 1)))) for i in range(count)]
+    draw_boxes(whole, boxes, [str(i) for i in range(count)], shades)
+    for i, (crop, shade) in enumerate(zip(crops, shades, strict=True)):
         ax = show_image(figure.add_subplot(places[0, 2 + i]), crop.clamp(0, 255) / 255)
         ax.set_title(str(i))
         for side in ax.spines.values():
@@ -77,9 +69,9 @@ def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str
     sides = []
     for ax, (title, gradient) in zip(axes[0], gradients.items(), strict=True):
         show_image(ax, image)
-        draw_boxes(ax, truth[None], [""], [BLUE])
-        draw_boxes(ax, box[None], [""], [RED], line="--")
-        scale = 0.16 * zoom(ax, stack([truth, box]), image.shape[-2:]) / gradient.abs().max().clamp(min=1e-12)
+        both = stack([truth, box])
+        draw_boxes(ax, both, ["", ""], [BLUE, RED])
+        scale = 0.16 * zoom(ax, both, image.shape[-2:]) / gradient.abs().max().clamp(min=1e-12)
         for i, (x, y) in enumerate(middles):
             step = float(-gradient[i] * scale)
             ax.annotate(
@@ -120,14 +112,14 @@ def box_gradients(image: Tensor, truth: Tensor, box: Tensor, gradients: dict[str
 def losses_over_shift(errors: list[float], values: dict[str, list[float]], what: str) -> Picture:
     """Losses over the shift of a box, each divided by its largest value, and below their slopes.
 
-    The title gives each loss's mean slope beside the object and far from it, where 1 is a straight rise.
+    The title gives each loss's mean slope up to a quarter of the largest shift, and beyond.
 
     Args:
         errors: the shifts. values: name of a loss -> its value at each shift. what: the label of the axis.
     """
     figure, axes = new_figure(2, 1, (6.4, 5.2), sharex=True)
     upper, lower = axes[0][0], axes[1][0]
-    half = max(abs(e) for e in errors) / 2
+    quarter = max(abs(e) for e in errors) / 4
     means = []
     for (name, row), color, line in zip(
         values.items(), (BLUE, GREEN, RED, GREY), ("-", "--", "-.", ":"), strict=False
@@ -141,7 +133,7 @@ def losses_over_shift(errors: list[float], values: dict[str, list[float]], what:
         lower.plot(middles, slopes, line, color=color, linewidth=1.4)
         outward = [s if m > 0 else -s for m, s in zip(middles, slopes, strict=True)]
         near, far = (
-            [s for m, s in zip(middles, outward, strict=True) if (abs(m) <= half) == inside]
+            [s for m, s in zip(middles, outward, strict=True) if (abs(m) <= quarter) == inside]
             for inside in (True, False)
         )
         means.append(f"{name} {sum(near) / max(len(near), 1):.1f} → {sum(far) / max(len(far), 1):.1f}")
@@ -152,7 +144,7 @@ def losses_over_shift(errors: list[float], values: dict[str, list[float]], what:
     lower.set_ylabel("slope")
     lower.set_xlabel(what)
     upper.legend()
-    title = f"Mean outward slope, shift up to {half:g} → beyond"
+    title = f"Mean outward slope, shift up to {quarter:g} → beyond"
     upper.set_title(f"{title}:\n{', '.join(means)}")
     shown = f"Losses over the {what}, each divided by its largest value, and their slopes."
     figure.alt = f"{shown} {title}: {', '.join(means)}."

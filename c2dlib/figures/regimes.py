@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown
+from matplotlib import rc_context
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -15,6 +16,7 @@ from c2dlib.figures.style import (
     GREY,
     ORANGE,
     PAGE,
+    STYLE,
     TEXT,
     Picture,
     listed,
@@ -54,35 +56,31 @@ class RegimesPage:
         return Markdown("\n".join(f"- {sentence}" for sentence in missing(self.baselines, self.gains)))
 
 
+@rc_context(STYLE)
 def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
     """A row per data set and student: left the baseline's errors, right the gains in mAP with intervals.
 
-    A data set without runs has a row that says so.
+    Data sets without runs are named below.
 
     Args:
         baselines, gains: of ``reporting.regimes.regimes``.
     """
-    rows = [
-        (place.name, student)
-        for place in PLACES
-        for student in (list(baselines[baselines.place == place.name].student) or [""])
-    ]
+    rows = list(baselines[["place", "student"]].itertuples(index=False, name=None))
+    run = {place for place, _ in rows}
+    not_run = [place.name for place in PLACES if place.name not in run]
+    without = f"not run with all planned seeds yet: {', '.join(not_run)}" if not_run else ""
+    if not rows:
+        figure, ((ax,),) = new_figure(1, 1, (PAGE, 1))
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, without, ha="center")
+        figure.alt = without
+        return figure
     figure, (axes,) = new_figure(
         1, 1 + len(COMPARED), (PAGE, 2.1 + 0.46 * len(rows)), sharey=True, width_ratios=[1.5] + [1] * 4
     )
     errors, *panels = axes
     shown = gains[gains.metric == "mAP"].set_index(["place", "student", "method"])
     for y, row in enumerate(rows):
-        if not row[1]:
-            errors.text(
-                0.02,
-                y,
-                "not run yet",
-                transform=errors.get_yaxis_transform(),
-                color=GREY,
-                va="center",
-            )
-            continue
         line = baselines[(baselines.place == row[0]) & (baselines.student == row[1])].iloc[0]
         errors.barh([y - 0.17, y + 0.17], [line.Cls50, line.Loc50], height=0.32, color=[BLUE, ORANGE])
         for offset, cost in ((-0.17, line.Cls50), (0.17, line.Loc50)):
@@ -110,8 +108,10 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
         for line in baselines.itertuples()
         if pd.notna(line.Loc50)
     ]
-    figure.alt = "AP points that the baselines lose at IoU .50, beside what each loss gains. " + listed(
-        measured
+    if without:
+        figure.supxlabel(without)
+    figure.alt = "AP points that the baselines lose at IoU .50, beside what each loss gains. " + "; ".join(
+        [listed(measured), *filter(None, [without])]
     )
     return figure
 
@@ -128,7 +128,7 @@ def _finish(figure: Picture, axes: list, rows: list[tuple[str, str]]) -> None:
     for ax in axes[1:]:
         ax.set_xlim(min(limits), max(limits))
     texts = [
-        (f"{place}\n{student}" if student else place) if y == 0 or rows[y - 1][0] != place else student
+        f"{place}\n{student}" if y == 0 or rows[y - 1][0] != place else student
         for y, (place, student) in enumerate(rows)
     ]
     axes[0].set_yticks(range(len(rows)), texts)

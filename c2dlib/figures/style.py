@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from IPython.display import publish_display_data
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
@@ -146,6 +148,20 @@ def plain_axes(ax: Axes, grid: str = "both") -> None:
     ax.grid(axis=grid, color="#E5E5E5", linewidth=0.7)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+class AtDrawing(Artist):
+    """Calls ``place(renderer)`` when its axes are drawn, before what they hold: their size is known then."""
+
+    def __init__(self, ax: Axes, place: Callable[[RendererBase], None]):
+        super().__init__()
+        self.place = place
+        self.set(zorder=-1, in_layout=False)
+        ax.add_artist(self)
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Calls ``place``; draws nothing itself."""
+        self.place(renderer)
 
 
 def legend_above(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.lines import Line2D
-from scipy.optimize import linear_sum_assignment
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 
 from c2dlib.figures.style import (
     BLUE,
@@ -16,6 +20,7 @@ from c2dlib.figures.style import (
     ORANGE,
     PAPER,
     STYLE,
+    AtDrawing,
     Picture,
     legend_above,
     listed,
@@ -120,13 +125,14 @@ def _baseline(rows: pd.DataFrame) -> pd.Series:
 def gain_over_cost(frame: pd.DataFrame) -> Picture:
     """Gain in mAP, with 95 % intervals over seeds, against the time of a training step; a panel per student.
 
-    The unit of time is a step of the plain student.
+    The unit of time is a step of the plain student. Each point has a number, which the key beside it names.
 
     Args:
-        frame: of ``reporting.tables.table``; rows without a gain or a time are left out. C2D and its sums are
-            green triangles, the label control is a grey square, other methods are blue dots.
+        frame: of ``reporting.tables.table``; rows without a gain or a time are named below. C2D and its sums
+            are green triangles, the label control is a grey square, other methods are blue dots.
     """
-    frame = frame[frame.gain.notna() & frame.relative_seconds.notna()]
+    every = frame[frame.method != "baseline"]
+    frame = every[every.gain.notna() & every.relative_seconds.notna()]
     students = frame.student.unique().tolist()
     if not students:
         figure, ((ax,),) = new_figure(1, 1, (5, 1))
@@ -136,18 +142,25 @@ def gain_over_cost(frame: pd.DataFrame) -> Picture:
         return figure
     columns = min(len(students), 2)
     lines = [students[i : i + columns] for i in range(0, len(students), columns)]
-    tall = [max(2.6, *(1.8 + 0.19 * sum(frame.student == s) for s in line)) for line in lines]
+    tall = [max(2.6, *(1.2 + 0.19 * sum(frame.student == s) for s in line)) for line in lines]
     figure, grid = new_figure(len(lines), columns, (4.2 * columns + 0.3, sum(tall)), height_ratios=tall)
     axes = [ax for row in grid for ax in row]
     for ax, student in zip(axes, students, strict=False):
-        rows = frame[frame.student == student].sort_values("gain")
-        names = [method_label(method) for method in rows.method]
-        looks = [
-            (GREEN, "^") if name.startswith("C2D") else (GREY, "s") if name == CONTROL else (BLUE, "o")
-            for name in names
-        ]
-        for row, (color, marker) in zip(rows.itertuples(), looks, strict=True):
-            ax.plot(row.relative_seconds, row.gain, marker, color=color, markersize=5)
+        rows = frame[frame.student == student].sort_values("gain", ascending=False)
+        for number, row in enumerate(rows.itertuples(), 1):
+            name = method_label(row.method)
+            color, marker = (
+                (GREEN, "^") if name.startswith("C2D") else (GREY, "s") if name == CONTROL else (BLUE, "o")
+            )
+            ax.plot(
+                row.relative_seconds,
+                row.gain,
+                marker,
+                color=color,
+                markersize=5,
+                label=f"{number}  {name}",
+                zorder=3,
+            )
             if pd.notna(row.gain_low):
                 ax.plot(
                     [row.relative_seconds] * 2,
@@ -158,65 +171,95 @@ def gain_over_cost(frame: pd.DataFrame) -> Picture:
                 )
         plain_axes(ax)
         ax.axhline(0, color="black", linewidth=0.8)
-        ax.margins(x=0.08, y=0.08)
+        ax.margins(x=0.12, y=0.1)
         ax.locator_params(axis="x", nbins=5)
-        points = list(zip(rows.relative_seconds, rows.gain, strict=True))
-        _names_beside(ax, names, points, [color for color, _ in looks])
+        _numbers(ax, list(zip(rows.relative_seconds, rows.gain, strict=True)))
+        ax.legend(
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            labelspacing=0.25,
+            handlelength=1,
+            handletextpad=0.4,
+            borderaxespad=0,
+        )
         ax.set_title(student)
     for ax in axes[len(students) :]:
         ax.set_axis_off()
-    figure.supxlabel("time of a training step, plain student = 1")
+    missing = _without_gain_or_time(every)
+    wrapped = [fill(sentence, 105) for sentence in missing]
+    figure.supxlabel("\n".join(["time of a training step, plain student = 1", *wrapped]))
     figure.supylabel("gain over the baseline, mAP points")
-    figure.alt = "Gain in mAP against the time of a training step: " + listed(
+    shown = listed(
         [
             f"{row.student} {method_label(row.method)} {row.gain:+.1f} at {row.relative_seconds:.1f}"
             for row in frame.itertuples()
         ],
         most=30,
     )
+    figure.alt = ". ".join([f"Gain in mAP against the time of a training step: {shown}", *missing])
     return figure
 
 
-def _names_beside(ax: Axes, names: list[str], points: list[tuple[float, float]], colors: list[str]) -> None:
-    """A name per point in a column right of the axes, evenly spaced, with a line from the point to its name.
+def _without_gain_or_time(frame: pd.DataFrame) -> list[str]:
+    """``Not drawn, without a gain: KD (A, B)``: the rows that have no point, by what they lack."""
+    sentences = []
+    for what, lacking in (
+        ("gain", frame.gain.isna()),
+        ("measured time", frame.gain.notna() & frame.relative_seconds.isna()),
+    ):
+        students = frame[lacking].groupby("method", sort=False).student.agg(lambda of: ", ".join(of.unique()))
+        if len(students):
+            rows = "; ".join(f"{method_label(method)} ({of})" for method, of in students.items())
+            sentences.append(f"Not drawn, without a {what}: {rows}")
+    return sentences
 
-    Of all ways to give the places to the points the one with the shortest lines is taken, in which no two
-    lines cross.
+
+def _numbers(ax: Axes, points: list[tuple[float, float]]) -> None:
+    """A number beside each point, from 1; none covers a point or another number while there is room.
+
+    Of several points the nearest to a number is its own.
     """
-    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    ax.set(xlim=(left, right), ylim=(low, high))
-    shares = np.array([((x - left) / (right - left), (y - low) / (high - low)) for x, y in points])
-    count, order = len(names), shares[:, 1].argsort()
-    step = 1 / max(count, 12)
-    places, floor = np.zeros(count), 0.0
-    for i in order:  # as high as the points where there is room: from the bottom up, then from the top down
-        places[i] = floor = max(shares[i, 1], floor)
-        floor += step
-    ceiling = 1.0
-    for i in order[::-1]:
-        places[i] = ceiling = min(places[i], ceiling)
-        ceiling -= step
-    # the axes are about as high as wide, so a share of either is as long
-    length = np.hypot(1.04 - shares[:, :1], shares[:, 1:] - places[None, :])
-    for i, j in zip(*linear_sum_assignment(length), strict=True):
-        ax.annotate(
-            names[i],
-            points[i],
-            (1.04, places[j]),
-            textcoords="axes fraction",
-            color=colors[i],
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colors[i],
-                "alpha": 0.4,
-                "linewidth": 0.7,
-                "shrinkA": 0,
-                "shrinkB": 3,
-                "relpos": (0, 0.5),
-            },
+    numbers = [
+        ax.text(
+            *point,
+            str(number),
+            va="bottom",
+            zorder=4,
+            in_layout=False,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
+        for number, point in enumerate(points, 1)
+    ]
+
+    def place(renderer: RendererBase) -> None:
+        centers = ax.transData.transform(points)
+        marker = renderer.points_to_pixels(4)  # half of its side, and a gap
+        taken = [Bbox([center - marker, center + marker]) for center in centers]
+        for i, text in enumerate(numbers):
+            extent = text.get_window_extent(renderer)
+            places = _around(centers[i], extent.width, extent.height, marker)
+            own = places[int(np.argmin([_clashes(box, centers[i], centers, taken) for box in places]))]
+            taken.append(own)
+            text.set_position(ax.transData.inverted().transform(own.p0))
+
+    AtDrawing(ax, place)
+
+
+def _around(center: np.ndarray, width: float, height: float, gap: float) -> list[Bbox]:
+    """Boxes of a size around a point, right of it first, from the nearest on."""
+    boxes = []
+    for ring in (1, 1.8, 2.6, 3.4):
+        for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            middle = center + np.array([x * (gap * ring + width / 2), y * (gap * ring + height / 2)])
+            boxes.append(Bbox.from_bounds(*(middle - np.array([width, height]) / 2), width, height))
+    return boxes
+
+
+def _clashes(box: Bbox, own: np.ndarray, centers: np.ndarray, taken: list[Bbox]) -> int:
+    """How many points and numbers a number in a box covers; one more if another point is nearer to it."""
+    middle = (box.p0 + box.p1) / 2
+    distances = np.hypot(*(centers - middle).T)
+    return box.count_overlaps(taken) + bool(distances.min() < np.hypot(*(own - middle)))
 
 
 @rc_context(STYLE)
@@ -313,34 +356,35 @@ def map_over_images(frame: pd.DataFrame, images: int) -> Picture:
 def ap_over_iou(frame: pd.DataFrame) -> Picture:
     """Gain over the student's baseline at each IoU, in AP points (Table 5).
 
-    The paper's gain is dashed, the reproduced one solid.
+    Both lines are the method's own; the paper's is thin, with circles, the reproduced one is thick.
 
     Args:
         frame: of ``reporting.tables.table``, with the columns AP50 to AP95 and paper_AP50 to paper_AP95.
     """
     students = frame.student.unique().tolist()
     figure, grid = new_figure(1, len(students), (max(3.4 * len(students), 5.6), 3.4), sharey=True)
+    looks = {
+        "paper": {"linewidth": 0.9, "marker": "o", "markersize": 4, "markerfacecolor": "white"},
+        "reproduced": {"linewidth": 1.8},
+    }
+    methods: dict[str, Line2D] = {}
     drawn: set[str] = set()
     sentences = []
     for ax, student in zip(grid[0], students, strict=True):
         rows = frame[frame.student == student].set_index("method")
         for method in rows.index.drop("baseline", errors="ignore"):
-            color, _ = method_style(method)
-            for prefix, dashes in (("paper_", "--"), ("", "-")):
+            color, dashes = method_style(method)
+            for source, prefix in (("paper", "paper_"), ("reproduced", "")):
                 columns = [prefix + iou for iou in IOUS]
                 gains = rows.reindex(columns=columns).astype(float).reindex([method, "baseline"])
                 change = gains.iloc[0] - gains.iloc[1]
                 if change.isna().all():
                     continue
-                ax.plot(
-                    range(50, 100, 5),
-                    change,
-                    dashes,
-                    color=color,
-                    linewidth=1.4,
-                    label="" if prefix else method_label(method),
+                ax.plot(range(50, 100, 5), change, linestyle=dashes, color=color, **looks[source])
+                methods.setdefault(
+                    method_label(method), Line2D([], [], color=color, linestyle=dashes, linewidth=1.8)
                 )
-                drawn.add(dashes)
+                drawn.add(source)
                 if not prefix:
                     at = ", ".join(f"{change[f'AP{iou}']:+.1f} at {iou} %" for iou in (50, 75, 90))
                     sentences.append(f"{student} {method_label(method)} {at}")
@@ -349,11 +393,8 @@ def ap_over_iou(frame: pd.DataFrame) -> Picture:
         ax.set_title(student)
         ax.set_xlabel("IoU threshold, %")
     grid[0][0].set_ylabel("gain in AP over the baseline, points")
-    keys, names = grid[0][0].get_legend_handles_labels()
-    for dashes, name in (("--", "paper"), ("-", "reproduced")):
-        if dashes in drawn:
-            keys.append(Line2D([], [], color="black", linestyle=dashes))
-            names.append(name)
-    show_legend(figure, keys, names)
+    sources = {name: Line2D([], [], color="black", **look) for name, look in looks.items() if name in drawn}
+    keys = methods | sources
+    show_legend(figure, list(keys.values()), list(keys), 3)
     figure.alt = "Reproduced gain in AP over the baseline at each IoU: " + listed(sentences)
     return figure

@@ -106,14 +106,26 @@ def softened(
 
 
 @rc_context(STYLE)
-def confusion(matrix: Tensor, names: list[str], title: str = "") -> Picture:
-    """A matrix [C, C] of shares 0..1 in percent: a row per true class, a column per predicted class.
+def confusion(
+    matrix: Tensor,
+    names: list[str],
+    title: str = "",
+    *,
+    crops: list[int] | None = None,
+    column: str = "predicted class",
+    unit: str = "% of the true class",
+) -> Picture:
+    """A matrix [C, C] of shares 0..1 in percent, a row per true class.
 
     Up to 26 classes, each cell from 1 % on also shows its number.
+
+    Args:
+        crops: the number of crops of each true class, which then stands behind its name: ``flour (17)``.
+        column, unit: what a column is, and what the numbers are.
     """
     count, percent = len(names), 100 * matrix.numpy()
     side = min(2.2 + 0.32 * count, PAGE - 0.9)
-    figure, axes = new_figure(1, 1, (side + 0.9, side))
+    figure, axes = new_figure(1, 1, (side + (0.9 if crops is None else 1.4), side))
     ax = axes[0][0]
     heat = ax.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     if count <= 26:
@@ -121,11 +133,12 @@ def confusion(matrix: Tensor, names: list[str], title: str = "") -> Picture:
             color = "white" if percent[y, x] > 60 else "black"
             ax.text(x, y, f"{percent[y, x]:.0f}", ha="center", va="center", color=color)
         ax.set_xticks(range(count), names, rotation=90, parse_math=False)
-        ax.set_yticks(range(count), names, parse_math=False)
-    ax.set(xlabel="predicted class", ylabel="true class", title=title)
-    figure.colorbar(heat, ax=ax, shrink=0.6).set_label("% of the true class")
+        rows = names if crops is None else [f"{n} ({of})" for n, of in zip(names, crops, strict=True)]
+        ax.set_yticks(range(count), rows, parse_math=False)
+    ax.set(xlabel=column, ylabel="true class", title=title)
+    figure.colorbar(heat, ax=ax, shrink=0.6).set_label(unit)
     figure.alt = (
-        f"Confusion matrix of {count} classes{f', {title}' if title else ''}. On the diagonal: "
+        f"Matrix, {unit}: {count} true classes by {column}{f', {title}' if title else ''}. On the diagonal: "
         + listed([f"{name} {percent[i, i]:.0f} %" for i, name in enumerate(names)])
     )
     return figure

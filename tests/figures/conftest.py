@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.text import Text
 
-from c2dlib.figures.style import PAGE, TEXT, Picture
+from c2dlib.figures.style import PAGE, TEXT, TITLE, Picture
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,8 @@ def drawn():
         assert len(figure.alt) > 20 and "nan" not in figure.alt
         assert figure.get_figwidth() <= PAGE
         texts = shown_texts(figure)
-        assert all(text.get_fontsize() >= TEXT for text in figure.findobj(Text) if text.get_text().strip())
+        sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()}
+        assert all(TEXT <= size <= TITLE for size in sizes), sizes
         # of an annotation the text alone, without its arrow
         boxes = [(text.get_text(), Text.get_window_extent(text).padded(-1)) for text in texts]
         page = figure.bbox.padded(2)

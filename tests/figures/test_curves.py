@@ -93,6 +93,19 @@ def test_students_have_rows_of_their_own(drawn):
     figure = drawn(figures.training_curves(runs))
     assert [ax.get_ylabel() for ax in figure.axes] == ["A", "", "B", ""]
     assert [ax.axison for ax in figure.axes] == [True, True, True, False]
+    assert figure.alt.startswith("Losses along training in 3 panels.")
+
+
+def test_the_alt_counts_the_panels_that_are_drawn_without_the_baselines(drawn):
+    figure = drawn(figures.training_curves([record("A", m, CURVE) for m in ("baseline", "KDcls", "loc")]))
+    assert len(figure.axes) == 2 and "in 2 panels." in figure.alt and "A baseline" not in figure.alt
+
+
+def test_no_panel_is_alone_on_a_further_line(drawn):
+    methods = ["KDcls", "loc", "FKD", "AT", "PKD", "CWD"]
+    runs = [record(s, m, CURVE) for s, count in (("A", 6), ("B", 2)) for m in methods[:count]]
+    grid = [ax.axison for ax in drawn(figures.training_curves(runs)).axes]
+    assert grid == [True] * 3 + [True] * 3 + [True, True, False]
 
 
 def test_validation_states_the_range_of_the_last_third(drawn):
@@ -110,5 +123,11 @@ def test_validation_states_the_range_of_the_last_third(drawn):
     assert drawn(figures.convergence([stopped])).axes[0].lines[0].get_xdata()[-1] == 30
     on_test = dataclasses.replace(run, eval_split="test")  # its mAP is not one of val
     assert len(drawn(figures.convergence([on_test])).axes[0].lines[0].get_xdata()) == 3
+    twice = [dataclasses.replace(run, hash="a"), dataclasses.replace(run, hash="b", student="B", seed=1)]
+    figure = drawn(figures.convergence(twice, dict.fromkeys("ab", "baseline, steps 9")))
+    assert [t.get_text().split(":")[0] for t in figure.legends[0].get_texts()[:2]] == [
+        "baseline, steps 9, A, seed 0",
+        "baseline, steps 9, B, seed 1",
+    ]
     with pytest.raises(ValueError, match="validate_every"):
         figures.convergence([record("A", "KDcls", CURVE)])

@@ -80,8 +80,15 @@ def test_error_bars_have_a_linear_axis_and_numbers_where_bars_are_too_low(drawn)
     runs = by_iou().assign(Loc=lambda frame: 0.2 + 0.1 * (frame.method == "ours"), Miss=0.1)
     figure = drawn(figures.error_bars(runs))
     (ax,) = figure.axes
-    assert ax.get_yscale() == "linear" and [bar.get_height() for bar in ax.patches][::6] == [12.5, 10.5]
-    assert texts(ax) == ["0.2–0.3", "0.0", "0.0", "0.0", "0.1"] and "Cls 10.5 to 12.5" in figure.alt
+    assert ax.get_yscale() == "linear" and [bar.get_height() for bar in ax.patches] == [12.5, 10.5]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["Cls"] and not texts(ax)
+    numbers = " ".join(ax.get_xlabel().split())
+    assert numbers == "Loc 0.2–0.3, Both 0.0, Dupe 0.0, Bkg 0.0, Miss 0.1"
+    assert "Cls 10.5 to 12.5; Loc 0.2 to 0.3; Both 0.0;" in figure.alt
+    other = runs.assign(student="B", Loc=9.0)  # there bars of Loc are high, so that both students have some
+    a, b = drawn(figures.error_bars(pd.concat([runs, other]))).axes
+    assert [tick.get_text() for tick in a.get_xticklabels()] == ["Cls", "Loc"]
+    assert texts(a) == ["0.2–0.3"] and not texts(b) and "Loc" not in a.get_xlabel()
 
 
 def test_error_bars_of_a_perfect_detector_are_flat_and_whole(drawn):
@@ -116,15 +123,20 @@ def test_errors_per_class_draws_the_types_that_change_and_names_the_rest(drawn):
     assert texts(alone.axes[0]) == ["no student has runs of both C2D and baseline"]
 
 
-def test_the_truths_label_is_below_its_box_and_the_detections_above(drawn):
+def test_the_truths_label_is_above_its_box_and_the_detections_does_not_cover_it(drawn):
     one = ErrorExample("Cls", 1, [20.0, 20, 30, 30], 3, 0.82, [21.0, 21, 30, 30], 7, 0.9)
     figure = drawn(
         figures.error_examples({1: torch.zeros(3, 80, 80)}, [one], {3: "bun", 7: "cup"}, "Cls: 1 of 1")
     )
-    detected, true = figure.axes[0].texts
+    ax = figure.axes[0]
+    true, detected = ax.texts
     assert detected.get_text() == "bun 0.82" and true.get_text() == "cup"
-    assert not detected.get_window_extent().overlaps(true.get_window_extent())
+    assert (
+        not detected.get_bbox_patch().get_window_extent().overlaps(true.get_bbox_patch().get_window_extent())
+    )
+    assert ax.transData.inverted().transform(true.get_window_extent())[0][1] < 21  # y rises downwards
     assert true.get_zorder() > detected.get_zorder()
-    assert figure.alt == "Cls: 1 of 1. image 1, IoU 0.90: detected bun 0.82, true cup"
+    assert [patch.get_linestyle() for patch in ax.patches[1::2]] == ["-", "--"]
+    assert figure.alt == "Cls: 1 of 1. image 1, IoU 0.90: true cup, detected bun 0.82"
     assert figure.legends[0].get_title().get_text() == "Cls: 1 of 1"
     drawn(figures.error_examples({}, [], {}, "Miss (an object without any box): none"))

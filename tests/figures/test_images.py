@@ -1,7 +1,11 @@
 """Images with boxes: ground truth in blue, right detections in green, wrong ones in dashed red."""
 
+from itertools import combinations
+
+import pytest
 import torch
 from matplotlib.colors import to_hex
+from matplotlib.transforms import Bbox
 
 from c2dlib import figures
 from c2dlib.figures import Labelled
@@ -17,20 +21,63 @@ def texts(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def test_every_box_has_its_text_inside_the_image(drawn):
-    figure, axes = new_figure(1, 2, (6, 3))
-    figure.alt = "two images with two boxes"
-    for ax, below in zip(axes[0], (False, True), strict=True):
-        figures.show_image(ax, (IMAGE * 255).to(torch.uint8))
-        draw_boxes(ax, BOXES, ["one", "two"], [BLUE, BLUE], below=below)
+def labelled(drawn, boxes: torch.Tensor, labels: list[str], size: tuple[float, float] = (3, 3)):
+    """The axes of a drawn image with boxes; no text covers another, none leaves the image."""
+    figure, ((ax,),) = new_figure(1, 1, size)
+    figure.alt = "an image with many boxes"
+    figures.show_image(ax, (IMAGE * 255).to(torch.uint8))
+    draw_boxes(ax, boxes, labels, [BLUE] * len(boxes))
     drawn(figure)
-    for ax in axes[0]:
-        assert texts(ax) == ["one", "two"] and len(ax.patches) == 4  # a white edge under each coloured one
-        frame = ax.get_window_extent()
-        for text in ax.texts:
-            extent = text.get_window_extent()
-            assert frame.x0 - 2 <= extent.x0 and extent.x1 <= frame.x1 + 2
-            assert frame.y0 - 2 <= extent.y0 and extent.y1 <= frame.y1 + 2
+    frame, extents = ax.get_window_extent().padded(0.01), labels_of(ax)
+    for extent in extents:
+        assert frame.x0 <= extent.x0 and extent.x1 <= frame.x1
+        assert frame.y0 <= extent.y0 and extent.y1 <= frame.y1
+    for one, other in combinations(extents, 2):
+        assert not one.padded(-0.01).overlaps(other)
+    return ax
+
+
+def labels_of(ax) -> list[Bbox]:
+    """The coloured boxes behind the texts."""
+    return [text.get_bbox_patch().get_window_extent() for text in ax.texts]
+
+
+def test_every_box_has_its_text_inside_the_image(drawn):
+    ax = labelled(drawn, BOXES, ["one", "two"])
+    assert texts(ax) == ["one", "two"] and len(ax.patches) == 4  # a white edge under each coloured one
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_texts_of_crowded_boxes_do_not_cover_one_another(drawn, seed):
+    random = torch.Generator().manual_seed(seed)
+    middles = torch.rand(12, 2, generator=random) * torch.tensor([60, 40])
+    boxes = torch.cat([middles - 6, middles + 6], 1)  # some leave the image
+    boxes[3] = boxes[2]
+    ax = labelled(drawn, boxes, [f"class {i} 0.5" for i in range(12)], (6, 4))
+    assert len(ax.texts) == 12
+
+
+def test_a_text_is_above_its_box_else_below_it_else_inside(drawn):
+    box, tall = [10.0, 15, 40, 30], [2.0, 0, 50, 40]
+    boxes = torch.tensor([box] * 6 + [tall])
+    ax = labelled(drawn, boxes, ["a class name"] * 6 + ["all of it"], (5, 4))
+    pixels = [ax.transData.transform([corners[:2], corners[2:]]) for corners in (box, tall)]
+    (left, top), (right, bottom) = pixels[0]
+    *labels, whole = labels_of(ax)
+    assert [label.x0 for label in labels[::2]] == pytest.approx([left] * 3)
+    assert [label.x1 for label in labels[1::2]] == pytest.approx([right] * 3)
+    assert [label.y0 for label in labels[:2]] == pytest.approx([top] * 2)  # above
+    assert [label.y1 for label in labels[2:4]] == pytest.approx([bottom] * 2)  # below
+    assert [label.y1 for label in labels[4:]] == pytest.approx([top] * 2)  # inside
+    assert whole.y1 == pytest.approx(pixels[1][0][1])  # nothing is above or below a box of the image's height
+
+
+def test_a_text_that_is_wider_than_the_image_is_shortened_and_keeps_its_score(drawn):
+    name = "a class whose name is longer than the image is wide, by far"
+    ax = labelled(drawn, BOXES, [f"{name} 0.53", "two"], (2.2, 2))
+    (text, other) = texts(ax)
+    assert text.startswith("a class") and text.endswith("… 0.53") and other == "two"
+    assert labels_of(ax)[0].width > 0.8 * ax.get_window_extent().width
 
 
 def test_zoom_shows_the_boxes_and_nothing_outside_the_image():

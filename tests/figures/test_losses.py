@@ -32,7 +32,7 @@ def test_losses_over_shift_are_scaled_to_one_and_the_title_says_how_steep_they_a
     above, below = figure.axes
     assert list(above.lines[0].get_ydata()) == [1, 1, 0, 1, 1]
     assert list(below.lines[0].get_ydata()) == [0, -2, 2, 0]
-    title = "Mean outward slope, shift up to 0.5 → beyond:\nloc 2.0 → 0.0, L1 1.0 → 1.0"
+    title = "Mean outward slope, shift up to 0.25 → beyond:\nloc 2.0 → 0.0, L1 1.0 → 1.0"
     assert above.get_title() == title and title.replace("\n", " ") in figure.alt
     assert below.get_xlabel() == "shift"
 
@@ -41,3 +41,7 @@ def test_moving_crop_shows_every_crop(drawn):
     crops = torch.rand(3, 3, 8, 8) * 255
     figure = drawn(figures.moving_crop(IMAGE, BOXES[[0, 1, 0]], crops))
     assert [ax.get_title() for ax in figure.axes] == ["", "0", "1", "2"]
+    whole = figure.axes[0]
+    assert [text.get_text() for text in whole.texts] == ["0", "1", "2"]
+    colors = [text.get_bbox_patch().get_facecolor() for text in whole.texts]
+    assert colors == [ax.spines["top"].get_edgecolor() for ax in figure.axes[1:]]

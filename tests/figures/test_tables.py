@@ -2,12 +2,14 @@
 
 import math
 import random
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from c2dlib import figures
+from c2dlib.reporting.labels import method_label
 
 
 def texts(ax) -> list[str]:
@@ -80,6 +82,17 @@ def test_ap_over_iou_subtracts_the_papers_and_the_reproduced_baseline(drawn):
     assert [t.get_text() for t in figure.legends[0].texts] == ["KDcls", "paper", "reproduced"]
 
 
+def test_ap_over_iou_has_the_methods_lines_and_its_whole_legend_on_the_page(drawn):
+    methods = ["baseline", "KDcls", "loc+KDloc", "KDcls+loc+KDloc", "KDcls-labels"]
+    values = {f"{source}AP{iou}": range(5) for source in ("", "paper_") for iou in range(50, 100, 5)}
+    figure = drawn(figures.ap_over_iou(pd.DataFrame({"student": "A", "method": methods, **values})))
+    names = [t.get_text() for t in figure.legends[0].texts]
+    assert names == ["KDcls", "loc+KDloc", "C2D", "KDcls-labels", "paper", "reproduced"]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 10]
+    assert [line.get_linestyle() for line in lines] == [s for s in ("-", "-.", "-", "--") for _ in range(2)]
+    assert [line.get_marker() for line in lines] == ["o", "None"] * 4  # the paper's have circles
+
+
 def test_map_over_images_has_a_line_per_method(drawn):
     frame = pd.DataFrame(
         [
@@ -95,37 +108,42 @@ def test_map_over_images_has_a_line_per_method(drawn):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["150", "300"]
 
 
-def test_gain_over_cost_leaves_out_what_has_no_gain_or_no_time(drawn):
+def test_gain_over_cost_names_what_has_no_gain_or_no_time(drawn):
     data = frame().assign(relative_seconds=[1.0, 1.2, 1.5, math.nan, 1.0, 1.4])
     figure = drawn(figures.gain_over_cost(data))
     (ax,) = figure.axes
-    assert texts(ax) == ["C2D"] and ax.get_title() == "A" and figure.alt.endswith("A C2D +1.5 at 1.5")
+    assert texts(ax) == ["1"] and ax.get_title() == "A" and "A C2D +1.5 at 1.5." in figure.alt
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["1  C2D"]
     point, interval, zero = ax.lines
     assert point.get_xydata().tolist() == [[1.5, 1.5]] and interval.get_ydata().tolist() == [0.5, 2.5]
     assert zero.get_ydata() == [0, 0]
+    for sentence in (
+        "Not drawn, without a gain: KD (A); C2D (B)",
+        "Not drawn, without a measured time: KDcls-labels (A)",
+    ):
+        assert sentence in figure.get_supxlabel() and sentence in figure.alt
     empty = drawn(figures.gain_over_cost(data.iloc[:1]))
     assert texts(empty.axes[0]) == ["no row has both a gain and a time"]
 
 
-def crosses(a, b, c, d) -> bool:
-    """Whether the segments a-b and c-d cross."""
-
-    def side(p, q, r) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
-
-    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
-
-
 @pytest.mark.parametrize("seed", range(5))
-def test_names_beside_the_points_do_not_overlap_and_their_lines_do_not_cross(drawn, seed):
+def test_numbers_cover_no_point_and_are_nearest_to_their_own(drawn, seed):
     draw = random.Random(seed)
     names = ["KD", "FGFI", "GID", "FKD", "PKD", "AT", "CWD", "FitNets"]
     methods = [*names, *(f"ours+{name}" for name in names)]
     rows = [("A", m, draw.gauss(2, 3), math.nan, math.nan, draw.uniform(1, 2.5)) for m in methods]
     columns = ["student", "method", "gain", "gain_low", "gain_high", "relative_seconds"]
-    ax = drawn(figures.gain_over_cost(pd.DataFrame(rows, columns=columns))).axes[0]
-    to_share = ax.transAxes.inverted().transform
-    lines = [(to_share(ax.transData.transform(text.xy)), text.xyann) for text in ax.texts]
-    assert len(lines) == 16 and not any(crosses(*one, *other) for one, other in combinations(lines, 2))
-    places = sorted(place for _, (_, place) in lines)  # share of the axes' height
-    assert all(b - a > 0.05 for a, b in pairwise(places)) and places[0] >= -1e-9 and places[-1] <= 1
+    data = pd.DataFrame(rows, columns=columns)
+    ax = drawn(figures.gain_over_cost(data)).axes[0]
+    ranked = data.sort_values("gain", ascending=False)
+    assert texts(ax) == [str(i) for i in range(1, 17)]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        f"{i}  {method_label(m)}" for i, m in enumerate(ranked.method, 1)
+    ]
+    points = ax.transData.transform(ranked[["relative_seconds", "gain"]].to_numpy())
+    boxes = [Text.get_window_extent(text).padded(-0.1) for text in ax.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    for i, box in enumerate(boxes):
+        assert not any(box.contains(*point) for point in points)
+        distances = [math.dist((box.p0 + box.p1) / 2, point) for point in points]
+        assert distances.index(min(distances)) == i

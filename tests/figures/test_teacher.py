@@ -93,12 +93,20 @@ def test_reliability_counts_and_bins_with_few_crops_are_pale(drawn):
     assert "0.67 of 3 crops at 0.9 to 1.0" in figure.alt
 
 
-def test_confusion_has_one_unit(drawn):
+def test_confusion_says_what_its_columns_and_numbers_are_and_how_many_crops_there_are(drawn):
     figure = drawn(figures.confusion(torch.tensor([[0.75, 0.25], [0.0, 1.0]]), ["x", "y"], "crops"))
     ax, bar = figure.axes
     assert texts(ax) == ["75", "25", "100"]
     assert bar.get_ylim() == (0, 100) and bar.get_ylabel() == "% of the true class"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
     assert figure.alt.endswith("crops. On the diagonal: x 75 %, y 100 %")
+    figure = drawn(
+        figures.confusion(torch.eye(2), ["x", "y"], crops=[17, 0], column="class", unit="mean probability, %")
+    )
+    ax, bar = figure.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["x (17)", "y (0)"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["x", "y"]
+    assert ax.get_xlabel() == "class" and bar.get_ylabel() == "mean probability, %" in figure.alt
 
 
 def test_attention_shows_every_crop_on_one_scale(drawn):
