@@ -20,9 +20,10 @@ from c2dlib.reporting.site import results_site
 from c2dlib.reporting.work_list import work_list
 from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.run import experiment_for, run
-from c2dlib.workspace import Workspace, open_workspace, opened
+from c2dlib.workspace import PUBLISHED, Workspace, open_workspace, opened
 
 SOURCES = sorted(notebooks.FOLDER.glob("*.ipynb"))
+EXECUTED = sorted((PUBLISHED / "badges-mini").glob("*.ipynb"))
 SSD = "SSD300-VGG16"
 TABLES = {
     "table1": (SSD, ["baseline", "KDcls"], 2),
@@ -156,6 +157,17 @@ def test_tables_notebooks_do_not_drift_apart(name):
         assert {text for text in prose if text.startswith(heading)} <= {
             text for texts in (model, cells_of("table2", "markdown")) for text in texts
         }
+
+
+@pytest.mark.parametrize("copy", EXECUTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_an_executed_notebook_is_the_one_that_can_be_run(copy):
+    """Else a reader sees other code and figures than those of the notebook that the copy names."""
+    cells = [
+        cell.source
+        for cell in nbformat.read(copy, 4).cells
+        if cell.cell_type == "code" and "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    assert cells == cells_of(copy.stem, "code"), f"{copy}: make it anew (`python -m c2dlib execute`)"
 
 
 def test_losses_are_computed_by_hand_in_two_notebooks_only():
