@@ -102,7 +102,12 @@ def _reproduce_table(request: Request) -> bool:
     printer = tables.Printer(rows, tables.collect(rows, workspace))
     schedule.run_all(experiments, workspace, request.jobs, printer)
     frame = tables.write_table(table, rows, workspace, folder)  # there even if the notebook fails
-    choice = {"seeds": request.seeds, "students": list(request.students), "methods": list(request.methods)}
+    choice = {
+        "seeds": request.seeds,
+        "students": list(request.students),
+        "methods": list(request.methods),
+        "published": False,
+    }
     executed = notebooks.execute(table, workspace, choice | _common_parameters(workspace, request))
     print()
     _print_table(table, frame, rows, workspace, folder, f" and {executed}")
