@@ -117,6 +117,11 @@ def _overrides(settings: tuple[str, ...]) -> dict:
     return dict(map(parse_override, settings))
 
 
+def _check_jobs(jobs: int) -> None:
+    if jobs < 0:
+        raise ValueError(f"JOBS={jobs} must be at least 1, or 0 for one per core or GPU")
+
+
 def reproduce(
     name: Annotated[Positional[str], arg(metavar="NAME")] = "table2",
     scale: Scale = "mini",
@@ -135,6 +140,7 @@ def reproduce(
         jobs: Runs at the same time; 0: one per core, or one per GPU.
     """
     check_scale(scale)
+    _check_jobs(jobs)
     overrides = _overrides(settings)
     from c2dlib.reporting.preview import preview
     from c2dlib.reporting.request import Request
@@ -460,6 +466,7 @@ def train(
     """
     own = preset_student(preset)  # a misspelt preset is answered before torch is loaded
     student = student or own
+    _check_jobs(jobs)
     overrides = _overrides(settings)
     _loading(f"{student} {method}, preset {preset}")
     from c2dlib.deployment.train import train as library
