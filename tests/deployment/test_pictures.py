@@ -140,7 +140,19 @@ def test_no_file_is_replaced_that_detect_did_not_write(student, tmp_path, monkey
     assert contents(tmp_path) == before and (tmp_path / "linked/a.png").is_symlink()
 
 
-@pytest.mark.parametrize("listed", ["", "{}", "[]", "1", '{"a": 1}', '{\n "a": [\n  1\n ]\n}', '{"a": []}'])
+@pytest.mark.parametrize(
+    "listed",
+    [
+        pytest.param("[" * 99999, id="deep"),
+        "",
+        "{}",
+        "[]",
+        "1",
+        '{"a": 1}',
+        '{\n "a": [\n  1\n ]\n}',
+        '{"a": []}',
+    ],
+)
 def test_a_list_that_detect_did_not_write_is_kept(student, tmp_path, listed):
     out = tmp_path / "out"
     out.mkdir()
