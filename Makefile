@@ -77,8 +77,9 @@ help:
 	@echo
 	@echo "Example: make reproduce-table2 SCALE=mini DATA='my data' SEEDS=3"
 
-PYTHON_CHECK = import sys; sys.exit(sys.version_info < (3, 11) and "c2dlib needs Python 3.11 or newer, but \
-$(PYTHON) is Python %d.%d.%d. Name a newer one: make setup PYTHON=python3.12" % sys.version_info[:3])
+PYTHON_CHECK = import os, sys; sys.exit(sys.version_info < (3, 11) and "c2dlib needs Python 3.11 or newer, but \
+%s is Python %d.%d.%d. Name a newer one: make setup PYTHON=python3.12" % (os.environ["C2D_PYTHON"], \
+*sys.version_info[:3]))
 
 # .venv/.installed holds what was installed: the lock, pyproject.toml, the folder and the index of PyTorch, which
 # .venv/.torch-index keeps for a make without TORCH_INDEX. The check is repeated under the lock because another make
@@ -95,13 +96,13 @@ setup:
 	if installed; then exit 0; fi; \
 	exec 9>.venv.lock; if command -v flock >/dev/null; then flock 9; fi; \
 	if installed; then exit 0; fi; \
-	set -e; \
+	set -e; C2D_PYTHON=$(call quote,$(PYTHON)); export C2D_PYTHON; \
 	if ! .venv/bin/python -c '$(PYTHON_CHECK)' 2>/dev/null; then \
-	    command -v $(call quote,$(PYTHON)) >/dev/null || { \
-	        echo 'c2dlib needs Python 3.11 or newer; there is no $(PYTHON): make setup PYTHON=PATH' >&2; \
+	    command -v "$$C2D_PYTHON" >/dev/null || { \
+	        printf 'c2dlib needs Python 3.11 or newer; there is no %s: make setup PYTHON=PATH\n' "$$C2D_PYTHON" >&2; \
 	        exit 1; }; \
-	    $(call quote,$(PYTHON)) -c '$(PYTHON_CHECK)'; \
-	    $(call quote,$(PYTHON)) -m venv --clear --without-pip .venv; \
+	    "$$C2D_PYTHON" -c '$(PYTHON_CHECK)'; \
+	    "$$C2D_PYTHON" -m venv --clear --without-pip .venv; \
 	fi; \
 	rm -f .venv/.installed; printf '%s' "$$index" >.venv/.torch-index; \
 	PATH="$$PWD/.venv/bin:$$PATH"; \

@@ -117,6 +117,11 @@ def _overrides(settings: tuple[str, ...]) -> dict:
     return dict(map(parse_override, settings))
 
 
+def _check_jobs(jobs: int) -> None:
+    if jobs < 0:
+        raise ValueError(f"JOBS={jobs} must be at least 1, or 0 for one per core or GPU")
+
+
 def reproduce(
     name: Annotated[Positional[str], arg(metavar="NAME")] = "table2",
     scale: Scale = "mini",
@@ -135,6 +140,7 @@ def reproduce(
         jobs: Runs at the same time; 0: one per core, or one per GPU.
     """
     check_scale(scale)
+    _check_jobs(jobs)
     overrides = _overrides(settings)
     from c2dlib.reporting.preview import preview
     from c2dlib.reporting.request import Request
@@ -460,6 +466,7 @@ def train(
     """
     own = preset_student(preset)  # a misspelt preset is answered before torch is loaded
     student = student or own
+    _check_jobs(jobs)
     overrides = _overrides(settings)
     _loading(f"{student} {method}, preset {preset}")
     from c2dlib.deployment.train import train as library
@@ -525,11 +532,13 @@ def detect(
 
     Args:
         pictures: Image files, folders (with all pictures below them), patterns in quotes.
-        out: Where the detections and a picture with boxes for each are written.
+        out: Where the detections and a picture with boxes for each are written; no other file is replaced.
         threshold: Lowest score of a box that is shown; default: the checkpoint's, chosen on val, else 0.5.
     """
     if not pictures:
         raise ValueError("which pictures? detect CHECKPOINT PICTURE ...")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold {threshold:g}: a score is between 0 and 1")
     _loading(checkpoint)
     from c2dlib.deployment.pictures import choose_threshold, detect_on, summary
     from c2dlib.deployment.student import load_student
@@ -554,9 +563,11 @@ def export(
     $ python -m c2dlib export runs/photos-quick/RUN student.onnx --picture photo.jpg
 
     Args:
-        onnx: The file to write.
+        onnx: The file to write; its name ends in .onnx.
         picture: A picture of the kind the student will see, for the check; empty: noise.
     """
+    if Path(onnx).suffix.lower() != ".onnx":
+        raise ValueError(f"{onnx}: the name of the file to write must end in .onnx")
     _loading(checkpoint)
     import torch
 

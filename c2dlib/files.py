@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
@@ -54,6 +54,26 @@ def errors_named(path: Path, about: str = "") -> Iterator[None]:
         raise WriteError(
             error.errno, f"cannot write {path}{about}: {reason}. The previous file is intact."
         ) from error
+
+
+def check_replaceable(path: Path, is_own: Callable[[bytes], bool], command: str) -> None:
+    """Check that a command may write a file: there is none of that name, or an earlier call wrote it.
+
+    Args:
+        is_own: whether this content is the command's.
+
+    Raises:
+        FileExistsError: if the file is something else, which is intact.
+    """
+    if not os.path.lexists(path):
+        return
+    with contextlib.suppress(Exception):  # readers raise many types on what they cannot read
+        if not path.is_symlink() and is_own(path.read_bytes()):
+            return
+    raise FileExistsError(
+        f"{path}: is there already, and {command} did not write it. Nothing was written; "
+        "name another place, or move that file away"
+    )
 
 
 @contextlib.contextmanager

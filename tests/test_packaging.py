@@ -304,6 +304,26 @@ def test_an_old_or_missing_python_is_named(checkout):
 
 
 @needs_make
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "b"', "'; touch executed; '", "$(touch executed)", "`touch executed` %s"]
+)
+def test_a_python_of_any_name_is_called_and_named_as_it_is_typed(checkout, name):
+    """Nothing of it is executed: up to the first command that would install."""
+    result = make("setup", f"PYTHON=./{name}", folder=checkout)
+    assert result.returncode != 0 and f"there is no ./{name}: make setup PYTHON=PATH" in result.stderr
+    old = f'exec {shlex.quote(sys.executable)} -c "import sys; sys.version_info = (3, 9, 18); $2"'
+    script(checkout / name, old)
+    result = make("setup", f"PYTHON=./{name}", folder=checkout)
+    assert result.returncode != 0 and f"but ./{name} is Python 3.9.18. Name a newer one" in result.stderr
+    script(checkout / name, f'exec {shlex.quote(sys.executable)} "$@"')
+    script(checkout / "bin/uv", "exit 3")
+    path = f"{checkout / 'bin'}:{os.environ['PATH']}"
+    result = make("setup", f"PYTHON=./{name}", folder=checkout, PATH=path)
+    assert result.returncode != 0 and (checkout / ".venv/bin/python").exists()
+    assert not (checkout / "executed").exists()
+
+
+@needs_make
 def test_clean_keeps_results(checkout):
     caches = [checkout / name / "__pycache__" for name in ("c2dlib", "runs", "results")]
     for cache in caches:

@@ -13,14 +13,16 @@ from c2dlib.cluster.cost import Gpu, estimate
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.data.coco import CocoFolder
-from c2dlib.files import write_whole
+from c2dlib.files import check_replaceable, write_whole
 from c2dlib.records import RunRecord
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.finished import sweep_leftovers
+from c2dlib.training.loop import NonFiniteLoss
 from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.training.schedule import Job, plan
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 
+MARK = "# written by c2dlib plan"  # begins the first or second line of makefiles and scripts
 # kind of a job that another one needs -> value of --part
 PARTS = {"teacher": "teacher", "pretrain": "pretrain", "run": "detector"}
 
@@ -115,7 +117,15 @@ def _launcher(processes: int) -> str:
 
 
 def place_options(scale: str, data: str) -> str:
-    """Scale and data as options of a command."""
+    """Scale and data as options of a command.
+
+    Raises:
+        ValueError: if there is a line break in ``data``, which would end the command.
+    """
+    if "\n" in data:
+        raise ValueError(
+            f"--data {data!r}: a job is one line; rename the folder so that it has no line break"
+        )
     return f"--scale {scale}" + (f" --data {shlex.quote(data)}" if data else "")
 
 
@@ -182,18 +192,38 @@ def plan_text(planned: list[PlannedJob], gpu: Gpu, gpus: int) -> str:
 def write_plan(
     planned: list[PlannedJob], slurm_folder: str, make_file: str, gpus: int, gpus_per_node: int
 ) -> str:
-    """Write a plan for Slurm, for make, or for both, where a path is not empty; return how to start it."""
-    lines = []
+    """Write a plan for Slurm, for make, or for both, where a path is not empty; return how to start it.
+
+    Raises:
+        ValueError: if the GPUs of a run do not fill whole nodes, or the folder's name has a line break.
+        FileExistsError: if a file would be replaced that is of no plan; then nothing is written.
+    """
+    files, lines = {}, []
     if slurm_folder:
-        written = write_slurm(planned, Path(slurm_folder), gpus, gpus_per_node)
-        lines += [*map(str, written), f"sh {shlex.quote(str(written[-1]))}   queues {len(planned)} jobs"]
+        scripts = slurm_files(planned, Path(slurm_folder), gpus, gpus_per_node)
+        lines += [*map(str, scripts), f"sh {shlex.quote(str([*scripts][-1]))}   queues {len(planned)} jobs"]
+        files |= scripts
     if make_file:
-        write_whole(Path(make_file), makefile(planned))
+        files[Path(make_file)] = makefile(planned)
         lines += [
             make_file,
             f"make -k -j N -f {shlex.quote(make_file)}   runs {len(planned)} jobs, N at once",
         ]
+    for path in files:
+        check_replaceable(path, _is_commands if path.suffix == ".commands" else _is_marked, "plan")
+    for path, content in files.items():
+        write_whole(path, content)
     return "\n".join(lines)
+
+
+def _is_marked(content: bytes) -> bool:
+    return any(line.startswith(MARK) for line in content.decode().splitlines()[:2])
+
+
+def _is_commands(content: bytes) -> bool:
+    """Whether a file holds the commands of a job array, a line each."""
+    lines = content.decode().splitlines()
+    return bool(lines) and all(" -m c2dlib run " in line for line in lines)
 
 
 def makefile(planned: list[PlannedJob]) -> str:
@@ -201,9 +231,9 @@ def makefile(planned: list[PlannedJob]) -> str:
     targets = [f"job{i}" for i in range(len(planned))]
     most_processes = max((job.processes for job in planned), default=1)
     lines = [
-        "# N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE"
+        f"{MARK}: N jobs at once, a GPU each (a job takes a free one): make -k -j N -f THIS_FILE"
         if most_processes == 1
-        else f"# one job at a time, on {most_processes} GPUs of this machine: make -k -f THIS_FILE",
+        else f"{MARK}: one job at a time, on {most_processes} GPUs of this machine: make -k -f THIS_FILE",
         "export PATH := $(CURDIR)/.venv/bin:$(PATH)",
         f"all: {' '.join(targets)}",
         f".PHONY: all {' '.join(targets)}",
@@ -217,6 +247,7 @@ def makefile(planned: list[PlannedJob]) -> str:
 
 
 SBATCH = """#!/bin/sh
+{mark}
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
 #SBATCH --nodes={nodes}
@@ -238,59 +269,56 @@ wait $task
 """
 
 
-def write_slurm(
+def slurm_files(
     planned: list[PlannedJob],
     folder: Path,
     gpus: int,
     gpus_per_node: int = 8,
     cpus_per_gpu: int = 16,
     hours: int = 24,
-) -> list[Path]:
-    """Write a job array per level of the plan, their commands, and ``submit.sh``, which queues them in order.
+) -> dict[Path, str]:
+    """A job array per level of the plan, their commands, and ``submit.sh``, which queues them in order.
 
     Args:
         gpus: per run. More than ``gpus_per_node`` are several nodes, which torchrun's rendezvous connects.
         hours: time limit after which a job is queued again and continues.
 
     Returns:
-        The files; ``submit.sh`` is the last.
+        The files with their contents; ``submit.sh`` is the last.
 
     Raises:
-        ValueError: if the GPUs of a run do not fill whole nodes.
+        ValueError: if the GPUs of a run do not fill whole nodes, or the folder's name has a line break.
     """
+    if "\n" in str(folder):
+        raise ValueError(f"--slurm {str(folder)!r}: choose a folder without a line break in its name")
     if gpus > gpus_per_node and gpus % gpus_per_node:
         raise ValueError(
             f"--gpus {gpus} must be a multiple of the {gpus_per_node} GPUs of a node, or fit into one"
         )
-    written, submit = (
-        [],
-        ["#!/bin/sh", "# queue all; each array starts when the one before it ended well", "set -e"],
-    )
+    files: dict[Path, str] = {}
+    about = f"{MARK}: queues all; each array starts when the one before it ended well"
+    submit = ["#!/bin/sh", about, "set -e"]
     arrays = sorted({(job.level, job.processes) for job in planned})
     for number, (level, processes) in enumerate(arrays):
         jobs = [job for job in planned if (job.level, job.processes) == (level, processes)]
         nodes, gpus_here = max(1, processes // gpus_per_node), min(processes, gpus_per_node)
         commands, script = folder / f"{number}.commands", folder / f"{number}.sbatch"
-        write_whole(commands, "".join(_on_nodes(job, nodes, gpus_here) + "\n" for job in jobs))
-        write_whole(
-            script,
-            SBATCH.format(
-                name=f"c2dlib-{number}",
-                last=len(jobs) - 1,
-                nodes=nodes,
-                gpus=gpus_here,
-                cpus=gpus_here * cpus_per_gpu,
-                hours=hours,
-                output=_sbatch_quoted(folder),
-                commands=shlex.quote(str(commands)),
-            ),
+        files[commands] = "".join(_on_nodes(job, nodes, gpus_here) + "\n" for job in jobs)
+        files[script] = SBATCH.format(
+            mark=MARK,
+            name=f"c2dlib-{number}",
+            last=len(jobs) - 1,
+            nodes=nodes,
+            gpus=gpus_here,
+            cpus=gpus_here * cpus_per_gpu,
+            hours=hours,
+            output=_sbatch_quoted(folder),
+            commands=shlex.quote(str(commands)),
         )
         earlier = [n for n, (before, _) in enumerate(arrays) if before < level]
         after = f" --dependency=afterok:{':'.join(f'$job{n}' for n in earlier)}" if earlier else ""
         submit.append(f"job{number}=$(sbatch --parsable{after} {shlex.quote(str(script))})")
-        written += [commands, script]
-    write_whole(folder / "submit.sh", "\n".join([*submit, "squeue --me", ""]))
-    return [*written, folder / "submit.sh"]
+    return files | {folder / "submit.sh": "\n".join([*submit, "squeue --me", ""])}
 
 
 def _sbatch_quoted(folder: Path) -> str:
@@ -349,12 +377,16 @@ def run_job(
         return _print_record(run(e, workspace, progress), workspace)
     if part == "detector" and imitation_in(e.method):
         return _print_record(run(detector_teacher(e), workspace, progress, with_weights=True), workspace)
-    if part == "teacher" and needs_classifier(e.method):
-        print(f"top-1 {classifier_teacher(e, workspace, progress)[1]['top1']:.2f} %")
-        return 0
-    if part == "pretrain":
-        initial_weights(e, workspace, progress)
-        return 0
+    try:
+        if part == "teacher" and needs_classifier(e.method):
+            print(f"top-1 {classifier_teacher(e, workspace, progress)[1]['top1']:.2f} %")
+            return 0
+        if part == "pretrain":
+            initial_weights(e, workspace, progress)
+            return 0
+    except NonFiniteLoss as error:
+        print(f"failed: {part} of {e.student}, {part}_lr={getattr(e, f'{part}_lr'):g}: {error}")
+        return 1
     raise ValueError(f"{e.student} {e.method} needs no {part}")
 
 

@@ -11,14 +11,14 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from c2dlib.data.validation import DataError
 from c2dlib.data.yolo import IMAGE_SUFFIXES
 from c2dlib.deployment.student import Checkpoint, read_picture
-from c2dlib.files import write_whole
+from c2dlib.files import check_replaceable, write_whole
 from c2dlib.workspace import Progress
 
 COLOURS = (  # of Sasha Trubetskoy's "20 simple, distinct colors" (2017), the most distinct first
@@ -26,6 +26,7 @@ COLOURS = (  # of Sasha Trubetskoy's "20 simple, distinct colors" (2017), the mo
     "9a6324 800000 808000 000075 fabed4 dcbeff aaffc3 ffd8b1 a9a9a9 fffac8"
 )
 DEFAULT_THRESHOLD = 0.5  # of a checkpoint that has none of its own
+DRAWN = {"Software": "c2dlib detect"}  # text in the PNG of every drawn copy
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,19 @@ def find_pictures(arguments: list[str | Path], out: Path) -> dict[Path, Path]:
     """The pictures that some arguments name, and where the drawn copy of each goes.
 
     Args:
-        arguments: files; folders, with all pictures below them; patterns such as ``photos/*.jpg``.
+        arguments: files; folders, with all pictures below them but drawn copies; patterns such as
+            ``photos/*.jpg``.
         out: the folder of the drawn copies; a folder that holds it is searched without it.
 
     Raises:
-        DataError: if an argument names nothing, or two drawn copies would have the same name.
+        DataError: if an argument names nothing, or two drawn copies would have the same name (but for upper
+            and lower case, which some disks do not tell apart).
     """
     named: dict[Path, Path] = {}  # picture -> its name below ``out``, with suffix
     for argument in arguments:
         place = Path(argument)
         if place.is_dir():
-            inside = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
-            files = {path: path.relative_to(place) for path in inside if not path.is_relative_to(out)}
+            files = {path: path.relative_to(place) for path in _pictures_below(place, out.resolve())}
         else:
             matched = (
                 [place] if place.exists() else map(Path, sorted(glob.glob(str(argument), recursive=True)))
@@ -63,14 +65,78 @@ def find_pictures(arguments: list[str | Path], out: Path) -> dict[Path, Path]:
                 f"{argument}: no such picture, no folder with pictures, and no pattern that fits one"
             )
         named |= files
-    stems = Counter(name.with_suffix("") for name in named.values())
+    stems = Counter(_folded(name.with_suffix("")) for name in named.values())
     copies = {
-        path: out / (name.with_suffix(".png") if stems[name.with_suffix("")] == 1 else f"{name}.png")
+        path: out / (name.with_suffix(".png") if stems[_folded(name.with_suffix(""))] == 1 else f"{name}.png")
         for path, name in named.items()
     }
-    if doubled := sorted(str(copy.name) for copy, count in Counter(copies.values()).items() if count > 1):
-        raise DataError(f"several pictures would be drawn into {', '.join(doubled)}; call them one at a time")
+    counts = Counter(map(_folded, copies.values()))
+    if doubled := sorted({copy.name for copy in copies.values() if counts[_folded(copy)] > 1}):
+        raise DataError(
+            f"several pictures would be drawn into {', '.join(doubled)}; detect on one at a time, with an "
+            "--out for each"
+        )
     return copies
+
+
+def _pictures_below(place: Path, out: Path) -> list[Path]:
+    """The pictures in a folder and its subfolders, without drawn copies, and without ``out`` if it is one."""
+    inside = out != place.resolve() and out.is_relative_to(place.resolve())
+    return [
+        path
+        for path in sorted(place.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not (inside and path.parent.resolve().is_relative_to(out))
+        and not (path.suffix.lower() == ".png" and path.is_file() and _is_drawn(path.read_bytes()))
+    ]
+
+
+def _folded(name: Path) -> str:
+    """A name by which a disk that does not tell upper and lower case apart knows it."""
+    return str(name).casefold()
+
+
+def _check_nothing_is_replaced(copies: dict[Path, Path], listing: Path) -> None:
+    """Check that only files of an earlier call are replaced; errors as of ``detect_on``."""
+    read = {path.resolve() for path in copies}
+    for path, copy in copies.items():
+        if copy.resolve() in read:
+            raise DataError(
+                f"{path}: a drawn copy would replace {copy}, which is one of the pictures. Nothing was "
+                "written; choose another folder with --out"
+            )
+        check_replaceable(copy, _is_drawn, "detect")
+    check_replaceable(listing, _is_listing, "detect")
+
+
+def _is_drawn(content: bytes) -> bool:
+    """Whether a file is a drawn copy that ``detect_on`` wrote."""
+    if not content.startswith(b"\x89PNG"):
+        return False
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return DRAWN.items() <= image.info.items()
+    except Exception:  # Pillow's decoders raise many types
+        return False
+
+
+def _is_listing(content: bytes) -> bool:
+    """Whether a file is a list of detections as ``detect_on`` writes it."""
+    listed = json.loads(content)
+    return (
+        isinstance(listed, dict)
+        and bool(listed)
+        and _listing(listed).encode() == content
+        and all(isinstance(shown, list) and all(map(_is_detection, shown)) for shown in listed.values())
+    )
+
+
+def _is_detection(one: object) -> bool:
+    return isinstance(one, dict) and list(one) == ["class", "score", "bbox"]
+
+
+def _listing(listed: dict) -> str:
+    return json.dumps(listed, indent=1)
 
 
 @torch.inference_mode()
@@ -90,23 +156,28 @@ def detect_on(
         threshold: lowest score that is drawn and listed, 0..1.
 
     Raises:
-        DataError: if a picture cannot be read; then nothing is written.
+        DataError: if a picture cannot be read, or would be replaced; then nothing is written.
+        FileExistsError: if another file would be replaced that no earlier call wrote; then nothing is
+            written.
     """
     copies = find_pictures(pictures, out)
+    _check_nothing_is_replaced(copies, out / "detections.json")
     for path in copies:
         read_picture(path)
     student.model.to(device)
-    found = []
+    found, text = [], PngImagePlugin.PngInfo()
+    for entry in DRAWN.items():
+        text.add_text(*entry)
     for done, (path, copy) in enumerate(copies.items(), start=1):
         image = read_picture(path)
         detected = _detect(student, image, threshold, device)
         drawn, content = draw(image, list(_boxes(student, detected[0]))), BytesIO()
-        drawn.save(content, format="png")
+        drawn.save(content, format="png", pnginfo=text)
         write_whole(copy, content.getvalue())
         found.append(Detected(path, *detected))
         progress("detection", done, len(copies))
     listed = {str(one.path): one.shown for one in found}
-    write_whole(out / "detections.json", json.dumps(listed, indent=1))
+    write_whole(out / "detections.json", _listing(listed))
     return found
 
 

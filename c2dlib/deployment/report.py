@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 from c2dlib import figures
 from c2dlib.config.experiment import known, preset_names, scale_names
 from c2dlib.deployment.pictures import DEFAULT_THRESHOLD
 from c2dlib.deployment.student import evaluate as evaluate_student
 from c2dlib.deployment.student import load_student
+from c2dlib.evaluation.metrics import STATS
 from c2dlib.evaluation.scores import per_class, precision_recall
-from c2dlib.files import write_whole
+from c2dlib.files import check_replaceable, write_whole
 from c2dlib.workspace import ProgressBar, open_workspace
 
 
@@ -31,6 +36,7 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
     Raises:
         ValueError: if ``data`` is empty and the student was not trained on Badges.
         DataError: if the data have other classes than the student, or no such split.
+        FileExistsError: if a file would be replaced that no earlier call wrote; then nothing is written.
     """
     student = load_student(checkpoint)
     place = Path(checkpoint) if Path(checkpoint).is_dir() else Path(checkpoint).parent
@@ -44,13 +50,15 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
         scale = of_run if of_run in scales else "mini"
     workspace, folder = open_workspace(known(scale, scales, "SCALE"), data, device=device)
     split = split or folder.eval_split
+    target = Path(out) if out else place / f"{folder.name}-{split}"
+    for name, is_own in WRITTEN.items():
+        check_replaceable(target / name, is_own, "evaluate")
     metrics, detections = evaluate_student(student, folder, split, workspace.device, ProgressBar())
     annotations = folder.splits[split].annotations
     threshold = student.threshold.score if student.threshold else DEFAULT_THRESHOLD
     classes = per_class(annotations, detections, threshold)
     curves = precision_recall(annotations, detections)
-    target = Path(out) if out else place / f"{folder.name}-{split}"
-    write_whole(target / "metrics.json", json.dumps(metrics, indent=1))
+    write_whole(target / "metrics.json", _metrics_text(metrics))
     write_whole(target / "classes.csv", classes.to_csv(index=False, float_format="%.4f"))
     figures.save(
         figures.precision_recall_curves(curves, classes, student.threshold), target / "precision_recall.png"
@@ -68,3 +76,36 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
             f"written: {target}/metrics.json, classes.csv and precision_recall.png",
         ]
     )
+
+
+def _metrics_text(metrics: dict) -> str:
+    return json.dumps(metrics, indent=1)
+
+
+def _is_metrics(content: bytes) -> bool:
+    """Whether a file holds the metrics of a student as ``evaluate`` writes them."""
+    metrics = json.loads(content)
+    return (
+        isinstance(metrics, dict)
+        and set(filter(None, STATS)) <= set(metrics)
+        and _metrics_text(metrics).encode() == content
+    )
+
+
+def _is_class_table(content: bytes) -> bool:
+    """Whether a file has the columns of ``scores.per_class``."""
+    return content.startswith(b"class,objects,AP,AP50,shown,precision,recall\n")
+
+
+def _is_curve(content: bytes) -> bool:
+    """Whether a file is a picture with the text of ``figures.precision_recall_curves``."""
+    with Image.open(io.BytesIO(content)) as image:
+        return str(image.info.get("Description", "")).startswith("Precision over recall at IoU 0.5")
+
+
+# What ``evaluate`` writes -> whether a file's content is that.
+WRITTEN: dict[str, Callable[[bytes], bool]] = {
+    "metrics.json": _is_metrics,
+    "classes.csv": _is_class_table,
+    "precision_recall.png": _is_curve,
+}

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from c2dlib.records import RecordError, RunRecord, interpreter, read_record
 from c2dlib.reporting.labels import method_label
-from c2dlib.training.validator import read_history
+from c2dlib.training.validator import HISTORY, read_history
 
 NAME = re.compile(r"(?P<student>[^.]+)\.(?P<method>.+)\.s(?P<seed>\d+)\.(?P<hash>[0-9a-f]{12})")
+CHECKPOINT = re.compile(r"step-(\d+)\.[0-9a-f]+\.pt")
 COLUMNS = ["data", "scale", "student", "method", "seed", "mAP", "on", "status", "place"]
 
 
 def list_runs(results: Path, runs: Path, data: str = "") -> pd.DataFrame:
     """A line per run whose folder is on this machine, in the order of ``COLUMNS``, the latest last.
+
+    A file in it that no run writes so is named on stderr, and left out.
 
     Args:
         results, runs: where records and checkpoints are written.
@@ -61,13 +65,32 @@ def _status(folder: Path, record: RunRecord | None) -> str:
     """In words: done, failed and why, or how far it is."""
     if record and record.status == "done":
         return "done" if (folder / "student.safetensors").exists() else "done, its checkpoint is not here"
-    checkpoints = sorted(folder.glob("step-*.pt"))
-    history = read_history(folder)
-    text = f"at step {int(checkpoints[-1].name[5:13])}" if checkpoints else "not begun"
-    if history:
-        last = max(history)
-        text += f", val mAP {history[last]['mAP'] or 0.0:.1f} at {last}"
-    return f"{record.status}: {record.reason}" if record else text
+    if record:
+        return f"{record.status}: {record.reason}"
+    step = _last_step(folder)
+    return ("not begun" if step is None else f"at step {step}") + _last_evaluation(folder)
+
+
+def _last_step(folder: Path) -> int | None:
+    """The step of the last checkpoint; None without one."""
+    steps = []
+    for path in sorted(folder.glob("step-*.pt")):
+        if match := CHECKPOINT.fullmatch(path.name):
+            steps.append(int(match[1]))
+        else:
+            print(f"{path}: not the name of a run's checkpoint, left out", file=sys.stderr)
+    return max(steps, default=None)
+
+
+def _last_evaluation(folder: Path) -> str:
+    """The last mAP on val, in words; empty without one."""
+    try:
+        history = read_history(folder)
+        last = max(history, default=None)
+        return "" if last is None else f", val mAP {history[last]['mAP'] or 0.0:.1f} at {last}"
+    except (KeyError, TypeError, ValueError):
+        print(f"{folder / HISTORY}: not the evaluations of a run, left out", file=sys.stderr)
+        return ""
 
 
 def runs_text(frame: pd.DataFrame, results: Path, runs: Path) -> str:

@@ -5,8 +5,11 @@ The command line prints these before anything slow is loaded, so nothing here im
 
 from __future__ import annotations
 
+import csv
 import math
+import os
 import shlex
+import sys
 from pathlib import Path
 
 from c2dlib.config.methods import canonical
@@ -22,8 +25,34 @@ PUBLISHED_NUMBERS = ["mAP", "mAP_sd", "seeds", *GAIN]
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a result table's CSV file; [] without a file."""
-    return read_csv(path) if path.exists() else []
+    """The lines of a result table's CSV file; [] without a file.
+
+    Raises:
+        ValueError: if the file is damaged; the message names it.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = read_csv(path)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: not a whole table ({error})") from error
+    for line in lines:
+        texts, seeds = (line.get("student"), line.get("method")), line.get("seeds")
+        if not all(isinstance(text, str) for text in texts) or isinstance(seeds, str) or missing(seeds):
+            raise ValueError(f"{path}: not a whole table (a line without student, method or seeds)")
+    return lines
+
+
+def read_own_lines(path: Path) -> list[dict]:
+    """As ``read_lines``, of a table that is about to be written: a damaged file is set aside, which a line
+    on stderr says."""
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        print(f"{error}: set aside as {aside.name}, written anew", file=sys.stderr)
+        return []
 
 
 def settings_of(line: dict) -> dict:

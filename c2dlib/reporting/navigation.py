@@ -60,6 +60,6 @@ def _link(text: str, address: str) -> str:
 
 def with_navigation(text: str, line: str) -> str:
     """The Markdown of a first cell with ``line`` below its title, in place of the one it had."""
-    title, *rest = [part for part in text.splitlines() if not part.startswith(MARK)]
+    title, *rest = [part for part in text.splitlines() if not part.startswith(MARK)] or [""]
     body = "\n".join(rest).strip("\n")
     return f"{title}\n\n{line}\n\n{body}".rstrip("\n")

@@ -123,9 +123,25 @@ def _keep(temporary: str, target: Path) -> None:
             _renew_navigation(copy)
 
 
+def read_copy(path: Path) -> nbformat.NotebookNode | None:
+    """A notebook with at least one cell; anything else is named on stderr, and None."""
+    try:
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        if notebook.cells:
+            return notebook
+        reason = "it has no cell"
+    except Exception as error:  # nbformat raises many types
+        reason = str(error).partition("\n")[0] or type(error).__name__
+    print(f"{path}: not a whole notebook ({reason}), not used", file=sys.stderr)
+    return None
+
+
 def _renew_navigation(copy: Path) -> None:
     """Bring the line of navigation of an executed copy up to date with the copies beside it."""
-    notebook = nbformat.read(copy, 4)
+    notebook = read_copy(copy)
+    if notebook is None:
+        return
     sources = Path(os.path.relpath(FOLDER, copy.parent)).as_posix() if copy.is_relative_to(ROOT) else ""
 
     def of_source(name: str) -> str:

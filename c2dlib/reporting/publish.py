@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from c2dlib.data.coco import CocoFolder
-from c2dlib.files import read_csv, write_whole
+from c2dlib.files import write_whole
 from c2dlib.records import RecordError, read_record
 from c2dlib.reporting.claims import write_claims
+from c2dlib.reporting.console import read_lines
 from c2dlib.reporting.errors import gather, write_figure3
 from c2dlib.reporting.published import more_seeds
 from c2dlib.reporting.tables import write_table
@@ -83,8 +84,8 @@ def _copy_records(own: Path, published: Path) -> list[str]:
 def _publish_table(name: str, workspace: Workspace, target: Workspace, folder: CocoFolder) -> str:
     """Write a table from the published records with as many seeds as every row has on this machine."""
     path = workspace.results / f"{name}.csv"
-    lines = read_csv(path)
-    unfinished = [line for line in lines if line["status"] != "done"]
+    lines = read_lines(path)
+    unfinished = [line for line in lines if line.get("status") != "done"]
     if unfinished:
         return f"{name}: not published, {len(unfinished)} of {len(lines)} rows are not finished"
     seeds = min(line["seeds"] for line in lines)
@@ -95,7 +96,7 @@ def _publish_table(name: str, workspace: Workspace, target: Workspace, folder: C
     frame = write_table(name, rows, target, folder)
     if not (notebook := path.with_suffix(".ipynb")).exists():
         return f"{name}: published with {seeds} seed(s) per row, without a notebook: none was executed"
-    if list(frame.mAP.round(4)) != [line["mAP"] for line in lines]:
+    if list(frame.mAP.round(4)) != [line.get("mAP") for line in lines]:
         return f"{name}: published from the published records; its notebook is not, it shows other runs"
     _copy(notebook, target.results)
     return f"{name}: published with its notebook, {seeds} seed(s) per row"
@@ -110,7 +111,7 @@ def _more(name: str, target: Workspace, frame: pd.DataFrame) -> str:
 def _publish_figure3(workspace: Workspace, target: Workspace, folder: CocoFolder) -> str:
     """Write Figure 3's table from the published errors, and copy its notebook and figure."""
     path = workspace.results / "figure3.csv"
-    own = pd.DataFrame(read_csv(path))
+    own = pd.DataFrame(read_lines(path))
     if more := _more("figure3", target, own):
         return f"figure3: not published, the published one has more: {more}"
     students, methods = list(own.student.unique()), list(own.method.unique())

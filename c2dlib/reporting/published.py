@@ -8,7 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from c2dlib.records import PUBLISHED
-from c2dlib.reporting.console import GAIN, PUBLISHED_NUMBERS, published_line, read_lines
+from c2dlib.reporting.console import (
+    GAIN,
+    PUBLISHED_NUMBERS,
+    published_line,
+    read_lines,
+    read_own_lines,
+)
 from c2dlib.reporting.markdown import missing
 from c2dlib.reporting.statistics import chance_within, mean_of
 from c2dlib.reporting.work_list import Row
@@ -56,14 +62,14 @@ def agreement(frame: pd.DataFrame) -> str:
 
 
 def more_seeds(path: Path, frame: pd.DataFrame, settings: list[str]) -> str:
-    """How a table on disk has more seeds than ``frame``, in words; empty: it has not.
+    """How a table on disk has more seeds than ``frame``, in words; empty: it has not, or is damaged.
 
     Args:
         settings: the columns that tell rows of one student and method apart.
     """
     names = ["student", "method", *settings]
     here = _seeds_by_row(frame, names)
-    for row, seeds in _seeds_by_row(pd.DataFrame(read_lines(path)), names).items():
+    for row, seeds in _seeds_by_row(pd.DataFrame(read_own_lines(path)), names).items():
         if seeds > here.get(row, 0):
             return f"{row[0]} {row[1]} has {seeds} seed{'s' * (seeds > 1)} there and {here.get(row, 0)} here"
     return ""

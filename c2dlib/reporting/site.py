@@ -19,7 +19,7 @@ from c2dlib.files import write_whole
 from c2dlib.records import PUBLISHED, ROOT
 from c2dlib.reporting.formulas import markdown_to_html
 from c2dlib.reporting.navigation import GROUPS, ORDER, navigation
-from c2dlib.reporting.notebooks import FOLDER, PIECES, show_navigation
+from c2dlib.reporting.notebooks import FOLDER, PIECES, read_copy, show_navigation
 from c2dlib.reporting.readme import descriptions, pages
 from c2dlib.workspace import Workspace
 
@@ -34,12 +34,13 @@ def results_site(workspace: Workspace) -> Path:
         FileNotFoundError: if no notebook was executed there.
     """
     results = Path(os.path.abspath(workspace.results))
-    if not _executed(results):
+    site = Site(results / "html", results, [results])
+    if not site.notebooks:
         raise FileNotFoundError(
             f"{workspace.results}: no executed notebook; `make reproduce-table2` writes one, "
             "`make html ARGS=--published` renders the published ones"
         )
-    return Site(results / "html", results, [results]).write()
+    return site.write()
 
 
 def published_site(folder: Path = PUBLISHED / "html") -> Path:
@@ -74,6 +75,8 @@ def _of_text(path: Path) -> str:
 class Site:
     """A folder of pages with an index.
 
+    Notebooks that are damaged are named on stderr and left out.
+
     A page or a file lies where its source lies below ``root``; files from elsewhere lie in ``linked/``.
 
     Args:
@@ -93,7 +96,8 @@ class Site:
         sources: Sequence[Path] = (),
     ):
         self.folder, self.root, self.results, self.texts = folder, root, results, list(texts)
-        self.notebooks = [*(copy for place in results for copy in _executed(place)), *sources]
+        copies = [*(copy for place in results for copy in _executed(place)), *sources]
+        self.notebooks = {path: notebook for path in copies if (notebook := read_copy(path))}
         self.pages = {path: self._place(path).with_name(f"{path.stem}.html") for path in self.notebooks}
         for text in (text for place in results for text in sorted(place.glob("*.md"))):
             if (notebook := text.with_suffix(".ipynb")) in self.pages:
@@ -140,7 +144,7 @@ class Site:
 
     def _write_notebook(self, path: Path) -> str:
         """Write the page of a notebook; return its title."""
-        notebook, page, name = nbformat.read(path, 4), self.pages[path], _name(path)
+        notebook, page, name = self.notebooks[path], self.pages[path], _name(path)
 
         def neighbour(other: str) -> str:
             places = [folder / f"{other}.ipynb" for folder in (path.parent, *self.results, FOLDER)]
@@ -155,7 +159,7 @@ class Site:
                 if "text/markdown" in data:
                     data["text/markdown"] = self._with_addresses(data["text/markdown"], path)
         show_navigation(notebook, f"{line} · [index]({_relative(INDEX, page)})")
-        title = _title(notebook.cells[0].source)
+        title = _title(notebook.cells[0].source, path)
         body, _ = self.exporter.from_notebook_node(_described(notebook), {"metadata": {"name": title}})
         write_whole(self.folder / page, body)
         return title
@@ -165,8 +169,8 @@ class Site:
         text, page = path.read_text(encoding="utf-8"), self.pages[path]
         body = f'<nav><a href="{_relative(INDEX, page)}">index</a></nav>\n'
         body += markdown_to_html(self._with_addresses(text, path))
-        write_whole(self.folder / page, PAGE.format(title=escape(_title(text)), body=body))
-        return _title(text)
+        write_whole(self.folder / page, PAGE.format(title=escape(_title(text, path)), body=body))
+        return _title(text, path)
 
     def _index(self, titles: dict[Path, str]) -> str:
         """The texts, then the notebooks in the order of reading, each with a sentence and all its copies."""
@@ -215,8 +219,9 @@ def _short(place: Path) -> str:
     return place.as_posix().removeprefix("results/published/")
 
 
-def _title(text: str) -> str:
-    return text.splitlines()[0].lstrip("# ")
+def _title(text: str, path: Path) -> str:
+    """The first line of a source; the name of its file where that is empty."""
+    return text.partition("\n")[0].strip().lstrip("# ") or path.stem
 
 
 def _described(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

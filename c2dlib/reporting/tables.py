@@ -20,7 +20,7 @@ from c2dlib.evaluation.metrics import IOUS as IOUS_PERCENT
 from c2dlib.files import write_whole
 from c2dlib.records import RunRecord
 from c2dlib.reporting import errors
-from c2dlib.reporting.console import read_lines
+from c2dlib.reporting.console import read_own_lines
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, difference_text, markdown_table, number
 from c2dlib.reporting.notes import notes, swamped
@@ -83,7 +83,7 @@ def with_rows_of(path: Path, rows: list[Row], every: list[Row]) -> list[Row]:
     given = {key(row): row for row in rows}
     if not given.keys() <= {key(row) for row in every}:
         return rows
-    written = {(line["student"], canonical(line["method"])) for line in read_lines(path) if line["seeds"]}
+    written = {(line["student"], canonical(line["method"])) for line in read_own_lines(path) if line["seeds"]}
     kept = [row for row in every if key(row) in given or (row.student, canonical(row.method)) in written]
     return [given.get(key(row), row) for row in kept]
 

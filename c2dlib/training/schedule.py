@@ -79,7 +79,12 @@ def run_all(
 
     Returns:
         A record per experiment, None where the run ended in an unexpected error (shown on stderr).
+
+    Raises:
+        ValueError: if ``jobs`` is negative.
     """
+    if jobs < 0:
+        raise ValueError(f"JOBS={jobs} must be at least 1, or 0 for one per core or GPU")
     sweep_leftovers(workspace)
     planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}
@@ -123,6 +128,8 @@ def _execute(planned: list[Job], workspace: Workspace, jobs: int) -> Iterator[tu
                     job, worker.job = worker.job, None
                     if kind == "killed":
                         workers.remove(worker)
+                    if job is None:  # killed after it had sent its result
+                        continue
                     ended.add(job.key)
                     bar.finish(worker)
                     yield job, _result(job, kind, content[0], workspace)

@@ -228,6 +228,62 @@ def test_the_folder_of_a_plan_may_have_any_name(here, capsys):
     assert '#SBATCH --output="my jobs;echo \\"$x\\"%%/%x-%a.log"\n' in script.read_text()
 
 
+def test_a_plan_replaces_no_file_but_an_earlier_plans(here, capsys):
+    folder, place = here.parent, ["--scale", "coco", "--data", str(here)]
+    plan = ["plan", "table1", *place, "--students", "SSD300-VGG16", "--methods", "baseline"]
+    assert main([*plan, "--slurm", "jobs", "--make", "jobs.mk"]) == 0
+    written = {path.name: path.read_bytes() for path in [*(folder / "jobs").iterdir(), folder / "jobs.mk"]}
+    assert sorted(written) == ["0.commands", "0.sbatch", "jobs.mk", "submit.sh"]
+    assert main([*plan, "--seeds", "2", "--slurm", "jobs", "--make", "jobs.mk"]) == 0
+    assert (folder / "jobs.mk").read_bytes() != written["jobs.mk"]
+    assert main([*plan, "--slurm", "jobs", "--make", "jobs.mk"]) == 0
+    assert {path.name: path.read_bytes() for path in (folder / "jobs").iterdir()} | {
+        "jobs.mk": (folder / "jobs.mk").read_bytes()
+    } == written
+    capsys.readouterr()
+    for name, text in {
+        "Makefile": "all:\n\tpython -m c2dlib run\n",
+        "0.commands": "python -m c2dlib run\nmine\n",
+        "0.sbatch": "#!/bin/sh\n",
+        "submit.sh": "",
+    }.items():
+        own = folder / f"own {name}"
+        own.mkdir()
+        (own / name).write_text(text)
+        option = ["--make", str(own / name)] if name == "Makefile" else ["--slurm", str(own)]
+        assert main([*plan, *option]) == 2
+        assert f"{own / name}: is there already, and plan did not write it" in capsys.readouterr().err
+        assert [(path.name, path.read_text()) for path in own.iterdir()] == [(name, text)]
+
+
+def test_a_line_break_in_a_path_of_a_plan_is_refused(here, capsys):
+    data = here.rename(here.with_name("two\nlines"))
+    plan = ["plan", "table1", "--scale", "coco", "--students", "SSD300-VGG16"]
+    assert main([*plan, "--data", str(data), "--make", "jobs.mk"]) == 2
+    assert "a job is one line" in capsys.readouterr().err.splitlines()[-1]
+    assert not (here.parent / "jobs.mk").exists()
+    data.rename(here)
+    assert main([*plan, "--data", str(here), "--slurm", "two\nlines"]) == 2
+    assert "choose a folder without a line break" in capsys.readouterr().err
+    assert not (here.parent / "two\nlines").exists()
+
+
+@pytest.mark.parametrize("part, method", [("teacher", "KDcls"), ("pretrain", "baseline")])
+def test_a_part_that_diverges_fails_in_one_line(tmp_path, monkeypatch, capsys, part, method):
+    monkeypatch.chdir(tmp_path)
+    small = [
+        f"{part}_steps=4",
+        f"{part}_lr=1e30",
+        "pretrain_scenes=8",
+        "pretrain_batch=2",
+        "teacher_images=2",
+    ]
+    options = ["--scale", "smoke", "--device", "cpu", "--part", part, "--set", *small]
+    assert main(["run", "SSD300-VGG16", method, *options]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"failed: {part} of SSD300-VGG16, {part}_lr=1e+30: step 1: ")
+
+
 def test_a_makefile_runs_every_job_behind_what_it_needs(here, tmp_path):
     """The commands only note that they ran, and one fails the first time: what needs it waits."""
     lines = [

@@ -1,6 +1,7 @@
-"""A student on pictures: what is found, how it is drawn and listed, and how pictures are named."""
+"""A student on pictures: what is found, how it is drawn and listed, how pictures are named, what is kept."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,98 @@ def test_pictures_that_cannot_be_used_leave_nothing(student, tmp_path):
     same = [picture(tmp_path / sub / "same.png") for sub in ("a", "b")]
     with pytest.raises(DataError, match="several pictures would be drawn into same.png"):
         detect_on(student, same, tmp_path / "out", 0.5)
+    assert not (tmp_path / "out").exists()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "pictures, out, words",
+    [
+        (["mine/train1.png"], "mine", "mine/train1.png, which is one of the pictures"),
+        (["train1.png"], ".", "train1.png, which is one of the pictures"),
+        (["mine/train1.png"], "link", "link/train1.png, which is one of the pictures"),
+        (["link/train1.png"], "mine", "mine/train1.png, which is one of the pictures"),
+        (["ABSOLUTE/mine/train1.png"], "mine", "mine/train1.png, which is one of the pictures"),
+        (["mine/train1.png"], "ABSOLUTE/mine", "mine/train1.png, which is one of the pictures"),
+        (["photos/val2017"], "photos/val2017", "photos/val2017/b.png, which is one of the pictures"),
+        (["photos/val2017/*.png"], "photos/val2017", "photos/val2017/b.png, which is one of the pictures"),
+        (["photos"], "photos", "photos/val2017/b.png, which is one of the pictures"),
+        (["mine/a.jpg"], "mine", "mine/a.png: is there already, and detect did not write it"),
+        (["mine/a.jpg"], "linked", "linked/a.png: is there already, and detect did not write it"),
+        (["mine/a.jpg"], "listed", "listed/detections.json: is there already, and detect did not write it"),
+        (["mine/a.jpg"], "folders", "folders/a.png: is there already, and detect did not write it"),
+    ],
+)
+def test_no_file_is_replaced_that_detect_did_not_write(student, tmp_path, monkeypatch, pictures, out, words):
+    for name in ("mine/train1.png", "mine/a.jpg", "mine/a.png", "photos/val2017/b.png", "train1.png"):
+        picture(tmp_path / name)
+    for name in ("linked", "listed", "folders/a.png"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "linked/a.png").symlink_to(tmp_path / "photos/val2017/b.png")
+    (tmp_path / "listed/detections.json").write_text('{"a.jpg": "my notes"}')
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    given = [name.replace("ABSOLUTE", str(tmp_path)) for name in pictures]
+    with pytest.raises((DataError, FileExistsError)) as error:
+        detect_on(student, given, Path(out.replace("ABSOLUTE", str(tmp_path))), 0.5)
+    assert words in str(error.value) and "Nothing was written" in str(error.value)
+    assert contents(tmp_path) == before and (tmp_path / "linked/a.png").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        pytest.param("[" * 99999, id="deep"),
+        "",
+        "{}",
+        "[]",
+        "1",
+        '{"a": 1}',
+        '{\n "a": [\n  1\n ]\n}',
+        '{"a": []}',
+    ],
+)
+def test_a_list_that_detect_did_not_write_is_kept(student, tmp_path, listed):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "detections.json").write_text(listed)
+    with pytest.raises(FileExistsError, match="detections.json: is there already"):
+        detect_on(student, [picture(tmp_path / "a.jpg")], out, 0.5)
+    assert contents(out) == {out / "detections.json": listed.encode()}
+
+
+def test_the_same_call_again_replaces_its_own_files(student, tmp_path, monkeypatch):
+    """Also in the folder of the pictures, above it and below it: drawn copies are not detected on."""
+    monkeypatch.chdir(tmp_path)
+    paths = [picture(tmp_path / name) for name in ("mine/a.jpg", "mine/deep/b.jpg")]
+    before = contents(tmp_path)
+    for out in ("boxes", "mine", ".", "mine/boxes"):
+        for threshold in (0.5, 0.1):
+            found = detect_on(student, ["mine"], Path(out), threshold)
+            assert [one.path for one in found] == [Path("mine/a.jpg"), Path("mine/deep/b.jpg")]
+        listed = json.loads((Path(out) / "detections.json").read_text())
+        assert [len(shown) for shown in listed.values()] == [3, 3]
+    assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_names_that_differ_in_case_alone_have_no_common_copy(student, tmp_path):
+    """Some disks do not tell them apart."""
+    picture(tmp_path / "x/a.jpg")
+    if (tmp_path / "x/A.JPG").exists():
+        pytest.skip("this disk does not tell them apart")
+    picture(tmp_path / "x/A.png")
+    copies = find_pictures([tmp_path / "x"], tmp_path / "out")
+    assert sorted(os.path.relpath(copy, tmp_path) for copy in copies.values()) == [
+        "out/A.png.png",
+        "out/a.jpg.png",
+    ]
+    picture(tmp_path / "x/A.JPG")
+    with pytest.raises(DataError, match="several pictures would be drawn into A.JPG.png, a.jpg.png"):
+        detect_on(student, [tmp_path / "x"], tmp_path / "out", 0.5)
     assert not (tmp_path / "out").exists()
 
 

@@ -124,6 +124,39 @@ def test_the_commands(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == {str(picture): []}
     assert main(["detect", str(tmp_path / "none"), str(picture)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
+    written = (out / "metrics.json").read_bytes()
+    (out / "metrics.json").write_text(json.dumps(record.metrics | {"mAP": 1.0}, indent=1))
+    assert main(["evaluate", checkpoint, *given]) == 0  # replaces what evaluate wrote, and nothing else:
+    assert (out / "metrics.json").read_bytes() == written
+    capsys.readouterr()
+    for name, content in (
+        ("metrics.json", b'{"accuracy": 1}'),
+        ("classes.csv", b"class,objects\ncat,3\n"),
+        ("precision_recall.png", picture.read_bytes()),
+    ):
+        own = tmp_path / f"own {name}"
+        own.mkdir()
+        (own / name).write_bytes(content)
+        assert main(["evaluate", checkpoint, *given[:2], "--out", str(own), "--device", "cpu"]) == 2
+        assert f"{own / name}: is there already, and evaluate did not" in capsys.readouterr().err
+        assert [path.read_bytes() for path in own.iterdir()] == [content]
+
+
+def test_an_export_replaces_no_checkpoint_and_no_picture(trained, tmp_path, capsys):
+    place = run_folder(trained[2], trained[0])
+    (tmp_path / "photo.png").write_bytes(b"a photo")
+    for path in (place / "student.safetensors", tmp_path / "photo.png", tmp_path / "student"):
+        before = path.read_bytes() if path.exists() else None
+        assert main(["export", str(place), str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"error: {path}: the name of the file to write must end in .onnx"
+        assert (path.read_bytes() if path.exists() else None) == before
+
+
+@pytest.mark.parametrize("threshold", ["nan", "5", "-1", "inf"])
+def test_a_threshold_that_is_no_score_is_refused(capsys, threshold):
+    assert main(["detect", "run", "photo.jpg", "--threshold", threshold]) == 2
+    assert capsys.readouterr().err == f"error: --threshold {threshold}: a score is between 0 and 1\n"
 
 
 @pytest.mark.parametrize("given, device", [([], "cuda"), (["--device", "mps"], "mps")])

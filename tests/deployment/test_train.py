@@ -85,6 +85,31 @@ def test_runs_are_listed_by_what_they_are(trained, capsys):
     assert any(line.strip().startswith("runs/cats-quick/SSD300-VGG16.baseline.s1.") for line in lines)
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("step-foo.pt", ""),
+        ("step-.pt", ""),
+        ("validation.json", '{"4": 5}'),
+        ("validation.json", '{"4": {}}'),
+        ("validation.json", '{"4": {"mAP": "high"}}'),
+        ("validation.json", '{"²": {"mAP": 1}}'),
+        ("validation.json", "[]"),
+        ("validation.json", "{"),
+    ],
+)
+def test_a_stray_file_of_a_run_is_named_and_the_runs_are_shown(tmp_path, capsys, name, content):
+    first, second = (tmp_path / f"runs/cats-quick/SSD300-VGG16.loc.s{s}.0123456789ab" for s in (0, 1))
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+        (folder / "step-00000007.0123456789abcdef.pt").write_bytes(b"")
+    (first / name).write_text(content)
+    frame = list_runs(tmp_path / "results", tmp_path / "runs")
+    assert sorted(frame.seed) == [0, 1] and set(frame.status) == {"at step 7"}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{first / name}: ")
+
+
 def test_without_runs_it_says_how_to_make_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))

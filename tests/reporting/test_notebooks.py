@@ -334,3 +334,37 @@ def test_pages_need_no_server_and_no_network(tmp_path):
     assert "True, really" in page and re.search("""alt=['"]a (&quot;|")fine(&quot;|") curve['"]""", page)
     assert all('href="index.html"' in text for text in (claims, page))
     assert not re.findall(r"""(?:src|href)=["']?https?://""", page + index.read_text())
+
+
+NO_NOTEBOOKS = [
+    "",
+    "{",
+    "[]",
+    '{"cells": []}',
+    '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
+]
+
+
+@pytest.mark.parametrize("content", NO_NOTEBOOKS)
+def test_a_damaged_copy_is_named_and_ends_nothing(tmp_path, capsys, content):
+    """Its neighbour is kept, and the site has the pages of the others."""
+    workspace = Workspace("smoke", tmp_path, tmp_path / "badges-smoke", tmp_path / "runs", "cpu")
+    workspace.results.mkdir()
+    damaged = workspace.results / "table2.ipynb"
+    damaged.write_text(content)
+    with pytest.raises(FileNotFoundError, match="no executed notebook"):
+        results_site(workspace)
+    assert f"{damaged}: not a whole notebook" in capsys.readouterr().err
+    executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Why?")])
+    nbformat.write(executed, tmp_path / "executed.ipynb")
+    notebooks._keep(str(tmp_path / "executed.ipynb"), workspace.results / "table1.ipynb")
+    assert f"{damaged}: not a whole notebook" in capsys.readouterr().err
+    (workspace.results / "empty.md").write_text("")
+    index = results_site(workspace)
+    assert f"{damaged}: not a whole notebook" in capsys.readouterr().err
+    assert sorted(page.name for page in index.parent.glob("*.html")) == [
+        "empty.html",
+        "index.html",
+        "table1.html",
+    ]
+    assert damaged.read_text() == content

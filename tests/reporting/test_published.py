@@ -8,6 +8,7 @@ import pytest
 from c2dlib.evaluation.tide import BOXES, TYPES
 from c2dlib.records import write_record
 from c2dlib.reporting import publish as publishing
+from c2dlib.reporting.console import read_lines
 from c2dlib.reporting.errors import write_figure3
 from c2dlib.reporting.publish import publish
 from c2dlib.reporting.published import agreement
@@ -119,6 +120,36 @@ def test_figure3_keeps_more_seeds(site, capsys):
     write_figure3(pd.DataFrame(runs[:10]), workspace)
     assert (workspace.results / "figure3.csv").read_text() == before
     assert "figure3.csv: kept as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace("seeds", "sids"),
+        lambda text: text.replace(",2,", ",two,"),
+        lambda text: text.replace("baseline", ""),
+        lambda text: "\x00\udcff" + text,
+    ],
+    ids=["empty", "cut", "no seeds", "words", "no method", "bytes"],
+)
+def test_a_damaged_table_is_named_set_aside_and_written_anew(site, capsys, damage):
+    workspace, folder, _ = site
+    record_runs(workspace, folder, [20.0, 21.0], [21.0, 22.5])
+    write_table("table1", rows_of(workspace, folder, 2), workspace, folder)
+    path = workspace.results / "table1.csv"
+    whole = path.read_bytes()
+    damaged = damage(whole.decode()).encode(errors="surrogateescape")
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"{path}: not a whole table"):
+        read_lines(path)
+    capsys.readouterr()
+    write_table("table1", rows_of(workspace, folder, 2), workspace, folder)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: not a whole table (") and line.endswith("written anew")
+    assert path.read_bytes() == whole
+    assert path.with_name("table1.csv.damaged").read_bytes() == damaged
 
 
 def test_publish_copies_what_is_complete_and_says_what_it_did(site, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from c2dlib.cli import main
 from c2dlib.training import schedule
 from c2dlib.training.finished import find_record
 from c2dlib.training.run import experiment_for, record_killed
@@ -55,6 +56,50 @@ def test_a_killed_worker_is_named_in_its_row_and_the_others_go_on(place, monkeyp
     assert records.pop(1) is None and "ValueError: as told" in capsys.readouterr().err
     assert len(records) == 3 and all("written by the worker" in record.reason for record in records)
     assert find_record(experiments[1], workspace) == killed
+
+
+class KilledAfterItsResult:
+    """A worker whose result and end are read together."""
+
+    ended = 0
+
+    def __init__(self, do, prepare):
+        self.job, self.connection = None, None
+
+    def start(self, job) -> bool:
+        self.job = job
+        return True
+
+    def messages(self) -> list[tuple]:
+        return [
+            ("result", f"record of seed {self.job.e.seed}"),
+            ("killed", "its process was ended by SIGKILL"),
+        ]
+
+    def end(self) -> None:
+        type(self).ended += 1
+
+
+def test_a_worker_that_is_killed_after_its_result_ends_no_other_job(place, monkeypatch):
+    workspace, folder = place
+    experiments = [
+        experiment_for(workspace, folder, "SSD300-VGG16", seed=seed, backbone_weights="none")
+        for seed in range(3)
+    ]
+    monkeypatch.setattr(schedule, "Worker", KilledAfterItsResult)
+    monkeypatch.setattr(schedule, "wait", lambda connections, timeout: connections)
+    jobs = schedule.plan(experiments, workspace)
+    records = [record for _, record in schedule._execute(jobs, workspace, 1)]
+    assert records == [f"record of seed {seed}" for seed in range(3)]
+    assert KilledAfterItsResult.ended == 0  # each has ended by itself
+
+
+@pytest.mark.parametrize("command", [["reproduce", "table2", "--scale", "smoke"], ["train"]])
+def test_a_negative_number_of_jobs_is_refused(place, capsys, command):
+    assert main([*command, "--jobs", "-1"]) == 2
+    assert "JOBS=-1 must be at least 1, or 0 for one per core" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="JOBS=-1 must be at least 1"):
+        run_all([], place[0], -1)
 
 
 def test_a_worker_that_died_without_a_job_is_replaced():
