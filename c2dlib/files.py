@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
@@ -131,6 +132,14 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads``, which raises a ValueError also for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_csv(path: Path) -> list[dict]:
     """The lines of a CSV file; an empty cell is NaN. Without pandas, which takes long to load.
 
@@ -171,7 +180,7 @@ def read_json_with_hash(text: str, indent: int | None = 1) -> dict:
         ValueError: if it is no such object, its content does not match its hash, or the text is not as
             ``json_with_hash`` writes it.
     """
-    body = json.loads(text)
+    body = parse_json(text)
     if not isinstance(body, dict) or "sha256" not in body:
         raise ValueError("not an object with an entry sha256")
     plain = json.dumps(body, indent=indent)

@@ -74,14 +74,15 @@ class Problems:
     def add(self, kind: str, text: str) -> None:
         self.by_kind.setdefault(kind, []).append(text)
 
-    def error(self, root: Path) -> DataError:
+    def error(self, root: Path, of_coco: bool = True) -> DataError:
+        """All of them as one error; ``of_coco``: the data are in COCO's layout, which it then describes."""
         lines = [f"{root}: cannot be used, {sum(map(len, self.by_kind.values()))} problem(s) found."]
         for kind, texts in self.by_kind.items():
             lines += [f"{kind} ({len(texts)}):", *(f"  {text}" for text in texts[:SHOWN_PER_KIND])]
             if len(texts) > SHOWN_PER_KIND:
                 lines.append(f"  ... and {len(texts) - SHOWN_PER_KIND} more")
         fix = "What to do: restore the files and correct or remove the entries named above, then load again."
-        return DataError("\n".join([*lines, LAYOUT, fix]))
+        return DataError("\n".join([*lines, *([LAYOUT] if of_coco else []), fix]))
 
 
 def validate(root: Path, check_images: bool) -> Validated:
@@ -116,6 +117,21 @@ def validate(root: Path, check_images: bool) -> Validated:
     if problems.by_kind:
         raise problems.error(root)
     return Validated(annotations, area_cuts, digest.hexdigest(), report)
+
+
+def read_annotations(file: Path) -> dict:
+    """The content of one annotation file whose entries are valid; its images are not looked at.
+
+    Raises:
+        DataError: with all problems of the file.
+    """
+    problems = Problems()
+    _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
+    if data is not None:
+        _validate_split("train", str(file), data, Report(), problems)
+    if data is None or problems.by_kind:
+        raise problems.error(file, of_coco=False)
+    return data
 
 
 def _check_unused_test(root: Path, file: str, is_coco: bool, report: Report, problems: Problems) -> None:
