@@ -409,9 +409,11 @@ def _check_overlaps(
 ) -> None:
     """Image files with the same content in two splits: the second would be tested on what was trained on.
 
-    Only files whose size occurs in two splits are read. In COCO 2017 as published they would be warnings: its
-    numbers elsewhere are computed with them.
+    In COCO 2017 as published they would be warnings: its numbers elsewhere are computed with them. Files with
+    the same content in one split are a warning. Only files whose size occurs twice are read; above
+    FULL_DECODE_LIMIT images, only those whose size occurs in two splits.
     """
+    few = sum(len(content["images"]) for content in annotations.values()) <= FULL_DECODE_LIMIT
     by_size: dict[int, list[tuple[str, str]]] = {}  # bytes -> split and path in the folder
     for split, content in annotations.items():
         for entry in content["images"]:
@@ -420,13 +422,26 @@ def _check_overlaps(
                 by_size.setdefault((root / path).stat().st_size, []).append((split, path))
             except (OSError, ValueError):  # named by ``_check_images``
                 continue
-    alike = [file for files in by_size.values() if len({split for split, _ in files}) > 1 for file in files]
+    alike = [
+        file
+        for files in by_size.values()
+        if len(files if few else {split for split, _ in files}) > 1
+        for file in files
+    ]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         hashes = list(pool.map(_content_hash, [root / path for _, path in alike]))
     by_content: dict[str, list[tuple[str, str]]] = {}
     for file, hashed in zip(alike, hashes, strict=True):
         if hashed:
             by_content.setdefault(hashed, []).append(file)
+    for split in annotations:
+        same = [[path for s, path in files if s == split] for files in by_content.values()]
+        if few and (twice := [" and ".join(paths[:2]) for paths in same if len(paths) > 1]):
+            report.warnings.append(
+                f"{len(twice)} image(s) of {split} are there twice, with the same content: "
+                + "; ".join(twice[:SHOWN_PER_KIND])
+                + (f" ... and {len(twice) - SHOWN_PER_KIND} more" if len(twice) > SHOWN_PER_KIND else "")
+            )
     texts = []
     for files in by_content.values():
         first = dict(reversed(files))  # the first of each split

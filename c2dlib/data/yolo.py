@@ -142,10 +142,12 @@ def _listed(place: Path, where: str, problems: Problems) -> list[Path]:
             raise ValueError("is an image")
         lines = place.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        problems.add("unreadable list of images", f"{where}: must be a folder, or a text file in UTF-8 that "
-                     f"lists images: {error}")  # fmt: skip
+        text = f"{where}: must be a folder, or a text file in UTF-8 that lists images: {error}"
+        problems.add("unreadable list of images", text)
         return []
-    files = {number: place.parent / line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
+    files = {
+        number: place.parent / line.strip() for number, line in enumerate(lines, start=1) if line.strip()
+    }
     for number, file in files.items():
         if not os.path.isfile(file):
             problems.add("missing image file", f"{place}: line {number}: no file {file}")

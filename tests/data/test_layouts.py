@@ -365,7 +365,9 @@ def test_yaml_that_cannot_be_used_is_named_in_a_line(text, words, tmp_path):
 
 def test_lists_that_are_no_lists_are_named(tmp_path):
     root = yolo(tmp_path / "mine", train="images/train/0.png")
-    words = "data.yaml: train: images/train/0.png: must be a folder, or a text file in UTF-8 that lists images"
+    words = (
+        "data.yaml: train: images/train/0.png: must be a folder, or a text file in UTF-8 that lists images"
+    )
     assert f"{words}: is an image" in refused(root, tmp_path)
     (root / "list.txt").write_bytes("images/train/0.png\nimages/train/\xe9.png\n".encode("latin1"))
     root = yolo(tmp_path / "mine", train="list.txt")
