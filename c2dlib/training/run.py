@@ -76,8 +76,8 @@ def experiment_for(
             **overrides,
         },
     )
-    if e.eval_split not in folder.splits:
-        raise ValueError(f"eval_split={e.eval_split}: {folder.root} has no {e.eval_split} split")
+    if e.eval_split == "test" and folder.eval_split != "test":
+        raise ValueError(f"eval_split=test: {folder.root} has no test split")
     return e
 
 
@@ -152,7 +152,9 @@ def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) ->
     remove_hidden_files(folder)
     sweep(workspace.results / "records")
     if e.keep_best_every and (problem := history_problem(folder, e.keep_best_every)):
-        print(f"{problem}\n{e.name} begins anew: its evaluations decide which weights are kept", file=sys.stderr)
+        print(
+            f"{problem}\n{e.name} begins anew: its evaluations decide which weights are kept", file=sys.stderr
+        )
         remove_working_files(folder)
     record = find_record(e, workspace) if with_weights else None
     if record and record.status == "done" and (what := damage(e, record, workspace)):
