@@ -19,7 +19,7 @@ from tyro.conf import Positional, arg
 from c2dlib.config.experiment import (
     check_scale,
     known,
-    parse_override,
+    parse_overrides,
     preset_names,
     preset_student,
     scale_names,
@@ -114,7 +114,7 @@ def _loading(what: str) -> None:
 
 
 def _overrides(settings: tuple[str, ...]) -> dict:
-    return dict(map(parse_override, settings))
+    return parse_overrides(settings)
 
 
 def _check_jobs(jobs: int) -> None:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
@@ -120,17 +121,30 @@ def whole_folder(target: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError), _open_folder(left) as handle:  # locked, or just removed
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
-    with (
-        errors_named(target),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as temporary,
-        _open_folder(Path(temporary)) as handle,
-    ):
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield Path(temporary)
+    with errors_named(target), _temporary_folder(target.parent, prefix) as temporary:
+        yield temporary
         if target.is_dir():
             target.rmdir()  # it is empty
-        os.replace(Path(temporary) / "whole", target)
+        os.replace(temporary / "whole", target)
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder, locked as long as it is used and removed at the end."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                break
+            os.close(handle)  # removed by another process before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -149,6 +163,24 @@ def sweep(folder: Path) -> None:
             with contextlib.suppress(OSError), open(path, "rb") as file:  # locked, or just renamed
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
+
+
+def remove_hidden_files(folder: Path) -> None:
+    """Remove what killed processes left in a folder in which only the caller writes now.
+
+    Hidden folders stay; JupyterLab makes .ipynb_checkpoints.
+    """
+    for path in folder.glob(".*"):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads``, which raises a ValueError also for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def read_csv(path: Path) -> list[dict]:
@@ -191,7 +223,7 @@ def read_json_with_hash(text: str, indent: int | None = 1) -> dict:
         ValueError: if it is no such object, its content does not match its hash, or the text is not as
             ``json_with_hash`` writes it.
     """
-    body = json.loads(text)
+    body = parse_json(text)
     if not isinstance(body, dict) or "sha256" not in body:
         raise ValueError("not an object with an entry sha256")
     plain = json.dumps(body, indent=indent)

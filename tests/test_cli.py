@@ -301,6 +301,8 @@ LIGHT = (
         (["reproduce", "table2", "--scale", "smok"], 2),
         (["plan", "table2", "--scale", "smok"], 2),
         (["run", "SSD300-VGG16", "KDcls", "--set", "steps"], 2),
+        (["run", "SSD300-VGG16", "KDcls", "--set", "data_hash=abc"], 2),
+        (["train", "--set", "seed=3"], 2),
         (["table2"], 2),
     ],
 )

@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 import c2dlib
 from c2dlib import files
-from c2dlib.files import sha256, sweep, whole_folder, write_whole
+from c2dlib.files import parse_json, sha256, sweep, whole_folder, write_whole
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -190,3 +191,25 @@ def test_a_folder_appears_whole_and_what_killed_processes_left_of_it_goes(tmp_pa
         assert first.exists() and not second.exists()
     assert (target / "file").read_text() == "first"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other-unfinished-killed", "data"]
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    """Another process that removes what killed ones left may see it in the moment between."""
+    lock, removed = fcntl.flock, []
+
+    def after_the_other(handle, operation):
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].rmdir()
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", after_the_other)
+    with whole_folder(tmp_path / "data") as temporary:
+        assert temporary != removed[0]
+        (temporary / "whole").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_json_that_is_nested_too_deeply_is_a_value_error():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 99999)

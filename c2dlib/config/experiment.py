@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from c2dlib.config.identity import USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES, Architecture
-from c2dlib.config.weights import SOURCES, check_reference
+from c2dlib.config.weights import SOURCES, check_reference, is_file
 from c2dlib.records import EMBEDDED
 
 SCALES = Path(__file__).parent / "scales"
@@ -50,6 +51,40 @@ def known(value: str, valid, what: str) -> str:
     raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
 
 
+NOT_NEGATIVE = (
+    "steps",
+    "epochs",
+    "warmup",
+    "clip",
+    "weight_decay",
+    "workers",
+    "validate_every",
+    "keep_best_every",
+    "patience",
+    "box_loss_weight",
+    "class_loss_weight",
+    "max_positives",
+    "lambda_kc",
+    "lambda_l",
+    "lambda_kl",
+    *IMITATION_WEIGHTS.values(),
+    "detector_teacher_steps",
+)
+LIMITS = {  # setting -> its smallest and largest value
+    "image_size": (32, 4096),  # 32 is the coarsest stride of a backbone
+    "max_size": (32, 4096),
+    "frozen_stages": (0, 5),  # a backbone has five
+    "detector_teacher_frozen": (-1, 5),
+    "score_threshold": (0, 1),
+    "momentum": (0, 1),
+    "zoom_out": (1, 16),
+    "temperature": (0.01, 1000),
+    "loc_min_iou": (0, 1),
+    "kd_loc_layers": (1, 5),  # a classifier's maps, a stride each
+    "teacher_jitter": (0, 0.5),  # with more, opposite sides could change places
+}
+# What --set and SET cannot change: the command has an option for it, or it follows from the data.
+FIXED = ("student", "method", "seed", "scale", "data", "data_hash")
 # who reads a setting beside the student
 CLASSIFIER_TOO, BACKBONE_TOO = ("student", "teacher"), ("student", "pretraining")
 
@@ -345,12 +380,11 @@ class Experiment:
             "batch_size",
             "accumulate",
             "width",
+            "depth",
             "lr",
-            "temperature",
             "sampling_size",
             "pool_obj",
             "pool_maps",
-            "kd_loc_layers",
             "teacher_size",
             "teacher_steps",
         ):
@@ -371,20 +405,14 @@ class Experiment:
                 f"draw={self.draw} must be 0 or more, and below the number of parts of "
                 f"train_share={self.train_share}"
             )
-        for name in (
-            "steps",
-            "epochs",
-            "warmup",
-            "clip",
-            "workers",
-            "detector_teacher_steps",
-            "keep_best_every",
-            "patience",
-            "box_loss_weight",
-            "class_loss_weight",
-        ):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        for name, (low, high) in LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)} must be {low} to {high}")
+        if not all(type(share) in (int, float) and 0 <= share <= 1 for share in self.milestones):
+            raise ValueError(f"milestones={list(self.milestones)} must be numbers from 0 to 1")
 
     @property
     def architecture(self) -> Architecture:
@@ -408,6 +436,18 @@ class Experiment:
     def hash(self) -> str:
         """Twelve hexadecimal digits that name this run's identity."""
         return digest(self.identity())
+
+    def with_hashes(self) -> Experiment:
+        """The same experiment; the files of weights that it reads are named ``NAME@HASH``.
+
+        Its identity then stays, and none but these weights are loaded, if a file is replaced meanwhile.
+        """
+        files = {
+            name: f"{getattr(self, name).partition('@')[0]}@{value.partition('@')[2]}"
+            for name, value in self.identity().items()
+            if name.endswith("_weights") and is_file(value)
+        }
+        return self.replace(**files)
 
     def replace(self, **changes) -> Experiment:
         """A copy with some settings changed.
@@ -524,6 +564,37 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
     return e
 
 
+def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
+    """The settings of ``--set``: ``["steps=20", "lr=0.1"]`` -> ``{"steps": 20, "lr": 0.1}``.
+
+    Raises:
+        ValueError: for one that is not of this form, is there twice, or is not to be changed this way.
+    """
+    overrides: dict[str, object] = {}
+    for key, value in map(parse_override, texts):
+        if key in overrides:
+            raise ValueError(f"SET names {key} twice; name it once")
+        overrides[key] = value
+    check_overrides(overrides)
+    return overrides
+
+
+def check_overrides(overrides: Iterable[str], *fixed: str) -> None:
+    """Check the names of settings that are to be changed.
+
+    Args:
+        fixed: further settings that cannot be changed.
+
+    Raises:
+        ValueError: if one is ``FIXED``: it would be ignored, or name other data than those that are read.
+    """
+    if names := sorted({*FIXED, *fixed} & set(overrides)):
+        raise ValueError(
+            f"SET cannot change {', '.join(names)}: student, method, seed, scale and data have options of "
+            "their own, the rest follows from the data"
+        )
+
+
 def parse_override(text: str) -> tuple[str, object]:
     """``steps=20`` -> ``("steps", 20)``: the value as YAML reads it; that of a text as it is."""
     key, equals, value = text.partition("=")
@@ -533,8 +604,13 @@ def parse_override(text: str) -> tuple[str, object]:
         return key, value
     try:
         parsed = yaml.safe_load(value)
+    except RecursionError as error:
+        raise ValueError(
+            f"override {text[:60]!r}... must look like setting=value (nested too deeply)"
+        ) from error
     except yaml.YAMLError as error:
-        raise ValueError(f"override {text!r} must look like setting=value ({error})") from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"override {text!r} must look like setting=value ({why})") from error
     try:  # YAML 1.1 reads 1e-4 as a string
         parsed = float(parsed) if isinstance(parsed, str) else parsed
     except ValueError:

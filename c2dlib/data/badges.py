@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from c2dlib.files import errors_named, json_with_hash, read_json_with_hash, sha256
+from c2dlib.files import json_with_hash, parse_json, read_json_with_hash, sha256, whole_folder
 
 VERSION = 4  # of the generator: raise it with any change of pixels or boxes
 SIZE = 128
@@ -309,9 +306,7 @@ def _is_complete(root: Path, info: dict) -> bool:
     for split, count in info["images"].items():
         path = root / "annotations" / f"instances_{split}2017.json"
         try:
-            existing = (
-                json.loads(path.read_text(encoding="utf-8"))["info"] if count or path.exists() else None
-            )
+            existing = parse_json(path.read_bytes())["info"] if count or path.exists() else None
         except (OSError, ValueError, KeyError, TypeError):
             return False
         if existing != (info if count else None) or len(list((root / f"{split}2017").glob("*.png"))) != count:
@@ -354,19 +349,15 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
             f"Badges: {root} exists but is not the whole of family {family}, seed {seed}, "
             f"version {VERSION}, images {counts}; delete it or choose another folder"
         )
-    temporary = root.parent / f".{root.name}.{uuid.uuid4().hex}.tmp"
     try:
-        with errors_named(root):
-            (temporary / "annotations").mkdir(parents=True)
+        with whole_folder(root) as temporary:
+            made = temporary / "whole"
+            (made / "annotations").mkdir(parents=True)
             for split in SPLITS:
                 if counts[split]:
-                    _write_split(temporary, split, counts[split], seed, family, info)
-            (temporary / HASHES).write_text(json_with_hash(_hashes(temporary)), encoding="utf-8")
-            try:
-                os.replace(temporary, root)
-            except OSError:
-                if not _is_complete(root, info):  # else another process was faster
-                    raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                    _write_split(made, split, counts[split], seed, family, info)
+            (made / HASHES).write_text(json_with_hash(_hashes(made)), encoding="utf-8")
+    except OSError:
+        if not _is_complete(root, info):  # else another process was faster
+            raise
     return root

@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from c2dlib.data.coco import CocoFolder, load_folder
-from c2dlib.data.validation import LAYOUT, SPLITS, DataError
+from c2dlib.data.validation import LAYOUT, SPLITS, DataError, read_annotations
 from c2dlib.data.yolo import read_description, read_yolo
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import parse_json, sha256, write_whole
 from c2dlib.records import data_name
 
 OTHER_LAYOUTS = (
@@ -88,9 +89,11 @@ def origin(root: Path) -> dict[str, str]:
 
     Keys: ``layout``, and ``val_split`` where the val split was made here.
     """
-    with contextlib.suppress(FileNotFoundError):
-        return json.loads((root / ABOUT).read_text())
-    return {}
+    try:
+        about = parse_json((root / ABOUT).read_bytes())
+    except (FileNotFoundError, ValueError):  # ``_write`` writes a damaged one anew
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _recognise(place: Path) -> Source | None:
@@ -135,15 +138,15 @@ def _described(path: Path) -> Source:
         read = read_yolo(path)
         splits = {split: (content.content, content.images) for split, content in read.items()}
         return Source("YOLO", name, splits, [note for content in read.values() for note in content.notes])
-    if unknown := sorted(set(description) - set(SPLITS)):
+    if unknown := sorted(map(str, set(description) - set(SPLITS))):
         raise DataError(f"{path}: unknown {', '.join(unknown)}; valid: {', '.join(SPLITS)}")
     pairs: dict[str, tuple[Path | dict, Path]] = {}
     for split, pair in description.items():
         if not isinstance(pair, dict) or set(pair) != {"annotations", "images"}:
             raise DataError(f"{path}: {split}: must be {{annotations: FILE, images: FOLDER}}, is {pair!r}")
         annotations, images = (path.parent / str(pair[key]) for key in ("annotations", "images"))
-        if not annotations.is_file() or not images.is_dir():
-            missing = annotations if not annotations.is_file() else images
+        if not os.path.isfile(annotations) or not os.path.isdir(images):
+            missing = images if os.path.isfile(annotations) else annotations
             raise DataError(f"{path}: {split}: there is no {os.path.normpath(missing)}")
         pairs[split] = annotations, images
     return Source(f"pairs named in {path.name}", name, pairs)
@@ -153,18 +156,11 @@ def _with_val(source: Source) -> Source:
     """The same data with a part of the training images as val.
 
     Raises:
-        DataError: if the annotation file cannot be read, or has no two different images.
+        DataError: with all problems of the annotation file; if it has no two different images.
     """
     annotations, images = source.splits["train"]
-    content = annotations
-    if isinstance(annotations, Path):
-        try:
-            content = json.loads(annotations.read_bytes())
-            names = [Path(image["file_name"]).as_posix() for image in content["images"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{annotations}: not a COCO annotation file ({error!r})") from error
-    else:
-        names = [image["file_name"] for image in annotations["images"]]
+    content = read_annotations(annotations) if isinstance(annotations, Path) else annotations
+    names = [Path(image["file_name"]).as_posix() for image in content["images"]]
     held_out = held_out_images(names, images)
     if not held_out or len(held_out) == len(names):
         raise DataError(
@@ -213,14 +209,8 @@ def held_out_images(names: Iterable[str], folder: Path) -> set[str]:
 def _part(content: dict, held_out: set[str], val: bool) -> dict:
     """The held-out images of an annotation file with their annotations, or the others."""
     images = [i for i in content["images"] if (Path(i["file_name"]).as_posix() in held_out) == val]
-    ids = {image.get("id") for image in images}
-    rows = content.get("annotations")
-    if isinstance(rows, list):
-        every = {image.get("id") for image in content["images"]}
-        of_image = [row.get("image_id") if isinstance(row, dict) else None for row in rows]
-        rows = [  # what belongs to no image stays in train, where validation names it
-            row for row, i in zip(rows, of_image, strict=True) if i in ids or (not val and i not in every)
-        ]
+    ids = {image["id"] for image in images}
+    rows = [row for row in content["annotations"] if row["image_id"] in ids]
     return content | {"images": images, "annotations": rows}
 
 
@@ -237,7 +227,7 @@ def _write(source: Source, root: Path) -> Path:
             _link(file, annotations)
         else:
             text = json.dumps(annotations)
-            if file.is_symlink() or not file.exists() or file.read_text() != text:
+            if file.is_symlink() or not file.exists() or file.read_bytes() != text.encode():
                 file.unlink(missing_ok=True)
                 write_whole(file, text)
         _link(link, images)
@@ -258,9 +248,9 @@ def _link(link: Path, target: Path) -> None:
 
 def _in_its_own_names(text: str, root: Path, place: Path, source: Source) -> str:
     """A message on the folder made here, with the names of the data it was made from."""
-    text = text.replace(f"{LAYOUT}\n", "").replace(str(root), str(place))
+    own_names = {f"{LAYOUT}\n": "", str(root): str(place)}
     for split, (labels, images) in source.splits.items():
         file = labels if isinstance(labels, Path) else f"{images} ({split})"
-        text = text.replace(f"annotations/instances_{split}2017.json", str(file))
-        text = text.replace(f"{split}2017/", f"{images}/")
-    return text
+        own_names |= {f"annotations/instances_{split}2017.json": str(file), f"{split}2017/": f"{images}/"}
+    made_here = "|".join(map(re.escape, own_names))  # each is at the beginning of a word
+    return re.sub(rf"(?<!\S)(?:{made_here})", lambda found: own_names[found[0]], text)

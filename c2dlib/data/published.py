@@ -17,7 +17,8 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder, load_folder
-from c2dlib.data.validation import COCO_2017, DataError
+from c2dlib.data.images import ImageSizeError, check_header
+from c2dlib.data.validation import COCO_2017, LAYOUT, DataError
 from c2dlib.files import sha256, whole_folder
 
 # Of the published files: sha256 of each annotation file, number of images, number of annotations (crowds
@@ -148,7 +149,7 @@ def convert_voc(devkit: Path, target: Path) -> Path:
     would be written, and never changed.
 
     Raises:
-        DataError: for a list, image or XML file that is missing or cannot be read, or a target that holds
+        DataError: for a list, image or XML file that is missing or cannot be used, or a target that holds
             anything but this conversion.
         OSError: if the folder cannot be written.
     """
@@ -170,6 +171,14 @@ def convert_voc(devkit: Path, target: Path) -> Path:
             for name, source in tqdm(images.items(), desc=f"VOC {split}", unit="image"):
                 _link(source, made / f"{split}2017" / name)
             (made / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
+        try:
+            load_folder(made)
+        except DataError as error:
+            text = str(error).replace(f"{LAYOUT}\n", "").replace(str(made), str(devkit))
+            raise DataError(
+                f"{text}\nNothing is written. An image NAME.jpg of train2017/ or val2017/ is "
+                "VOC*/JPEGImages/NAME.jpg, its boxes are those of VOC*/Annotations/NAME.xml."
+            ) from error
     return target
 
 
@@ -195,6 +204,13 @@ def _read_voc(devkit: Path, split: str, sources: list[tuple[str, str]]) -> tuple
         path = devkit / f"VOC{year}" / "JPEGImages" / image["file_name"]
         if not path.is_file():
             raise DataError(f"{path}: the image is missing; restore the file")
+        try:
+            check_header(path, image["width"], image["height"])
+        except ImageSizeError as error:
+            xml = _xml_file(devkit / f"VOC{year}", name)
+            raise DataError(f"{xml}: size: of {path} {error}; restore the file") from error
+        except Exception as error:  # Pillow's decoders raise many types
+            raise DataError(f"{path}: cannot be read as an image ({error}); restore the file") from error
         if image["file_name"] in files:
             lists = ", ".join(str(_list_file(devkit, *source)) for source in sources)
             raise DataError(f"{lists}: the image {name} is listed twice; restore the file")
@@ -256,6 +272,10 @@ def _names(devkit: Path, year: str, part: str) -> list[str]:
     return names
 
 
+def _xml_file(year: Path, name: str) -> Path:
+    return year / "Annotations" / f"{name}.xml"
+
+
 def _number(node: Element, tag: str) -> float:
     """The number in a tag. Raises ValueError if it is missing, no number, or not finite."""
     text = node.findtext(tag)
@@ -277,7 +297,7 @@ def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
         DataError: if the file cannot be read, has a document type (which could define entities without end),
             or lacks a field.
     """
-    path = year / "Annotations" / f"{name}.xml"
+    path = _xml_file(year, name)
     try:
         tree = fromstring(path.read_bytes(), forbid_dtd=True)
         image = {

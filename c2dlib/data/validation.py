@@ -74,14 +74,15 @@ class Problems:
     def add(self, kind: str, text: str) -> None:
         self.by_kind.setdefault(kind, []).append(text)
 
-    def error(self, root: Path) -> DataError:
+    def error(self, root: Path, of_coco: bool = True) -> DataError:
+        """All of them as one error; ``of_coco``: the data are in COCO's layout, which it then describes."""
         lines = [f"{root}: cannot be used, {sum(map(len, self.by_kind.values()))} problem(s) found."]
         for kind, texts in self.by_kind.items():
             lines += [f"{kind} ({len(texts)}):", *(f"  {text}" for text in texts[:SHOWN_PER_KIND])]
             if len(texts) > SHOWN_PER_KIND:
                 lines.append(f"  ... and {len(texts) - SHOWN_PER_KIND} more")
         fix = "What to do: restore the files and correct or remove the entries named above, then load again."
-        return DataError("\n".join([*lines, LAYOUT, fix]))
+        return DataError("\n".join([*lines, *([LAYOUT] if of_coco else []), fix]))
 
 
 def validate(root: Path, check_images: bool) -> Validated:
@@ -116,6 +117,21 @@ def validate(root: Path, check_images: bool) -> Validated:
     if problems.by_kind:
         raise problems.error(root)
     return Validated(annotations, area_cuts, digest.hexdigest(), report)
+
+
+def read_annotations(file: Path) -> dict:
+    """The content of one annotation file whose entries are valid; its images are not looked at.
+
+    Raises:
+        DataError: with all problems of the file.
+    """
+    problems = Problems()
+    _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
+    if data is not None:
+        _validate_split("train", str(file), data, Report(), problems)
+    if data is None or problems.by_kind:
+        raise problems.error(file, of_coco=False)
+    return data
 
 
 def _check_unused_test(root: Path, file: str, is_coco: bool, report: Report, problems: Problems) -> None:
@@ -393,9 +409,11 @@ def _check_overlaps(
 ) -> None:
     """Image files with the same content in two splits: the second would be tested on what was trained on.
 
-    Only files whose size occurs in two splits are read. In COCO 2017 as published they would be warnings: its
-    numbers elsewhere are computed with them.
+    In COCO 2017 as published they would be warnings: its numbers elsewhere are computed with them. Files with
+    the same content in one split are a warning. Only files whose size occurs twice are read; above
+    FULL_DECODE_LIMIT images, only those whose size occurs in two splits.
     """
+    few = sum(len(content["images"]) for content in annotations.values()) <= FULL_DECODE_LIMIT
     by_size: dict[int, list[tuple[str, str]]] = {}  # bytes -> split and path in the folder
     for split, content in annotations.items():
         for entry in content["images"]:
@@ -404,13 +422,26 @@ def _check_overlaps(
                 by_size.setdefault((root / path).stat().st_size, []).append((split, path))
             except (OSError, ValueError):  # named by ``_check_images``
                 continue
-    alike = [file for files in by_size.values() if len({split for split, _ in files}) > 1 for file in files]
+    alike = [
+        file
+        for files in by_size.values()
+        if len(files if few else {split for split, _ in files}) > 1
+        for file in files
+    ]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         hashes = list(pool.map(_content_hash, [root / path for _, path in alike]))
     by_content: dict[str, list[tuple[str, str]]] = {}
     for file, hashed in zip(alike, hashes, strict=True):
         if hashed:
             by_content.setdefault(hashed, []).append(file)
+    for split in annotations:
+        same = [[path for s, path in files if s == split] for files in by_content.values()]
+        if few and (twice := [" and ".join(paths[:2]) for paths in same if len(paths) > 1]):
+            report.warnings.append(
+                f"{len(twice)} image(s) of {split} are there twice, with the same content: "
+                + "; ".join(twice[:SHOWN_PER_KIND])
+                + (f" ... and {len(twice) - SHOWN_PER_KIND} more" if len(twice) > SHOWN_PER_KIND else "")
+            )
     texts = []
     for files in by_content.values():
         first = dict(reversed(files))  # the first of each split

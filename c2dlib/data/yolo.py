@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from c2dlib.data.images import ORIENTATION, SIDES_SWAPPED
-from c2dlib.data.validation import LAYOUT, DataError, Problems
+from c2dlib.data.validation import DataError, Problems
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROUNDING = 1e-4  # by which the side of a box may lie outside 0..1 for want of digits
@@ -32,16 +32,32 @@ class YoloSplit:
     notes: list[str] = field(default_factory=list)  # what does not prevent training
 
 
+class _Loader(yaml.SafeLoader):
+    """yaml.safe_load's loader, which also refuses a key that an object holds twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                value = self.construct_object(key)
+                if value in keys:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
+                keys.add(value)
+        return super().construct_mapping(node, deep)
+
+
 def read_description(path: Path) -> dict:
     """The object in a YAML file.
 
     Raises:
-        DataError: if it cannot be read, or holds no object.
+        DataError: if it cannot be read, holds a key twice, or holds no object.
     """
     try:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read as YAML: {error}") from error
+        text = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except RecursionError as error:
+        raise DataError(f"{path}: cannot be read as YAML: nested too deeply") from error
+    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
+        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(text, dict):
         raise DataError(f"{path}: must hold `train:`, `val:` and so on, holds {text!r:.60}")
     return text
@@ -67,7 +83,7 @@ def read_yolo(path: Path) -> dict[str, YoloSplit]:
             if images:
                 splits[split] = _read_split(images, path, categories, problems)
     if problems.by_kind:
-        raise DataError(str(problems.error(path)).replace(f"{LAYOUT}\n", ""))  # COCO's layout is not meant
+        raise problems.error(path, of_coco=False)
     return splits
 
 
@@ -75,11 +91,16 @@ def _names(path: Path, description: dict) -> list[str]:
     """The class names, in the order of their numbers."""
     names = description.get("names")
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        if {*map(repr, names)} != {*map(repr, range(len(names)))}:  # repr: True is not the number 1
             raise DataError(f"{path}: names: the numbers must be 0 to {len(names) - 1}, are {list(names)}")
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names is {names!r:.60}, must be a list of the class names")
+    if wrong := [name for name in names if isinstance(name, bool) or not isinstance(name, (str, int))]:
+        raise DataError(
+            f"{path}: names: YAML reads a name as {wrong[0]!r:.60}, which is no text; "
+            "put the names in quotes, such as ['yes', 'no']"
+        )
     names = [str(name) for name in names]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}: names: {', '.join(doubled)} occurs more than once")
@@ -100,7 +121,7 @@ def _image_files(path: Path, key: str, description: dict, problems: Problems) ->
     files: list[Path] = []
     for entry in map(str, entries):
         candidates = [base / entry, own / entry, own / entry.removeprefix("../")]
-        place = next((candidate for candidate in candidates if candidate.exists()), None)
+        place = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
         if place is None:
             tried = " or ".join(dict.fromkeys(os.path.normpath(candidate) for candidate in candidates))
             problems.add("missing image folder", f"{path.name}: {key}: {entry}: there is no {tried}")
@@ -110,13 +131,27 @@ def _image_files(path: Path, key: str, description: dict, problems: Problems) ->
             if not found:
                 problems.add("empty split", f"{path.name}: {key}: no image in {os.path.normpath(place)}")
         else:
-            for number, line in enumerate(place.read_text().splitlines(), start=1):
-                if line.strip():
-                    file = place.parent / line.strip()
-                    files.append(file)
-                    if not file.is_file():
-                        problems.add("missing image file", f"{place}: line {number}: no file {file}")
+            files += _listed(place, f"{path.name}: {key}: {entry}", problems)
     return list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
+
+
+def _listed(place: Path, where: str, problems: Problems) -> list[Path]:
+    """The image files that a txt file lists, one a line."""
+    try:
+        if place.suffix.lower() in IMAGE_SUFFIXES:
+            raise ValueError("is an image")
+        lines = place.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        text = f"{where}: must be a folder, or a text file in UTF-8 that lists images: {error}"
+        problems.add("unreadable list of images", text)
+        return []
+    files = {
+        number: place.parent / line.strip() for number, line in enumerate(lines, start=1) if line.strip()
+    }
+    for number, file in files.items():
+        if not os.path.isfile(file):
+            problems.add("missing image file", f"{place}: line {number}: no file {file}")
+    return list(files.values())
 
 
 def _read_split(files: list[Path], path: Path, categories: list[dict], problems: Problems) -> YoloSplit:
@@ -132,7 +167,7 @@ def _read_split(files: list[Path], path: Path, categories: list[dict], problems:
         image = {"id": len(images) + 1, "file_name": file.relative_to(root).as_posix()}
         images.append(image | {"width": size[0], "height": size[1]})
         label = label_file(file)
-        if not label.is_file():
+        if not (label.exists() or label.is_symlink()):
             without.append(image["file_name"])
             continue
         boxes = _read_labels(label, path, len(categories), problems)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from c2dlib.config.experiment import Experiment, experiment, known, scale_tables
+from c2dlib.config.experiment import Experiment, check_overrides, experiment, known, scale_tables
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.files import read_csv
@@ -391,10 +391,7 @@ def plan_rows(
             )
     if seeds < 1:
         raise ValueError(f"SEEDS={seeds} must be at least 1")
-    if fixed := {"student", "method", "seed", "data", "data_hash", "eval_split"} & set(overrides or {}):
-        raise ValueError(
-            f"SET cannot change {', '.join(sorted(fixed))}: use STUDENTS, METHODS, SEEDS and DATA"
-        )
+    check_overrides(overrides or {}, "eval_split")
     if varied := {key for plan in plans for key in plan.changes} & set(overrides or {}):
         raise ValueError(f"SET cannot change {', '.join(sorted(varied))}: {table} varies it from row to row")
     experiment(scale, plans[0].student, **(overrides or {}))  # raises for an unknown setting

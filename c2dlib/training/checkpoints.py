@@ -14,7 +14,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from c2dlib.files import sha256, write_whole
+from c2dlib.files import parse_json, sha256, write_whole
+
+NAME = r"step-(\d+)\.([0-9a-f]{16})\.pt"  # of a checkpoint: its step and the hash of its content
 
 
 def save_checkpoint(folder: Path, step: int, state: dict) -> Path:
@@ -30,10 +32,16 @@ def save_checkpoint(folder: Path, step: int, state: dict) -> Path:
     return path
 
 
+def last_step(folder: Path) -> int:
+    """The step of the newest checkpoint in a folder, by its name; 0 without one."""
+    names = (re.fullmatch(NAME, path.name) for path in folder.glob("step-*.pt"))
+    return max((int(name[1]) for name in names if name), default=0)
+
+
 def load_checkpoint(folder: Path) -> dict | None:
     """The newest checkpoint whose content matches its hash; damaged ones are named on stderr and skipped."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
-        name = re.fullmatch(r"step-(\d+)\.([0-9a-f]{16})\.pt", path.name)
+        name = re.fullmatch(NAME, path.name)
         content = path.read_bytes()
         if name and sha256(content)[:16] == name[2]:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -59,8 +67,8 @@ def student_hash(content: bytes) -> str:
     """
     try:
         length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        about = json.loads(header["__metadata__"]["c2dlib"])
+        header = parse_json(content[8 : 8 + length])
+        about = parse_json(header["__metadata__"]["c2dlib"])
         if "sha256" not in about:
             return sha256(content)
         state = load_safetensors(content)

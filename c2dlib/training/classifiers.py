@@ -25,7 +25,7 @@ from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoSplit
 from c2dlib.detectors.backbones import build_body
 from c2dlib.detectors.build import parameter_count
-from c2dlib.files import json_with_hash, read_json_with_hash, sha256, write_whole
+from c2dlib.files import json_with_hash, read_json_with_hash, remove_hidden_files, sha256, write_whole
 from c2dlib.teacher.classifier import Teacher, build_classifier, classifier_loss, expected_calibration_error
 from c2dlib.teacher.crops import crop_batch
 from c2dlib.training.loop import OptimizerSettings, fit
@@ -87,8 +87,7 @@ def trained_classifier(
     with waiting_lock(folder, training.title):
         if report := _load(training, folder, classifier):
             return classifier, report
-        for path in folder.glob(".*"):  # left by a killed process; only the holder of the lock writes there
-            path.unlink(missing_ok=True)
+        remove_hidden_files(folder)
         if (folder / "report.json").exists():
             print(f"{folder}: damaged, not used; training it again", file=sys.stderr)
             shutil.rmtree(folder)

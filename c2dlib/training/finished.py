@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import sys
 import zlib
@@ -15,7 +14,7 @@ from torch import nn
 from c2dlib.config.experiment import Experiment
 from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import coco_metrics
-from c2dlib.files import sha256, sweep
+from c2dlib.files import parse_json, sha256, sweep
 from c2dlib.records import RecordError, RunRecord, read_record
 from c2dlib.training.checkpoints import student_hash, weights_hash
 from c2dlib.training.validator import HISTORY
@@ -92,7 +91,7 @@ def _read_detections(path: Path, record: RunRecord, workspace: Workspace) -> lis
     content, problem = path.read_bytes(), "does not match the hash in its record"
     try:
         if record.detections_sha256 in ("", sha256(content)):
-            detections = json.loads(gzip.decompress(content))
+            detections = parse_json(gzip.decompress(content))
             if record.detections_sha256 or _metrics_match(detections, record, workspace):
                 return detections
             problem = "its metrics are not those of its record"

@@ -31,7 +31,7 @@ from c2dlib.distillation.build import build_distillers, build_imitation
 from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.evaluation.scores import Threshold, best_threshold
-from c2dlib.files import json_with_hash, sha256, sweep, write_whole
+from c2dlib.files import json_with_hash, remove_hidden_files, sha256, sweep, write_whole
 from c2dlib.records import RunRecord, circumstances, command, write_record
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.training.checkpoints import student_file, student_hash
@@ -47,7 +47,7 @@ from c2dlib.training.finished import (
 from c2dlib.training.loop import NonFiniteLoss, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
-from c2dlib.training.validator import Validator, read_working_file
+from c2dlib.training.validator import Validator, history_problem, read_working_file
 from c2dlib.workspace import Progress, Workspace, lock_if_free, notebook_progress, opened, waiting_lock
 
 
@@ -59,8 +59,12 @@ def experiment_for(
     seed: int = 0,
     **overrides,
 ) -> Experiment:
-    """The Experiment of one cell of a table on a workspace's data."""
-    return experiment(
+    """The Experiment of one cell of a table on a workspace's data.
+
+    Raises:
+        ValueError: as ``experiment``; for an ``eval_split`` that the data do not have.
+    """
+    e = experiment(
         workspace.scale,
         student,
         method,
@@ -72,6 +76,9 @@ def experiment_for(
             **overrides,
         },
     )
+    if e.eval_split == "test" and folder.eval_split != "test":
+        raise ValueError(f"eval_split=test: {folder.root} has no test split")
+    return e
 
 
 def detector_teacher(e: Experiment) -> Experiment:
@@ -112,6 +119,7 @@ def run(
     Raises:
         DataError, WeightsError, OSError: nothing is recorded.
     """
+    e = e.with_hashes()  # a file of weights may be replaced before the record is written
     if record := distributed.agreed(finished(e, workspace, with_weights)):
         return record
     folder = run_folder(e, workspace)
@@ -141,9 +149,13 @@ def run(
 def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) -> None:
     """Remove what killed processes left where this run writes, and say what is trained again, and why."""
     folder = run_folder(e, workspace)
-    for path in folder.glob(".*"):  # only the holder of the lock writes there
-        path.unlink(missing_ok=True)
+    remove_hidden_files(folder)
     sweep(workspace.results / "records")
+    if e.keep_best_every and (problem := history_problem(folder, e.keep_best_every)):
+        print(
+            f"{problem}\n{e.name} begins anew: its evaluations decide which weights are kept", file=sys.stderr
+        )
+        remove_working_files(folder)
     record = find_record(e, workspace) if with_weights else None
     if record and record.status == "done" and (what := damage(e, record, workspace)):
         print(f"{what}\n{e.name} is trained again", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from c2dlib.config.experiment import Experiment
 from c2dlib.config.weights import WeightsError
 from c2dlib.data.coco import CocoFolder
 from c2dlib.evaluation.metrics import coco_metrics, detect
-from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
-from c2dlib.training.checkpoints import student_file, student_hash
+from c2dlib.files import json_with_hash, parse_json, read_json_with_hash, write_whole
+from c2dlib.training.checkpoints import last_step, student_file, student_hash
 
 HISTORY = "validation.json"
 BEST = "best-{:08d}.safetensors"
@@ -75,11 +74,7 @@ class Validator:
 
     def best(self, steps: list[int] | None = None) -> int:
         """The step of highest mAP on val, the first of equal ones; of all evaluations or of some."""
-        return min(self.history if steps is None else steps, key=lambda step: (-self._map(step), step))
-
-    def _map(self, step: int) -> float:
-        """mAP; 0 where val has no object."""
-        return self.history[step]["mAP"] or 0.0
+        return best_step(self.history, steps)
 
     def best_weights(self) -> dict[str, Tensor]:
         """The weights of the best evaluation, on the CPU.
@@ -103,16 +98,45 @@ class Validator:
             return ""
         last, best = max(self.history), self.best()
         return (
-            f", val mAP {self._map(last):.1f} at step {last}"
-            f"{'' if last == best else f', best {self._map(best):.1f} at {best}'}"
+            f", val mAP {_map(self.history[last]):.1f} at step {last}"
+            f"{'' if last == best else f', best {_map(self.history[best]):.1f} at {best}'}"
         )
+
+
+def best_step(history: dict[int, dict], steps: list[int] | None = None) -> int:
+    """The step of highest mAP, the first of equal ones; of a whole history or of some of its steps."""
+    return min(history if steps is None else steps, key=lambda step: (-_map(history[step]), step))
+
+
+def _map(metrics: dict) -> float:
+    """mAP; 0 where val has no object."""
+    return metrics["mAP"] or 0.0
+
+
+def history_problem(folder: Path, keep_best_every: int) -> str:
+    """What is damaged of the evaluations that an unfinished run made before its checkpoint, and of the best
+    weights; empty: nothing."""
+    history = read_history(folder)
+    due = range(keep_best_every, last_step(folder) + 1, keep_best_every)
+    if missing := [step for step in due if step not in history]:
+        return f"{folder / HISTORY}: the evaluation at step {missing[0]} is missing"
+    if not history:
+        return ""
+    best = folder / BEST.format(best_step(history))
+    try:
+        student_hash(best.read_bytes())
+    except (OSError, ValueError) as error:
+        return f"{best}: the best weights are damaged ({error})"
+    return ""
 
 
 def read_history(folder: Path) -> dict[int, dict]:
     """Step -> metrics on val, of the evaluations of a run that is not recorded yet."""
     path = folder / HISTORY
     history = read_working_file(path) if path.exists() else None
-    if history is None or not all(step.isdigit() for step in history):
+    if history is None or not all(
+        k.isdigit() and isinstance(v, dict) and "mAP" in v for k, v in history.items()
+    ):
         return {}
     return {int(step): metrics for step, metrics in history.items()}
 
@@ -121,7 +145,7 @@ def read_working_file(path: Path) -> dict | None:
     """The JSON object in a working file of a run; a damaged one is named on stderr, not used."""
     try:
         text = path.read_bytes().decode()
-        body = json.loads(text)
+        body = parse_json(text)
         if isinstance(body, dict) and (set(body) == STARTED or all(key.isdigit() for key in body)):
             return body  # of an earlier version, without a hash
         return read_json_with_hash(text)

@@ -13,6 +13,7 @@ from c2dlib.config.experiment import (
     draw_of,
     experiment,
     parse_override,
+    parse_overrides,
     preset_names,
     preset_student,
     scale_data,
@@ -87,10 +88,37 @@ def test_wrong_types_are_refused(wrong):
         ("image_size", -64),
         ("steps", -1),
         ("epochs", -1.0),
+        ("milestones", [float("nan")]),
+        ("milestones", ["a"]),
+        ("milestones", [0.5, 2]),
+        ("milestones", [True]),
+        ("score_threshold", 2.0),
+        ("score_threshold", -1.0),
+        ("validate_every", -1),
+        ("max_positives", -1),
+        ("depth", -1.0),
+        ("zoom_out", -4.0),
+        ("zoom_out", 1e30),
+        ("lambda_kc", -5.0),
+        ("lambda_l", -0.1),
+        ("lambda_kl", -0.1),
+        ("lambda_fkd", -0.1),
+        ("teacher_jitter", -3.0),
+        ("teacher_jitter", 0.6),
+        ("frozen_stages", 6),
+        ("frozen_stages", -1),
+        ("detector_teacher_frozen", -2),
+        ("loc_min_iou", 1.5),
+        ("kd_loc_layers", 6),
+        ("image_size", 1),
+        ("temperature", 1e300),
+        ("temperature", 1e-300),
+        ("momentum", 2.0),
+        ("weight_decay", -1.0),
     ],
 )
 def test_values_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=rf"{name}=.* must (be|not)"):
         experiment("smoke", SSD, **{name: value})
 
 
@@ -259,12 +287,25 @@ def test_overrides_are_read_as_the_field_needs_them():
     assert experiment("smoke", SSD, **values).milestones == (0.5, 0.75)
 
 
+@pytest.mark.parametrize("name", ["student", "method", "seed", "scale", "data", "data_hash"])
+def test_what_has_an_option_of_its_own_is_no_override(name):
+    """Else data_hash=abc gives the record of other data, and seed=1 is not the seed of the run."""
+    with pytest.raises(ValueError, match=f"SET cannot change {name}: student, method, seed, scale and data"):
+        parse_overrides(["steps=3", f"{name}=1"])
+
+
+def test_a_setting_is_named_once():
+    assert parse_overrides(["lr=1e-3", "steps=3"]) == {"lr": 1e-3, "steps": 3}
+    with pytest.raises(ValueError, match="SET names lr twice"):
+        parse_overrides(["lr=1e-3", "steps=3", "lr=1e-4"])
+
+
 def test_no_is_a_precision():
     """YAML 1.1 reads it as False."""
     assert experiment("smoke", SSD, **dict([parse_override("precision=no")])).precision == "no"
 
 
-@pytest.mark.parametrize("wrong", ["steps", "steps 20", "", "lr=[1"])
+@pytest.mark.parametrize("wrong", ["steps", "steps 20", "", "lr=[1", "steps=" + "[" * 5000])
 def test_overrides_of_another_form(wrong):
     with pytest.raises(ValueError, match="setting=value"):
         parse_override(wrong)

@@ -103,9 +103,12 @@ def test_a_file_of_weights_is_identified_by_its_content(tmp_path):
     assert first.hash() == experiment("mini", SSD, backbone_weights=str(other)).hash()
     other.write_bytes(b"third")
     os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    named = first.with_hashes()
+    assert named.hash() == first.hash() and named.with_hashes() == named
+    assert named.backbone_weights == f"{path}@{first.identity()['backbone_weights'].partition('@')[2]}"
     before, written = first.hash(), first.identity()["backbone_weights"].partition("@")[2]
     os.replace(other, path)
-    assert first.hash() != before
+    assert first.hash() != before == named.hash()
     with pytest.raises(WeightsError, match="its content has the hash"):
         weights_path(f"{path}@{written}")
 

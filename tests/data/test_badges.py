@@ -199,6 +199,26 @@ def test_an_exception_midway_leaves_nothing(tmp_path, monkeypatch):
     assert len(calls) == 4 and not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    left = tmp_path / ".b-unfinished-abcdefgh/whole"
+    left.mkdir(parents=True)
+    (left / "half.png").write_text("x")
+    make_badges(tmp_path / "b", 2, 1, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("file", ["sha256.json", "annotations/instances_train2017.json"])
+def test_hashes_that_are_nested_too_deeply_are_damaged(file, tmp_path):
+    root = make_badges(tmp_path / "b", 2, 1, 0)
+    (root / file).write_text("[" * 99999)
+    with pytest.raises(FileExistsError, match=f"{file}: damaged.*delete {root}, and it is made again"):
+        make_badges(root, 2, 1, 0)
+    (root / "sha256.json").unlink()  # as in a folder of an earlier version
+    if file != "sha256.json":
+        with pytest.raises(FileExistsError, match="is not the whole of"):
+            make_badges(root, 2, 1, 0)
+
+
 def test_a_whole_folder_is_kept_and_any_other_refused(tmp_path, monkeypatch):
     root = make_badges(tmp_path / "b", 2, 1, 0)
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}

@@ -66,7 +66,10 @@ def test_a_good_folder(tmp_path):
     with pytest.raises(IndexError):
         train[3]
     assert "train: 3 images (1 without boxes), 2 boxes of 2 classes, 1 crowds" in folder.report.summary()
-    assert folder.report.warnings == []
+    assert [w.split(",")[0] for w in folder.report.warnings] == [
+        "1 image(s) of train are there twice",
+        "1 image(s) of val are there twice",
+    ]
 
 
 def test_evaluation_dict_keeps_the_crowd_and_fills_fields(tmp_path):

@@ -303,6 +303,107 @@ def test_problems_are_named_as_the_data_name_them(tmp_path, monkeypatch):
     assert "2017" not in text and "made" not in text
 
 
+def without_val(root: Path, text: str) -> Path:
+    """Roboflow's layout with train only, and this annotation file."""
+    made = content(root / "train", 6)
+    (root / "train/_annotations.coco.json").write_text(text or json.dumps(made))
+    return root
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_an_image_id_used_twice_is_refused_before_a_val_split_is_made(number, tmp_path):
+    """Otherwise each of the two images gets the boxes of both, where one is in train and one in val."""
+    made = content(tmp_path / "mine/train", 6)
+    made["images"][number]["id"] = 0
+    made["annotations"] = [row for row in made["annotations"] if row["image_id"] != number]
+    text = refused(without_val(tmp_path / "mine", json.dumps(made)), tmp_path)
+    file = tmp_path / "mine/train/_annotations.coco.json"
+    assert f"{file}: images[{number}]: id 0 is used before" in text and "2017" not in text
+
+
+@pytest.mark.parametrize(
+    "before, after, words",
+    [
+        ('"category_id": 1', '"category_id": 2, "category_id": 1', "holds 'category_id' twice"),
+        ('"image_id": 1,', '"image_id": [1],', "annotation id 1: image_id is [1], must be a whole number"),
+        ('{"id": 1,', '{"id": [1],', "images[1]: id is [1], must be a whole number"),
+        ('"file_name": "1.png"', '"file_name": 5', "image id 1: file_name is 5, must be a text"),
+        ('{"images"', '[' * 9999 + '{"images"', "_annotations.coco.json is not valid JSON: "),
+        ('"image_id": 1,', '"image_id": 77,', "annotation id 1: image_id 77 is not in the file's list"),
+    ],
+)  # fmt: skip
+def test_a_file_is_checked_before_a_val_split_is_made(before, after, words, tmp_path):
+    text = json.dumps(content(tmp_path / "mine/train", 6)).replace(before, after, 1)
+    assert words in refused(without_val(tmp_path / "mine", text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("names: {0: cat, 0: dog}\ntrain: images/train", "line 1: 0 is there twice"),
+        ("names: {0: cat, 1: dog, 0x1: cow}\ntrain: images/train", "line 1: 0x1 is there twice"),
+        ("names: [cat, dog]\ntrain: images/val\ntrain: images/train", "line 3: train is there twice"),
+        ("train: {annotations: a, images: b, images: c}", "line 1: images is there twice"),
+        ("names: [yes, no]\ntrain: images/train", "reads a name as True, which is no text; put"),
+        ("names: [cat, null]\ntrain: images/train", "reads a name as None"),
+        ("names: {0: cat, true: dog}\ntrain: images/train", "the numbers must be 0 to 1, are [0, True]"),
+        ("train: {annotations: a, images: b}\n1: x\nb: y", "unknown 1, b; valid: train, val, test"),
+        ("names: " + "[" * 5000, "nested too deeply"),
+        ("names: [cat\ntrain: x", "cannot be read as YAML: while parsing"),
+        ('names: !!int ""', "cannot be read as YAML: "),
+        ("names: [cat, dog]\ntrain: " + "x" * 5000, "train: xxx"),
+        ("train: {annotations: " + "x" * 5000 + ", images: images}", "train: there is no "),
+    ],
+)
+def test_yaml_that_cannot_be_used_is_named_in_a_line(text, words, tmp_path):
+    root = yolo(tmp_path / "mine")
+    (root / "data.yaml").write_text(text)
+    message = refused(root, tmp_path)
+    assert words in message and str(root / "data.yaml") in message
+    assert all("data.yaml" in line for line in message.splitlines()[:1]) and message.count("\n") <= 3
+
+
+def test_lists_that_are_no_lists_are_named(tmp_path):
+    root = yolo(tmp_path / "mine", train="images/train/0.png")
+    words = (
+        "data.yaml: train: images/train/0.png: must be a folder, or a text file in UTF-8 that lists images"
+    )
+    assert f"{words}: is an image" in refused(root, tmp_path)
+    (root / "list.txt").write_bytes("images/train/0.png\nimages/train/\xe9.png\n".encode("latin1"))
+    root = yolo(tmp_path / "mine", train="list.txt")
+    assert "train: list.txt: must be a folder, or a text file in UTF-8" in refused(root, tmp_path)
+    (root / "list.txt").write_text("x" * 5000)
+    assert "list.txt: line 1: no file " in refused(root, tmp_path)
+
+
+def test_a_folder_or_a_broken_link_is_no_label_file(tmp_path):
+    root = yolo(tmp_path / "mine")
+    for i in (0, 1):
+        (root / f"labels/train/{i}.txt").unlink()
+    (root / "labels/train/0.txt").mkdir()
+    (root / "labels/train/1.txt").symlink_to(tmp_path / "gone.txt")
+    text = refused(root, tmp_path)
+    assert "unreadable label file (2)" in text and str(root / "labels/train/0.txt") in text
+
+
+def test_own_names_are_given_to_what_was_made_here_only(tmp_path):
+    """Also where the data's own folders are called as those that are made here."""
+    description = pairs(tmp_path / "train2017/mine")
+    (tmp_path / "train2017/mine/photos/train/3.png").unlink()
+    text = refused(description, tmp_path)
+    assert f"  {tmp_path}/train2017/mine/photos/train/: image id 3: file_name '3.png'" in text
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"layout": "YO', b"\xff", b"[]", b"[" * 9999])
+def test_what_is_damaged_in_a_folder_made_here_is_written_anew(damaged, tmp_path):
+    root = yolo(tmp_path / "mine")
+    folder = load_data(root, tmp_path / "made")
+    for name in ("layout.json", "annotations/instances_train2017.json"):
+        (folder.root / name).write_bytes(damaged)
+    again = load_data(root, tmp_path / "made")
+    assert objects(again) == objects(folder) and origin(again.root) == {"layout": "YOLO"}
+
+
 def test_what_is_not_recognised_is_told_every_layout(tmp_path):
     (tmp_path / "mine/photos").mkdir(parents=True)
     text = refused(tmp_path / "mine", tmp_path)

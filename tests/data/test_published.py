@@ -93,6 +93,18 @@ def test_voc_without_the_test_set_uses_its_own_val(tmp_path):
         (lambda f: (f / "Annotations/000001.xml").write_text("<annotation>"), "000001.xml: cannot be read"),
         (lambda f: (f / "JPEGImages/000001.jpg").unlink(), "000001.jpg: the image is missing"),
         (
+            lambda f: (f / "Annotations/000001.xml").write_text(XML.format(w=41, h=30, objects="")),
+            r"Annotations/000001.xml: size: of .*000001.jpg the file is 40 x 30, .* 41 x 30; restore",
+        ),
+        (
+            lambda f: (f / "JPEGImages/000001.jpg").write_bytes(b"%!PS-Adobe-3.0"),
+            "JPEGImages/000001.jpg: cannot be read as an image",
+        ),
+        (
+            lambda f: (f / "ImageSets/Main/test.txt").write_text("000001"),
+            "VOCdevkit: cannot be used(.|\n)*train2017/000001.jpg and val2017/(.|\n)*Nothing is written",
+        ),
+        (
             lambda f: (f / "Annotations/000001.xml").write_text(
                 XML.format(w=40, h=30, objects=OBJECT.format(name="dragon", box=(1, 1, 2, 2), difficult=0))
             ),
@@ -108,7 +120,7 @@ def test_a_broken_voc_is_named_and_leaves_no_folder(both_years, harm, words):
         return
     with pytest.raises(DataError, match=words):
         check_data(both_years)
-    assert not (both_years.parent / f"{both_years.name}-coco/annotations").exists()
+    assert not (both_years.parent / f"{both_years.name}-coco").exists()
 
 
 @pytest.mark.parametrize("entry", ["../../../evil", "{root}/evil", "..", "sub/evil", "..\\\\evil"])

@@ -305,14 +305,21 @@ def test_the_same_image_in_two_splits_is_refused(tmp_path):
         "train2017/c.png",
         "train2017/b.png",
         "test2017/a.png",
-    ):  # twice in train: that alone is fine
+    ):  # twice in train: that alone is a warning
         Image.fromarray(noise).save(root / file)
     text = broken(root)
     assert "1 problem(s)" in text and "the same image in two splits (1):" in text
     assert "train2017/c.png and test2017/a.png have the same content: remove the image" in text
     assert load_folder(root, check_images=False).image_counts["test"] == 3  # not part of the fast path
     Image.fromarray(255 - noise).save(root / "test2017/a.png")
-    assert load_folder(root).report.warnings == []
+    twice = "1 image(s) of train are there twice, with the same content: train2017/c.png and train2017/b.png"
+    assert twice in load_folder(root).report.warnings
+    (root / "train2017/b.png").unlink()
+    (root / "train2017/b.png").symlink_to("c.png")
+    assert twice in load_folder(root).report.warnings
+    (root / "train2017/b.png").unlink()
+    Image.fromarray(noise // 2).save(root / "train2017/b.png")
+    assert not [w for w in load_folder(root).report.warnings if "of train" in w]
 
 
 def test_only_files_of_equal_size_are_compared(tmp_path, monkeypatch):

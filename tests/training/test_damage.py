@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from c2dlib.config.identity import digest, teacher_identity
 from c2dlib.config.weights import WeightsError
 from c2dlib.deployment.student import evaluate, load_student
+from c2dlib.detectors.backbones import build_body
 from c2dlib.files import json_with_hash, sha256, write_whole
 from c2dlib.records import RecordError, read_record, write_record
 from c2dlib.training import classifiers, loop
 from c2dlib.training import run as runs
-from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint, student_file
+from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint, student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher
 from c2dlib.training.finished import run_detections, run_folder, sweep_leftovers, trained_student
 from c2dlib.training.run import detector_teacher, experiment_for, run
@@ -214,6 +216,58 @@ def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
     assert run(e, workspace, lambda what, done, of: seen.append((what, done))).status == "done"
     assert (e.name, 1) not in seen and "validation.json: damaged" in capsys.readouterr().err
     shutil.rmtree(other)
+
+
+DEEP = "[" * 99999
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(trained, tmp_path, capsys):
+    path = write_record(trained[1], tmp_path)
+    path.write_text(DEEP)
+    with pytest.raises(RecordError, match=r"not a whole run record \(nested too deeply\)"):
+        read_record(path)
+    (tmp_path / "started.json").write_text(DEEP)
+    assert read_working_file(tmp_path / "started.json") is None
+    assert "started.json: damaged (nested too deeply), not used" in capsys.readouterr().err
+    header = DEEP.encode()
+    with pytest.raises(ValueError, match="not a whole safetensors file of a student"):
+        student_hash(len(header).to_bytes(8, "little") + header)
+
+
+def test_hidden_folders_in_a_runs_folder_stay(place):
+    """JupyterLab makes them where a person opens a file."""
+    workspace, data = place
+    e = experiment_for(workspace, data, STUDENT, "KDcls", **TINY | {"teacher_steps": 1, "teacher_images": 4})
+    teacher = workspace.runs / "cache" / f"teacher-{digest(teacher_identity(e, data.annotation_hash))}"
+    theirs = [folder / ".ipynb_checkpoints" / "a.json" for folder in (run_folder(e, workspace), teacher)]
+    for path in theirs:
+        write_whole(path, "{}")
+    assert run(e, workspace).status == "done" and all(path.exists() for path in theirs)
+
+
+def test_a_file_of_weights_that_is_replaced_while_a_run_trains_changes_nothing(place, tmp_path):
+    """The record names the weights that the run began with; with the new file it is another run."""
+    workspace, data = place
+    file = tmp_path / "backbone.safetensors"
+    e = experiment_for(workspace, data, STUDENT, **TINY | {"backbone_weights": str(file)})
+    one, other = (
+        save(build_body("vgg16", e.width, e.depth, e.norm).state_dict(), {"number": number})
+        for number in "12"
+    )
+    file.write_bytes(one)
+    before = e.hash()
+
+    def replace_file(what, done, of):
+        if what == e.name and done == 1:
+            write_whole(file, other)
+
+    record = run(e, workspace, replace_file)
+    assert (
+        record.hash == before != e.hash()
+        and read_record(workspace.results / "records" / f"{e.name}.{before}.json") == record
+    )
+    assert record.experiment["backbone_weights"] == f"backbone.safetensors@{sha256(one)[:12]}"
+    assert record.origin == sha256(one)[:12]
 
 
 def test_what_kills_left_is_removed_at_the_next_start(place, trained):

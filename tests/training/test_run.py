@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -356,6 +357,14 @@ def test_missing_data_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="unknown SCALE"):
         open_workspace("smoky", "", tmp_path / "results", tmp_path / "runs", "cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_split_that_the_data_do_not_have_is_refused(place):
+    workspace, data = place
+    assert experiment_for(workspace, data, STUDENT, eval_split="val").eval_split == "val"
+    two = replace(data, splits={name: data.splits[name] for name in ("train", "val")})
+    with pytest.raises(ValueError, match=f"eval_split=test: {data.root} has no test split"):
+        experiment_for(workspace, two, STUDENT, eval_split="test")
 
 
 def test_the_detector_teacher_may_learn_at_its_own_rate():

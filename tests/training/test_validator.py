@@ -1,6 +1,7 @@
 """The weights of the best evaluation on val are kept; training stops when none was better for long."""
 
 import json
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,8 @@ from torch import nn
 
 from c2dlib.config.experiment import experiment
 from c2dlib.config.weights import WeightsError
-from c2dlib.training import validator
+from c2dlib.deployment.student import load_student
+from c2dlib.training import loop, validator
 from c2dlib.training.finished import run_folder
 from c2dlib.training.run import experiment_for, run
 from c2dlib.training.validator import Validator, read_history
@@ -156,8 +158,45 @@ def test_a_run_keeps_its_best_weights_also_after_an_interruption(tmp_path, monke
     assert list(records[0].validation) == ["2", "4", "6", "8"]
     assert records[0].checkpoint_sha256 == records[1].checkpoint_sha256
     assert records[0].metrics == records[1].metrics
-    from c2dlib.deployment.student import load_student
-
     student = load_student(run_folder(e, workspace)).model.state_dict()
     assert all(torch.equal(student[k], seen[1][k]) for k in student)
     assert not all(torch.equal(student[k], seen[3][k]) for k in student)
+
+
+@pytest.mark.parametrize("file", ["validation.json", "best-00000004.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_run_whose_evaluations_are_damaged_begins_anew(file, damage, tmp_path, monkeypatch, capsys):
+    """Otherwise it would keep the best of the evaluations that follow, and none would see it."""
+    values, calls = {2: 1.0, 4: 8.0, 6: 2.0, 8: 1.0}, count()
+    clock = SimpleNamespace(
+        monotonic=lambda: 30.0 ** next(calls)
+    )  # each step takes longer than the last save
+    monkeypatch.setattr(loop, "time", clock)
+    workspace, data = open_workspace(
+        "smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu"
+    )
+    e = experiment_for(workspace, data, "SSD300-VGG16", **TINY)
+    evaluated = []
+
+    def metrics(*_):
+        evaluated.append(2 * (len(evaluated) % 4) + 2)
+        return {"mAP": values[evaluated[-1]], "AP50": 0.0}
+
+    def stop(what, done, of):
+        if what.startswith(e.name) and done == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(validator, "coco_metrics", metrics)
+    with pytest.raises(KeyboardInterrupt):
+        run(e, workspace, stop)
+    assert evaluated == [2, 4] and list(run_folder(e, workspace).glob("step-00000005.*.pt"))
+    path = run_folder(e, workspace) / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:-9])
+    evaluated.clear()
+    record = run(e, workspace)
+    assert evaluated == [2, 4, 6, 8] and list(record.validation) == ["2", "4", "6", "8"]
+    said = capsys.readouterr().err
+    assert str(path) in said and f"{e.name} begins anew" in said
