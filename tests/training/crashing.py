@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from c2dlib import files
+from c2dlib.reporting import notebooks
 from c2dlib.reporting.tables import write_table
 from c2dlib.reporting.work_list import Row
 from c2dlib.training import loop
@@ -37,7 +38,11 @@ SETTINGS = {
 
 
 def work(root: Path, data: str) -> dict:
-    """Train a backbone, a teacher and a student, write a table; return what must not depend on kills."""
+    """Train a backbone, a teacher and a student, write a table, keep two notebooks that name each other.
+
+    Returns:
+        What must not depend on kills.
+    """
     workspace, folder = open_workspace(
         "smoke", data, root / "results", root / "runs", "cpu", check_images=False
     )
@@ -45,7 +50,10 @@ def work(root: Path, data: str) -> dict:
     e = experiment_for(workspace, folder, STUDENT, "KDcls", **SETTINGS)
     record = run(e, workspace, with_weights=True)
     frame = write_table("table1", [Row(STUDENT, "KDcls", {"mAP": 1.0}, (e,))], workspace, folder)
+    for name in ("table1", "table2"):
+        notebooks._keep(str(notebooks.FOLDER / f"{name}.ipynb"), workspace.results / f"{name}.ipynb")
     return {
+        "notebooks": [files.sha256(path.read_bytes()) for path in sorted(workspace.results.glob("*.ipynb"))],
         "metrics": record.metrics,
         "checkpoint": record.checkpoint_sha256,
         "detections": files.sha256((run_folder(e, workspace) / "detections.json.gz").read_bytes()),

@@ -278,9 +278,11 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     assert record.parameters == sum(p.numel() for p in trained_student(e, workspace).parameters())
 
 
-def test_a_run_does_not_depend_on_who_trained_its_detector_teacher(place):
+@pytest.mark.parametrize("method", ["FKD", "CWD", "ours+FKD"])
+def test_a_run_does_not_depend_on_who_trained_its_detector_teacher(method, tmp_path):
     """In this process, or before in another one, as ``reproduce`` does."""
-    workspace, e = place[0], tiny(place, "FKD", steps=1, detector_teacher_steps=1, backbone_weights="none")
+    place = site_in(tmp_path)
+    workspace, e = place[0], tiny(place, method, steps=1, detector_teacher_steps=1, backbone_weights="none")
     in_one_go = run(e, workspace)
     (workspace.results / "records" / f"{in_one_go.name}.json").unlink()
     teacher_was_there = run(e, workspace)
