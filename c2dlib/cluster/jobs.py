@@ -198,7 +198,8 @@ def write_plan(
         ValueError: if the GPUs of a run do not fill whole nodes, or the folder's name has a line break.
         FileExistsError: if a file would be replaced that is of no plan; then nothing is written.
     """
-    files, lines = {}, []
+    files: dict[Path, str] = {}
+    lines: list[str] = []
     if slurm_folder:
         scripts = slurm_files(planned, Path(slurm_folder), gpus, gpus_per_node)
         lines += [*map(str, scripts), f"sh {shlex.quote(str([*scripts][-1]))}   queues {len(planned)} jobs"]
