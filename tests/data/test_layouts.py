@@ -391,6 +391,7 @@ def test_own_names_are_given_to_what_was_made_here_only(tmp_path):
     description = pairs(tmp_path / "train2017/mine")
     (tmp_path / "train2017/mine/photos/train/3.png").unlink()
     text = refused(description, tmp_path)
+    assert text.startswith(f"{description}: cannot be used")
     assert f"  {tmp_path}/train2017/mine/photos/train/: image id 3: file_name '3.png'" in text
 
 
