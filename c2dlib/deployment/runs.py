@@ -10,7 +10,7 @@ import pandas as pd
 
 from c2dlib.records import RecordError, RunRecord, interpreter, read_record
 from c2dlib.reporting.labels import method_label
-from c2dlib.training.validator import HISTORY, read_history
+from c2dlib.training.validator import read_history
 
 NAME = re.compile(r"(?P<student>[^.]+)\.(?P<method>.+)\.s(?P<seed>\d+)\.(?P<hash>[0-9a-f]{12})")
 CHECKPOINT = re.compile(r"step-(\d+)\.[0-9a-f]+\.pt")
@@ -84,13 +84,9 @@ def _last_step(folder: Path) -> int | None:
 
 def _last_evaluation(folder: Path) -> str:
     """The last mAP on val, in words; empty without one."""
-    try:
-        history = read_history(folder)
-        last = max(history, default=None)
-        return "" if last is None else f", val mAP {history[last]['mAP'] or 0.0:.1f} at {last}"
-    except (KeyError, TypeError, ValueError):
-        print(f"{folder / HISTORY}: not the evaluations of a run, left out", file=sys.stderr)
-        return ""
+    history = read_history(folder)
+    last = max(history, default=None)
+    return "" if last is None else f", val mAP {history[last]['mAP'] or 0.0:.1f} at {last}"
 
 
 def runs_text(frame: pd.DataFrame, results: Path, runs: Path) -> str:

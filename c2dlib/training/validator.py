@@ -131,12 +131,18 @@ def history_problem(folder: Path, keep_best_every: int) -> str:
 
 
 def read_history(folder: Path) -> dict[int, dict]:
-    """Step -> metrics on val, of the evaluations of a run that is not recorded yet."""
+    """Step -> metrics on val, of the evaluations of a run that is not recorded yet.
+
+    A damaged file is named on stderr, not used.
+    """
     path = folder / HISTORY
-    history = read_working_file(path) if path.exists() else None
-    if history is None or not all(
-        k.isdigit() and isinstance(v, dict) and "mAP" in v for k, v in history.items()
+    if (history := read_working_file(path) if path.exists() else None) is None:
+        return {}
+    if not all(
+        k.isdecimal() and isinstance(v, dict) and isinstance(v.get("mAP", ""), float | int | None)
+        for k, v in history.items()
     ):
+        print(f"{path}: not the evaluations of a run, not used", file=sys.stderr)
         return {}
     return {int(step): metrics for step, metrics in history.items()}
 
