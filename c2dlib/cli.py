@@ -17,6 +17,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from c2dlib.config.experiment import (
+    check_jobs,
     check_scale,
     known,
     parse_overrides,
@@ -113,15 +114,6 @@ def _loading(what: str) -> None:
     print(f"{what} (loading PyTorch)", flush=True)
 
 
-def _overrides(settings: tuple[str, ...]) -> dict:
-    return parse_overrides(settings)
-
-
-def _check_jobs(jobs: int) -> None:
-    if jobs < 0:
-        raise ValueError(f"JOBS={jobs} must be at least 1, or 0 for one per core or GPU")
-
-
 def reproduce(
     name: Annotated[Positional[str], arg(metavar="NAME")] = "table2",
     scale: Scale = "mini",
@@ -140,8 +132,8 @@ def reproduce(
         jobs: Runs at the same time; 0: one per core, or one per GPU.
     """
     check_scale(scale)
-    _check_jobs(jobs)
-    overrides = _overrides(settings)
+    check_jobs(jobs)
+    overrides = parse_overrides(settings)
     from c2dlib.reporting.preview import preview
     from c2dlib.reporting.request import Request
     from c2dlib.reporting.work_list import TABLES
@@ -173,7 +165,7 @@ def table(
         name: A table; `python -m c2dlib names` lists them.
     """
     check_scale(scale)
-    overrides = _overrides(settings)
+    overrides = parse_overrides(settings)
     _loading(f"{name}, scale {scale}")
     from c2dlib.reporting.reproduce import write_and_print_table
     from c2dlib.reporting.request import Request
@@ -241,7 +233,7 @@ def plan(
         make: Write a makefile there, for make -j.
     """
     check_scale(scale)
-    overrides = _overrides(settings)
+    overrides = parse_overrides(settings)
     _loading(f"plan of {name}, scale {scale}")
     from c2dlib.cluster import cost, jobs
     from c2dlib.reporting.reproduce import open_table
@@ -285,7 +277,7 @@ def run(
             pre-training of its backbone, or the detector it imitates.
     """
     check_scale(scale)
-    overrides = _overrides(settings)
+    overrides = parse_overrides(settings)
     if os.environ.get("RANK", "0") == "0":
         _loading(f"{student} {method}, seed {seed}, scale {scale}")
     from c2dlib.cluster.jobs import run_job
@@ -466,8 +458,8 @@ def train(
     """
     own = preset_student(preset)  # a misspelt preset is answered before torch is loaded
     student = student or own
-    _check_jobs(jobs)
-    overrides = _overrides(settings)
+    check_jobs(jobs)
+    overrides = parse_overrides(settings)
     _loading(f"{student} {method}, preset {preset}")
     from c2dlib.deployment.train import train as library
 

@@ -51,6 +51,12 @@ def known(value: str, valid, what: str) -> str:
     raise ValueError(f"unknown {what} {value!r}.{hint} Valid: {', '.join(valid)}")
 
 
+def check_jobs(jobs: int) -> None:
+    """Check how many runs are to go on at once; 0 is one per core or GPU."""
+    if jobs < 0:
+        raise ValueError(f"JOBS={jobs} must be at least 1, or 0 for one per core or GPU")
+
+
 NOT_NEGATIVE = (
     "steps",
     "epochs",

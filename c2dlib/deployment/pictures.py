@@ -87,8 +87,14 @@ def _pictures_below(place: Path, out: Path) -> list[Path]:
         for path in sorted(place.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not (inside and path.parent.resolve().is_relative_to(out))
-        and not (path.suffix.lower() == ".png" and path.is_file() and _is_drawn(path.read_bytes()))
+        and not (path.suffix.lower() == ".png" and path.is_file() and _is_drawn(_head(path)))
     ]
+
+
+def _head(path: Path) -> bytes:
+    """The first part of a file, which has the texts of a drawn copy."""
+    with path.open("rb") as file:
+        return file.read(1024)
 
 
 def _folded(name: Path) -> str:

@@ -10,10 +10,10 @@ import pandas as pd
 
 from c2dlib.records import RecordError, RunRecord, interpreter, read_record
 from c2dlib.reporting.labels import method_label
+from c2dlib.training import checkpoints
 from c2dlib.training.validator import read_history
 
 NAME = re.compile(r"(?P<student>[^.]+)\.(?P<method>.+)\.s(?P<seed>\d+)\.(?P<hash>[0-9a-f]{12})")
-CHECKPOINT = re.compile(r"step-(\d+)\.[0-9a-f]+\.pt")
 COLUMNS = ["data", "scale", "student", "method", "seed", "mAP", "on", "status", "place"]
 
 
@@ -75,7 +75,7 @@ def _last_step(folder: Path) -> int | None:
     """The step of the last checkpoint; None without one."""
     steps = []
     for path in sorted(folder.glob("step-*.pt")):
-        if match := CHECKPOINT.fullmatch(path.name):
+        if match := re.fullmatch(checkpoints.NAME, path.name):
             steps.append(int(match[1]))
         else:
             print(f"{path}: not the name of a run's checkpoint, left out", file=sys.stderr)

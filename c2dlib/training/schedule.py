@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from c2dlib.config.experiment import Experiment
+from c2dlib.config.experiment import Experiment, check_jobs
 from c2dlib.config.identity import PRETRAINING, job_key
 from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.distributed import claim_gpu
@@ -83,8 +83,7 @@ def run_all(
     Raises:
         ValueError: if ``jobs`` is negative.
     """
-    if jobs < 0:
-        raise ValueError(f"JOBS={jobs} must be at least 1, or 0 for one per core or GPU")
+    check_jobs(jobs)
     sweep_leftovers(workspace)
     planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}
