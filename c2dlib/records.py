@@ -52,7 +52,7 @@ class RunRecord:
     commit: str  # of this repository
     dirty: bool  # whether the code differed from that commit
     versions: dict  # of Python and PACKAGES
-    device: str
+    device: str  # several, each with its steps and most first, if the run went on elsewhere
     # time of a step's forward and backward over that of the same step without distillation; 0: not known
     relative_seconds: float = 0.0
     processes: int = 1  # that shared each batch

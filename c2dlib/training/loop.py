@@ -91,7 +91,8 @@ def fit(
             modules in training mode, and returns whether training ends here.
 
     Returns:
-        The log: a row per ``LOG_EVERY`` steps with step, seconds per step and every term.
+        The log: a row per ``LOG_EVERY`` steps with step, seconds per step, device and every term. Rows of
+        checkpoints of earlier versions have no device.
 
     Raises:
         NonFiniteLoss: naming step and term.
@@ -152,7 +153,8 @@ def fit(
         if (step + 1) % LOG_EVERY == 0 or last:
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
-            log.append({"step": step + 1, "seconds": seconds, **_mean(terms, several)})
+            row = {"step": step + 1, "seconds": seconds, "device": device_name(accelerator.device.type)}
+            log.append(row | _mean(terms, several))
         if last:  # the weights after the last update, and their loss on the last batch
             with accelerator.autocast(), _buffers_kept(trained):  # with gradients: some terms need them
                 final = losses(images, targets)
@@ -260,6 +262,11 @@ def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -
             f"step {step}: {name} is {number}; training stopped, the last good checkpoint is kept. A lower "
             "lr or a clip often helps."
         )
+
+
+def device_name(kind: str) -> str:
+    """The name of this process's device of a kind, cuda or another, as records have it."""
+    return torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} thread(s)"
 
 
 def accelerate(device: str, precision: str) -> Accelerator:

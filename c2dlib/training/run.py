@@ -9,7 +9,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ from c2dlib.training.finished import (
     run_folder,
     trained_student,
 )
-from c2dlib.training.loop import NonFiniteLoss, fit
+from c2dlib.training.loop import NonFiniteLoss, device_name, fit
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
 from c2dlib.training.validator import Validator, history_problem, read_working_file
@@ -371,8 +372,23 @@ def _evaluate(context: _Context, model: nn.Module) -> tuple[dict, str, str]:
 
 def _training_seconds(log: list[dict]) -> float:
     """Time of all steps of a log, also of those before an interruption."""
+    return sum(row["seconds"] * steps for row, steps in _steps_of_rows(log))
+
+
+def _devices(log: Sequence[dict], present: str) -> str:
+    """The device of a run; if it was interrupted and went on elsewhere, each with its steps, most first."""
+    steps = Counter()
+    for row, count in _steps_of_rows(log):
+        steps[row.get("device", present)] += count
+    if len(steps) < 2:
+        return next(iter(steps), present)
+    return " and ".join(f"{name} ({count} steps)" for name, count in steps.most_common())
+
+
+def _steps_of_rows(log: Sequence[dict]) -> Iterator[tuple[dict, int]]:
+    """The rows of a log, each with the number of steps since the row before."""
     starts = [0] + [row["step"] for row in log]
-    return sum(row["seconds"] * (row["step"] - start) for row, start in zip(log, starts, strict=False))
+    return ((row, row["step"] - start) for row, start in zip(log, starts, strict=False))
 
 
 def _relative_cost(context: _Context, prepared: _Prepared) -> float:
@@ -454,7 +470,7 @@ def _record(
     validation: dict | None = None,
 ) -> RunRecord:
     data = opened(workspace.data)
-    terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds")]
+    terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds", "device")]
     shown = log[:: max(1, len(log) // 20)]
     return RunRecord(
         hash=e.hash(),
@@ -484,9 +500,7 @@ def _record(
         checkpoint_sha256=checkpoint,
         detections_sha256=detections,
         command=command(),
-        device=torch.cuda.get_device_name()
-        if workspace.device == "cuda"
-        else f"{workspace.device}, {torch.get_num_threads()} thread(s)",
+        device=_devices(log, device_name(workspace.device)),
         processes=distributed.world(),
         relative_seconds=round(relative, 3),
         memory_mb=round(memory),

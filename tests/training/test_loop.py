@@ -121,7 +121,8 @@ def interrupted_at_13(step, terms):
 def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     whole = Toy(monkeypatch, tmp_path / "whole", optimizer=optimizer)
     log = whole.fit()
-    assert [row["step"] for row in log] == [10, 20, 25] and set(log[0]) == {"step", "seconds", "a", "b"}
+    assert [row["step"] for row in log] == [10, 20, 25]
+    assert set(log[0]) == {"step", "seconds", "device", "a", "b"}
     assert [row["seconds"] for row in log] == [1, 1, 1]
     first = Toy(monkeypatch, tmp_path / "parts", spoil=interrupted_at_13, optimizer=optimizer)
     with pytest.raises(RuntimeError, match="power"):

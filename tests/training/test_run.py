@@ -21,8 +21,9 @@ from c2dlib.data.validation import DataError
 from c2dlib.deployment.student import load_student
 from c2dlib.evaluation.metrics import coco_metrics
 from c2dlib.records import RecordError, read_record
+from c2dlib.reporting import evidence
 from c2dlib.reporting.notes import notes
-from c2dlib.training import classifiers
+from c2dlib.training import classifiers, loop
 from c2dlib.training import run as runs
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.finished import run_folder, trained_student
@@ -162,6 +163,31 @@ def test_a_run_that_was_ended_goes_on_as_if_it_was_not(place, uninterrupted, tmp
     assert not any("teacher" in what or "pre-training" in what for what, _ in seen)
     assert record.checkpoint_sha256 == uninterrupted.checkpoint_sha256
     assert record.metrics == uninterrupted.metrics and record.hash == uninterrupted.hash
+
+
+def test_a_record_names_every_device_that_a_run_was_trained_on(tmp_path, monkeypatch):
+    """Begun on a GPU (a name put in its place), ended on this CPU."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    workspace, data = open_workspace(
+        "smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu"
+    )
+    e = experiment_for(workspace, data, STUDENT, **TINY | {"steps": 6})
+
+    def stop(what, done, of):
+        if what.startswith(e.name) and done == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as gpu, pytest.raises(KeyboardInterrupt):
+        gpu.setattr(loop, "device_name", lambda kind: "NVIDIA H200")
+        run(e, workspace, stop)
+    (checkpoint,) = run_folder(e, workspace).glob("step-*.pt")
+    on_gpu = int(checkpoint.name[5:13])
+    record = run(e, workspace)
+    parts = {"NVIDIA H200": on_gpu, f"cpu, {torch.get_num_threads()} thread(s)": 6 - on_gpu}
+    most_first = sorted(parts, key=parts.get, reverse=True)
+    assert record.device == " and ".join(f"{name} ({parts[name]} steps)" for name in most_first)
+    assert evidence.run_line(record)["device"] == ("GPU" if on_gpu >= 3 else "CPU")
 
 
 def test_of_two_processes_one_trains(uninterrupted, tmp_path):
