@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from c2dlib.config.experiment import scale_tables
 from c2dlib.config.methods import IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
@@ -38,6 +39,7 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
     return [
         *_data(workspace, folder, every),
         *_scale(workspace, folder),
+        *_in_place_of(workspace, every),
         *_control(every),
         *_classifiers(every),
         *_detector_teachers(every),
@@ -79,6 +81,17 @@ def _scale(workspace: Workspace, folder: CocoFolder) -> list[str]:
             "these numbers mean nothing.**"
         )
     return sentences
+
+
+def _in_place_of(workspace: Workspace, records: list[RunRecord]) -> list[str]:
+    """A sentence per student that has the rows, and beside them the numbers, of another one in the paper."""
+    others = scale_tables(workspace.scale).get("in_place_of", {})
+    return [
+        f"The paper's numbers beside {student} are those of {others[student]}, in whose place it stands at "
+        "this scale: compare gains, not mAP."
+        for student in dict.fromkeys(record.student for record in records)
+        if student in others
+    ]
 
 
 def _control(records: list[RunRecord]) -> list[str]:

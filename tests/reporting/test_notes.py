@@ -76,3 +76,14 @@ def test_every_device_of_a_table_is_named(place):
     for count, words in ((1, "Device: cpu; commits: "), (2, "Devices: cpu; H200; commits: ")):
         text = notes(workspace, folder, {r.hash: r for r in runs[:count]})
         assert sum(words in note for note in text) == 1
+
+
+def test_whose_numbers_of_the_paper_stand_beside_a_student_in_place_of_another(place):
+    workspace, folder = place
+    e = work_list("table1", *place, students=[SSD], methods=["baseline"])[0].experiments[0]
+    runs = [record(e, student=name) for name in ("FasterRCNN-MV1x025", "SSD300-VGG16")]
+    runs = {name: run for name, run in zip("ab", runs, strict=True)}
+    photos = dataclasses.replace(workspace, scale="photos")
+    (note,) = (n for n in notes(photos, folder, runs) if "in whose place" in n)
+    assert "beside FasterRCNN-MV1x025 are those of FasterRCNN-QR50" in note
+    assert not any("in whose place" in n for n in notes(workspace, folder, runs))
