@@ -325,7 +325,7 @@ def bench(
         repeats: How often each time is measured.
         what: ratios: SSD300's step with and without the losses, against torchvision's; counts: arithmetic and
             memory of every student's step at the paper's scale; throughput: images per second there;
-            agreement: 20 steps on this device against the CPU's.
+            agreement: the first step on this device against the CPU's.
         students: Only these students (counts, throughput).
     """
     _loading(f"bench: {what}")

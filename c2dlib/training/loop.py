@@ -264,6 +264,11 @@ def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -
         )
 
 
+def terms_of(row: dict) -> dict[str, float]:
+    """The loss terms of a row of the log of ``fit``."""
+    return {name: value for name, value in row.items() if name not in ("step", "seconds", "device")}
+
+
 def device_name(kind: str) -> str:
     """The name of this process's device of a kind, cuda or another, as records have it."""
     return torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} thread(s)"

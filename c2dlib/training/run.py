@@ -45,7 +45,7 @@ from c2dlib.training.finished import (
     run_folder,
     trained_student,
 )
-from c2dlib.training.loop import NonFiniteLoss, device_name, fit
+from c2dlib.training.loop import NonFiniteLoss, device_name, fit, terms_of
 from c2dlib.training.step import TrainingStep
 from c2dlib.training.step_cost import PeakMemory, distillation_cost
 from c2dlib.training.validator import Validator, history_problem, read_working_file
@@ -470,7 +470,7 @@ def _record(
     validation: dict | None = None,
 ) -> RunRecord:
     data = opened(workspace.data)
-    terms = [name for name in (log[-1] if log else {}) if name not in ("step", "seconds", "device")]
+    terms = terms_of(log[-1]) if log else {}
     shown = log[:: max(1, len(log) // 20)]
     return RunRecord(
         hash=e.hash(),
