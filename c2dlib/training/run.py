@@ -60,10 +60,11 @@ def experiment_for(
     seed: int = 0,
     **overrides,
 ) -> Experiment:
-    """The Experiment of one cell of a table on a workspace's data.
+    """The Experiment of one cell of a table on a workspace's data, ``with_hashes`` of its files of weights.
 
     Raises:
         ValueError: as ``experiment``; for an ``eval_split`` that the data do not have.
+        WeightsError: for a file of weights that it reads and that does not exist.
     """
     e = experiment(
         workspace.scale,
@@ -79,7 +80,7 @@ def experiment_for(
     )
     if e.eval_split == "test" and folder.eval_split != "test":
         raise ValueError(f"eval_split=test: {folder.root} has no test split")
-    return e
+    return e.with_hashes()
 
 
 def detector_teacher(e: Experiment) -> Experiment:

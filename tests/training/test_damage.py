@@ -249,7 +249,7 @@ def test_a_file_of_weights_that_is_replaced_while_a_run_trains_changes_nothing(p
     """The record names the weights that the run began with; with the new file it is another run."""
     workspace, data = place
     file = tmp_path / "backbone.safetensors"
-    e = experiment_for(workspace, data, STUDENT, **TINY | {"backbone_weights": str(file)})
+    e = experiment_for(workspace, data, STUDENT, **TINY).replace(backbone_weights=str(file))
     one, other = (
         save(build_body("vgg16", e.width, e.depth, e.norm).state_dict(), {"number": number})
         for number in "12"

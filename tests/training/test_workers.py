@@ -58,6 +58,30 @@ def test_a_killed_worker_is_named_in_its_row_and_the_others_go_on(place, monkeyp
     assert find_record(experiments[1], workspace) == killed
 
 
+def do_and_replace_the_weights(job: schedule.Job, send, workspace):
+    """A run in which the file of initial weights becomes another one."""
+    e = job.e.with_hashes()
+    Path(e.backbone_weights.partition("@")[0]).write_bytes(b"other")
+    return record_killed(e, workspace, "written by the worker")
+
+
+@pytest.mark.parametrize("named", ["by the caller", "by the table"])
+def test_a_file_of_weights_may_be_replaced_while_a_table_is_trained(place, monkeypatch, tmp_path, named):
+    """The caller finds the records too: those of the weights that the runs began with."""
+    (workspace, folder), file = place, tmp_path / "body.safetensors"
+    file.write_bytes(b"first")
+    if named == "by the table":
+        e = experiment_for(workspace, folder, "SSD300-VGG16", backbone_weights=str(file))
+    else:
+        e = experiment_for(workspace, folder, "SSD300-VGG16").replace(backbone_weights=str(file))
+    before, seen = e.hash(), []
+    monkeypatch.setattr(schedule, "_do", do_and_replace_the_weights)
+    (record,) = run_all([e], workspace, 1, seen.append)
+    assert file.read_bytes() == b"other" and record in seen and record.hash == before
+    if named == "by the table":
+        assert e.hash() == before and find_record(e, workspace) == record
+
+
 class KilledAfterItsResult:
     """A worker whose result and end are read together."""
 
