@@ -19,7 +19,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from c2dlib import distributed
-from c2dlib.config.experiment import Experiment, experiment
+from c2dlib.config.experiment import Experiment, check_overrides, experiment
 from c2dlib.config.methods import CLASS_CONTROLS, READ_BY_TEACHER, imitation_in, needs_classifier, parts
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
@@ -58,14 +58,16 @@ def experiment_for(
     student: str,
     method: str = "baseline",
     seed: int = 0,
+    /,
     **overrides,
 ) -> Experiment:
     """The Experiment of one cell of a table on a workspace's data, ``with_hashes`` of its files of weights.
 
     Raises:
-        ValueError: as ``experiment``; for an ``eval_split`` that the data do not have.
+        ValueError: as ``experiment`` and ``check_overrides``; for an ``eval_split`` that the data lack.
         WeightsError: for a file of weights that it reads and that does not exist.
     """
+    check_overrides(overrides)
     e = experiment(
         workspace.scale,
         student,

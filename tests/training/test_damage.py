@@ -191,7 +191,7 @@ def test_a_damaged_detector_teacher_is_trained_again(place, capsys, file):
 
 def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
     workspace, data = place
-    e = experiment_for(workspace, data, STUDENT, seed=5, **TINY | {"steps": 2})
+    e = experiment_for(workspace, data, STUDENT, "baseline", 5, **TINY | {"steps": 2})
     other = run_folder(e, workspace).parent / f"{e.name}.000000000000"
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
 

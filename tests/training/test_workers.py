@@ -45,7 +45,7 @@ def place(tmp_path):
 def test_a_killed_worker_is_named_in_its_row_and_the_others_go_on(place, monkeypatch, capsys):
     workspace, folder = place
     experiments = [
-        experiment_for(workspace, folder, "SSD300-VGG16", seed=seed, backbone_weights="none")
+        experiment_for(workspace, folder, "SSD300-VGG16", "baseline", seed, backbone_weights="none")
         for seed in range(5)
     ]
     monkeypatch.setattr(schedule, "_do", do_or_die)
@@ -107,7 +107,7 @@ class KilledAfterItsResult:
 def test_a_worker_that_is_killed_after_its_result_ends_no_other_job(place, monkeypatch):
     workspace, folder = place
     experiments = [
-        experiment_for(workspace, folder, "SSD300-VGG16", seed=seed, backbone_weights="none")
+        experiment_for(workspace, folder, "SSD300-VGG16", "baseline", seed, backbone_weights="none")
         for seed in range(3)
     ]
     monkeypatch.setattr(schedule, "Worker", KilledAfterItsResult)
