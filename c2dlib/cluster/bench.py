@@ -365,7 +365,7 @@ def agreement(device: str, steps: int = 20) -> int:
     cpu_log, device_log = _trained_on("cpu", e), _trained_on(device, e)
     worst = 0.0
     for a, b in zip(cpu_log, device_log, strict=True):
-        terms = [name for name in a if name not in ("step", "seconds")]
+        terms = [name for name in a if name not in ("step", "seconds", "device")]
         for term in terms:
             worst = max(worst, abs(a[term] - b[term]) / max(abs(a[term]), 1e-6))
         print(f"step {a['step']:>3}: " + "  ".join(f"{term} {a[term]:.5f} / {b[term]:.5f}" for term in terms))
