@@ -380,7 +380,7 @@ def _training_seconds(log: list[dict]) -> float:
 
 def _devices(log: Sequence[dict], present: str) -> str:
     """The device of a run; if it was interrupted and went on elsewhere, each with its steps, most first."""
-    steps = Counter()
+    steps = Counter[str]()
     for row, count in _steps_of_rows(log):
         steps[row.get("device", present)] += count
     if len(steps) < 2:
