@@ -1,13 +1,18 @@
 """Several processes that share one run, as ``accelerate launch`` or ``torchrun`` start them.
 
-In a single process these functions do nothing.
+In a single process these functions do nothing; ``end_with_parent`` is for any process that another one
+starts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
+import signal
+import sys
+import threading
 import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -134,3 +139,16 @@ def as_one_batch(
         name: term * factor.to(term.dtype)
         for (name, term), factor in zip(terms.items(), factors, strict=True)
     }
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process as soon as the process ``parent``, which started it, has ended, by whatever signal."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -98,7 +98,7 @@ def open_workspace(
             scenes = {**scenes, "family": family}
         folder = opened(make_badges(runs / "data" / name / digest({**scenes, "version": VERSION}), **scenes))
     else:
-        folder = load_data(data, runs / "data", check_images)
+        folder = load_data(data, runs / "data", check_images, runs / "cache")
         if scale_tables(scale).get("split", folder.eval_split) != folder.eval_split:
             raise DataError(
                 f"{folder.root} has no test split. At scale {scale} settings are chosen on val and tables "

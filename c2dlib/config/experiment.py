@@ -15,7 +15,7 @@ import yaml
 from c2dlib.config.identity import USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES, Architecture
-from c2dlib.config.weights import SOURCES, check_reference, is_file
+from c2dlib.config.weights import SOURCES, check_reference, with_hash
 from c2dlib.records import EMBEDDED
 
 SCALES = Path(__file__).parent / "scales"
@@ -448,12 +448,8 @@ class Experiment:
 
         Its identity then stays, and none but these weights are loaded, if a file is replaced meanwhile.
         """
-        files = {
-            name: f"{getattr(self, name).partition('@')[0]}@{value.partition('@')[2]}"
-            for name, value in self.identity().items()
-            if name.endswith("_weights") and is_file(value)
-        }
-        return self.replace(**files)
+        files = [name for name in self.identity() if name.endswith("_weights")]
+        return self.replace(**{name: with_hash(getattr(self, name)) for name in files})
 
     def replace(self, **changes) -> Experiment:
         """A copy with some settings changed.
@@ -573,14 +569,17 @@ def experiment(scale: str, student: str, method: str = "baseline", seed: int = 0
 def parse_overrides(texts: Iterable[str]) -> dict[str, object]:
     """The settings of ``--set``: ``["steps=20", "lr=0.1"]`` -> ``{"steps": 20, "lr": 0.1}``.
 
+    A file of weights is named ``NAME@HASH``, so that all that one command does is of the same weights.
+
     Raises:
         ValueError: for one that is not of this form, is there twice, or is not to be changed this way.
+        WeightsError: for a file of weights that does not exist.
     """
     overrides: dict[str, object] = {}
     for key, value in map(parse_override, texts):
         if key in overrides:
             raise ValueError(f"SET names {key} twice; name it once")
-        overrides[key] = value
+        overrides[key] = with_hash(str(value)) if key.endswith("_weights") else value
     check_overrides(overrides)
     return overrides
 

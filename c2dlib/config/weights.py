@@ -77,12 +77,22 @@ def identity(reference: str) -> str:
     Raises:
         WeightsError: for a file that is named without a hash and does not exist.
     """
+    name, at, wanted = with_hash(reference).partition("@")
+    return f"{Path(name).name}@{wanted}" if at else reference
+
+
+def with_hash(reference: str) -> str:
+    """``NAME@HASH`` for a file, with its folder; another source as it is.
+
+    None but these weights are loaded by it, if the file is replaced later.
+
+    Raises:
+        WeightsError: for a file that is named without a hash and does not exist.
+    """
     if not is_file(reference):
         return reference
     name, _, wanted = reference.partition("@")
-    if not wanted:
-        wanted = _content_hash(weights_path(reference))
-    return f"{Path(name).name}@{wanted}"
+    return f"{name}@{wanted or _content_hash(weights_path(name))}"
 
 
 def _content_hash(path: Path) -> str:

@@ -5,10 +5,13 @@ A run therefore resumes at any step exactly, without saved random state.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from c2dlib.distributed import end_with_parent
 
 
 def combine_seeds(*numbers: int) -> int:
@@ -123,9 +126,15 @@ def training_batches(
         sampler=sampler,
         num_workers=workers,
         collate_fn=as_lists,
+        worker_init_fn=_begin_loader,
         persistent_workers=False,
         pin_memory=torch.cuda.is_available() and workers > 0,
     )
+
+
+def _begin_loader(number: int) -> None:
+    """Prepare a loader process. Else it goes on for up to 5 s after the training process was killed."""
+    end_with_parent(os.getppid())
 
 
 def as_lists(samples: list) -> tuple[list, list]:

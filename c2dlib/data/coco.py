@@ -192,8 +192,10 @@ class CocoFolder:
         return {name: len(split) for name, split in self.splits.items()}
 
 
-def load_folder(root: str | Path, cache_bytes: float = 1.5e9, check_images: bool = True) -> CocoFolder:
-    """Load and validate all splits of a COCO-format folder; writes nothing.
+def load_folder(
+    root: str | Path, cache_bytes: float = 1.5e9, check_images: bool = True, cache: Path | None = None
+) -> CocoFolder:
+    """Load and validate all splits of a COCO-format folder; writes nothing but into ``cache``.
 
     Boxes that are clipped to the image or dropped (not finite, no area, wholly outside) are no errors:
     ``report`` counts them.
@@ -203,12 +205,14 @@ def load_folder(root: str | Path, cache_bytes: float = 1.5e9, check_images: bool
         check_images: look at every image file. Above ``validation.FULL_DECODE_LIMIT`` images only headers are
             read, and a truncated file raises DataError when it is used. False where another process has just
             validated the folder.
+        cache: a folder that keeps which image files were without problems; they are looked at again only if a
+            file or an annotation file was changed, replaced, added or removed. None: they always are.
 
     Raises:
         DataError: with all problems of all splits at once.
     """
     root = Path(os.path.abspath(os.path.expanduser(root)))
-    content = validate(root, check_images)
+    content = validate(root, check_images, cache)
     splits = {
         name: CocoSplit(
             name, root, [Category(**c) for c in annotations["categories"]], annotations, cache_bytes

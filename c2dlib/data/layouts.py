@@ -46,7 +46,9 @@ class Source:
     split_rule: str = ""  # how a val split was made; empty: there was one
 
 
-def load_data(data: str | Path, made: Path, check_images: bool = True) -> CocoFolder:
+def load_data(
+    data: str | Path, made: Path, check_images: bool = True, cache: Path | None = None
+) -> CocoFolder:
     """Load and validate data in any of the layouts that ``LAYOUT`` and ``OTHER_LAYOUTS`` name.
 
     Data in COCO's layout with a val split are read where they are. For others, and for data that have only a
@@ -56,7 +58,7 @@ def load_data(data: str | Path, made: Path, check_images: bool = True) -> CocoFo
     Args:
         data: a folder, or a YAML file that describes one.
         made: where folders are written.
-        check_images: see ``load_folder``.
+        check_images, cache: see ``load_folder``.
 
     Raises:
         DataError: with all problems, named as they are in the data.
@@ -65,7 +67,7 @@ def load_data(data: str | Path, made: Path, check_images: bool = True) -> CocoFo
     source = _recognise(place)
     if source is None:
         try:
-            return load_folder(place, check_images=check_images)
+            return load_folder(place, check_images=check_images, cache=cache)
         except DataError as error:
             known = (place / "annotations").is_dir()
             raise DataError(str(error) if known else f"{error}\n{OTHER_LAYOUTS}") from error
@@ -76,7 +78,7 @@ def load_data(data: str | Path, made: Path, check_images: bool = True) -> CocoFo
     made = Path(os.path.abspath(made))
     root = _write(source, made / "layouts" / sha256(str(place).encode())[:12] / source.name)
     try:
-        folder = load_folder(root, check_images=check_images)
+        folder = load_folder(root, check_images=check_images, cache=cache)
     except DataError as error:
         raise DataError(_in_its_own_names(str(error), root, place, source)) from error
     warnings = [_in_its_own_names(warning, root, place, source) for warning in folder.report.warnings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import PIL
+
 from c2dlib.data.images import ImageSizeError, check_header, read_image
-from c2dlib.files import sha256
+from c2dlib.files import json_with_hash, read_json_with_hash, sha256, sweep, write_whole
 
 SPLITS = ("train", "val", "test")
 FULL_DECODE_LIMIT = 5000  # images of a folder up to which each is decoded; above, only headers are read
@@ -85,8 +88,8 @@ class Problems:
         return DataError("\n".join([*lines, *([LAYOUT] if of_coco else []), fix]))
 
 
-def validate(root: Path, check_images: bool) -> Validated:
-    """Validate all splits of a folder; writes nothing. See ``coco.load_folder``.
+def validate(root: Path, check_images: bool, cache: Path | None = None) -> Validated:
+    """Validate all splits of a folder; writes nothing but into ``cache``. See ``coco.load_folder``.
 
     Raises:
         DataError: with all problems of all splits.
@@ -112,8 +115,7 @@ def validate(root: Path, check_images: bool) -> Validated:
                 area_cuts = _area_cuts(data, file, problems)
     _compare_categories(annotations, problems)
     if check_images:
-        _check_images(root, annotations, problems)
-        _check_overlaps(root, annotations, is_coco, report, problems)
+        _check_files(root, annotations, digest.hexdigest(), is_coco, cache, report, problems)
     if problems.by_kind:
         raise problems.error(root)
     return Validated(annotations, area_cuts, digest.hexdigest(), report)
@@ -369,6 +371,57 @@ def _compare_categories(annotations: dict[str, dict], problems: Problems) -> Non
                 problems.add(
                     "categories differ from train's", f"{where} is {here}, in train it is {in_train}"
                 )
+
+
+def _check_files(
+    root: Path,
+    annotations: dict[str, dict],
+    annotation_hash: str,
+    is_coco: bool,
+    cache: Path | None,
+    report: Report,
+    problems: Problems,
+) -> None:
+    """Look at every image file, unless ``cache`` says that these files were without problems before."""
+    place = cache and cache / f"images-{sha256(str(root).encode())[:12]}.json"
+    state = _files_state(root, annotations, annotation_hash) if place else ""
+    if place and (warnings := _earlier_warnings(place, state)) is not None:
+        report.warnings += warnings
+        return
+    before = len(report.warnings)
+    _check_images(root, annotations, problems)
+    _check_overlaps(root, annotations, is_coco, report, problems)
+    if place and state and not problems.by_kind:
+        with contextlib.suppress(OSError):  # a folder that cannot be written: the files are looked at again
+            sweep(place.parent)
+            write_whole(place, json_with_hash({"state": state, "warnings": report.warnings[before:]}))
+
+
+def _files_state(root: Path, annotations: dict[str, dict], annotation_hash: str) -> str:
+    """A hash of all that the checks of the image files depend on; empty if a file is not there.
+
+    A file that is changed, or replaced by one of equal size and time, has another inode or time of change.
+    """
+    code = [sha256(Path(__file__).with_name(name).read_bytes()) for name in ("validation.py", "images.py")]
+    digest = hashlib.sha256(f"{annotation_hash} {code} {PIL.__version__}".encode())
+    try:
+        for split, content in annotations.items():
+            for entry in content["images"]:
+                about = os.stat(f"{root}/{split}2017/{entry['file_name']}")
+                numbers = about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+                digest.update(f"{split} {entry['file_name']!r} {numbers}\n".encode())
+    except (OSError, ValueError):  # named by ``_check_images``
+        return ""
+    return digest.hexdigest()
+
+
+def _earlier_warnings(place: Path, state: str) -> list[str] | None:
+    """The warnings on files of this state; None if they were not looked at, or ``place`` is damaged."""
+    try:
+        written = read_json_with_hash(place.read_bytes().decode())
+    except (OSError, ValueError):
+        return None
+    return written["warnings"] if written.get("state") == state else None
 
 
 def _check_images(root: Path, annotations: dict[str, dict], problems: Problems) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from c2dlib import distributed
-from c2dlib.config.experiment import Experiment, experiment
+from c2dlib.config.experiment import Experiment, check_overrides, experiment
 from c2dlib.config.methods import CLASS_CONTROLS, READ_BY_TEACHER, imitation_in, needs_classifier, parts
 from c2dlib.config.weights import is_file, weights_path
 from c2dlib.data.augment import train_transform
@@ -58,13 +58,16 @@ def experiment_for(
     student: str,
     method: str = "baseline",
     seed: int = 0,
+    /,
     **overrides,
 ) -> Experiment:
-    """The Experiment of one cell of a table on a workspace's data.
+    """The Experiment of one cell of a table on a workspace's data, ``with_hashes`` of its files of weights.
 
     Raises:
-        ValueError: as ``experiment``; for an ``eval_split`` that the data do not have.
+        ValueError: as ``experiment`` and ``check_overrides``; for an ``eval_split`` that the data lack.
+        WeightsError: for a file of weights that it reads and that does not exist.
     """
+    check_overrides(overrides)
     e = experiment(
         workspace.scale,
         student,
@@ -79,7 +82,7 @@ def experiment_for(
     )
     if e.eval_split == "test" and folder.eval_split != "test":
         raise ValueError(f"eval_split=test: {folder.root} has no test split")
-    return e
+    return e.with_hashes()
 
 
 def detector_teacher(e: Experiment) -> Experiment:
@@ -377,7 +380,7 @@ def _training_seconds(log: list[dict]) -> float:
 
 def _devices(log: Sequence[dict], present: str) -> str:
     """The device of a run; if it was interrupted and went on elsewhere, each with its steps, most first."""
-    steps = Counter()
+    steps = Counter[str]()
     for row, count in _steps_of_rows(log):
         steps[row.get("device", present)] += count
     if len(steps) < 2:

@@ -84,6 +84,7 @@ def run_all(
         ValueError: if ``jobs`` is negative.
     """
     check_jobs(jobs)
+    experiments = [e.with_hashes() for e in experiments]  # a file of weights may be replaced before the end
     sweep_leftovers(workspace)
     planned = plan(experiments, workspace, with_weights)
     waiting = {j.key for j in planned}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
+
+from c2dlib.distributed import end_with_parent
 
 Send = Callable[..., None]  # reports progress to the parent: what, steps done, steps in all
 
@@ -99,16 +97,3 @@ def _work(connection: Connection, parent: int, do: Callable, prepare: Callable[[
             connection.send(answer)
     except EOFError:
         pass
-
-
-def end_with_parent(parent: int) -> None:
-    """End this process as soon as the process ``parent``, which started it, has ended, by whatever signal."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

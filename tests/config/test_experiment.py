@@ -23,6 +23,8 @@ from c2dlib.config.experiment import (
 from c2dlib.config.identity import digest, pretraining_identity, teacher_identity
 from c2dlib.config.methods import METHODS, imitation_in
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
+from c2dlib.config.weights import WeightsError
+from c2dlib.files import sha256
 
 SSD = "SSD300-VGG16"
 
@@ -298,6 +300,18 @@ def test_a_setting_is_named_once():
     assert parse_overrides(["lr=1e-3", "steps=3"]) == {"lr": 1e-3, "steps": 3}
     with pytest.raises(ValueError, match="SET names lr twice"):
         parse_overrides(["lr=1e-3", "steps=3", "lr=1e-4"])
+
+
+def test_a_file_of_weights_is_named_by_its_content(tmp_path):
+    """Else the rows of a table and its notebook are of other weights, once the file is replaced."""
+    path = tmp_path / "body.safetensors"
+    with pytest.raises(WeightsError, match="body.safetensors: no such file"):
+        parse_overrides([f"backbone_weights={path}"])
+    path.write_bytes(b"first")
+    named = {name: f"{path}@{sha256(b'first')[:12]}" for name in ("backbone_weights", "teacher_weights")}
+    assert parse_overrides([f"{name}={path}" for name in named]) == named
+    assert parse_overrides([f"{name}={value}" for name, value in named.items()]) == named
+    assert parse_overrides(["backbone_weights=none"]) == {"backbone_weights": "none"}
 
 
 def test_no_is_a_precision():

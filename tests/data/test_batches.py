@@ -1,6 +1,11 @@
 """Training batches as a function of (seed, step)."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +15,9 @@ from c2dlib.data.augment import plain_transform, train_transform
 from c2dlib.data.badges import make_badges
 from c2dlib.data.batches import EndlessSamples, combine_seeds, training_batches
 from c2dlib.data.coco import load_folder
+from tests.training.test_workers import alive
 
+ROOT = Path(__file__).resolve().parents[2]
 SSD = train_transform(experiment("smoke", "SSD300-VGG16", photometric=True, zoom_out=4.0, iou_crop=True))
 
 
@@ -58,6 +65,43 @@ def test_worker_processes_change_nothing(split):
     alone = list(training_batches(split, SSD, seed=3, batch_size=2, start=1, steps=3))
     helped = list(training_batches(split, SSD, seed=3, batch_size=2, start=1, steps=3, workers=2))
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+TRAINING = """
+import multiprocessing, time
+import torch
+from c2dlib.data.batches import training_batches
+class Split:
+    def with_boxes(self): return [0, 1]
+    def __getitem__(self, i): return torch.zeros(3, 8, 8), {}
+def as_it_is(image, target): return image, target
+if __name__ == "__main__":
+    batches = iter(training_batches(Split(), as_it_is, 0, 2, 0, 1000, workers=2))
+    next(batches)
+    time.sleep(0.5)  # until the loaders wait for their next batch
+    print([process.pid for process in multiprocessing.active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_loader_outlives_a_training_that_is_killed(tmp_path):
+    (tmp_path / "training.py").write_text(TRAINING)
+    training = subprocess.Popen(
+        [sys.executable, str(tmp_path / "training.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    loaders = json.loads(training.stdout.readline())
+    assert len(loaders) == 2 and all(map(alive, loaders))
+    training.kill()
+    training.wait()
+    deadline = time.monotonic() + 2
+    while any(map(alive, loaders)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, loaders))
 
 
 def test_seeds_and_epochs_differ(split):

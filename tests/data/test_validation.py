@@ -1,6 +1,7 @@
 """Validation of COCO-format folders: each test breaks one thing in a good folder."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from c2dlib.data import validation
 from c2dlib.data.coco import load_folder
 from c2dlib.data.validation import DataError
 from c2dlib.files import sha256
+from c2dlib.workspace import open_workspace
 from tests.data.test_coco import HEIGHT, WIDTH, good, write
 
 
@@ -364,3 +366,98 @@ def test_a_test_split_without_its_folder_or_its_annotations(tmp_path):
 def test_the_shared_data_sets_have_no_overlap(shared):
     for name in ("coco-tiny", "groceries"):
         assert not [w for w in load_folder(shared / "data" / name).report.warnings if "two splits" in w]
+
+
+def looked_at(root: Path, cache: Path, monkeypatch) -> int:
+    """How many image files are looked at as a folder is loaded."""
+    names = []
+
+    def counted(folder, resolved_folder, decode, entry):
+        names.append(entry["file_name"])
+        return problem(folder, resolved_folder, decode, entry)
+
+    problem = validation._image_problem
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_image_problem", counted)
+        load_folder(root, cache=cache)
+    return len(names)
+
+
+@pytest.fixture
+def known(tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """A folder without problems whose images were looked at, and where that is kept."""
+    root, cache = write(tmp_path / "shop"), tmp_path / "cache"
+    assert looked_at(root, cache, monkeypatch) == 6
+    return root, cache
+
+
+def test_images_that_did_not_change_are_looked_at_once(known, monkeypatch):
+    root, cache = known
+    warnings = load_folder(root).report.warnings
+    assert looked_at(root, cache, monkeypatch) == 0 and len(warnings) == 2
+    assert load_folder(root, cache=cache).report.warnings == warnings
+    assert looked_at(root, cache.with_name("other"), monkeypatch) == 6
+
+
+@pytest.mark.parametrize("change", ["changed", "replaced", "cut", "touched"])
+def test_a_file_that_changed_is_looked_at_again(known, monkeypatch, change):
+    root, cache = known
+    path = root / "val2017/b.png"
+    about, content = path.stat(), path.read_bytes()
+    if change == "changed":  # no image any more, and of the same size
+        path.write_bytes(bytes(len(content)))
+    elif change == "replaced":
+        other = root / "other"
+        other.write_bytes(bytes(len(content)))
+        os.replace(other, path)
+    elif change == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    if change != "touched":
+        for _ in range(2):  # what has a problem is not kept
+            with pytest.raises(DataError, match=r"val2017/: image id 20: file_name 'b.png'"):
+                load_folder(root, cache=cache)
+        path.write_bytes(content)
+    assert looked_at(root, cache, monkeypatch) == 6 and looked_at(root, cache, monkeypatch) == 0
+
+
+def test_a_file_that_is_removed_or_added_is_looked_for(known, monkeypatch):
+    root, cache = known
+    (root / "train2017/a.png").rename(root / "away")
+    with pytest.raises(DataError, match=r"missing image file \(1\):\n  train2017/: image id 30"):
+        load_folder(root, cache=cache)
+    (root / "away").rename(root / "train2017/a.png")
+    train = good()
+    train["images"].append({"id": 40, "file_name": "d.png", "width": WIDTH, "height": HEIGHT})
+    (root / "annotations/instances_train2017.json").write_text(json.dumps(train))
+    with pytest.raises(DataError, match="image id 40: file_name 'd.png': no such file"):
+        load_folder(root, cache=cache)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "train2017/d.png")
+    assert looked_at(root, cache, monkeypatch) == 7 and looked_at(root, cache, monkeypatch) == 0
+
+
+def test_an_image_that_becomes_one_of_another_split_is_found(known):
+    root, cache = known
+    (root / "val2017/a.png").write_bytes((root / "train2017/a.png").read_bytes())
+    with pytest.raises(DataError, match="the same image in two splits"):
+        load_folder(root, cache=cache)
+
+
+@pytest.mark.parametrize("damage", [lambda c: b"", lambda c: b"{}", lambda c: c[:-9], lambda c: b"\xff" + c])
+def test_what_was_kept_of_images_is_written_anew_if_it_is_damaged(known, monkeypatch, damage):
+    root, cache = known
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert looked_at(root, cache, monkeypatch) == 6 and path.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    assert looked_at(write(tmp_path / "shop"), tmp_path / "cache", monkeypatch) == 6
+
+
+def test_a_command_keeps_which_images_were_looked_at(tmp_path, monkeypatch):
+    root, runs = write(tmp_path / "shop"), tmp_path / "runs"
+    open_workspace("mini", root, tmp_path / "results", runs, "cpu")
+    assert looked_at(root, runs / "cache", monkeypatch) == 0

@@ -4,10 +4,14 @@ import shlex
 import sys
 
 import pytest
+from safetensors.torch import save
 
 from c2dlib.cli import main
+from c2dlib.config.experiment import experiment
+from c2dlib.deployment import train as deployment
 from c2dlib.deployment.runs import list_runs
 from c2dlib.deployment.student import load_student
+from c2dlib.detectors.backbones import build_body
 from c2dlib.records import interpreter
 from tests.data.test_layouts import yolo
 
@@ -30,8 +34,9 @@ def here(trained, monkeypatch):
     monkeypatch.chdir(trained)
 
 
-def train(*more) -> int:
-    return main(["train", "--data", "cats", "--device", "cpu", "--jobs", "1", *more, "--set", *SETTINGS])
+def train(*more, settings=()) -> int:
+    command = ["train", "--data", "cats", "--device", "cpu", "--jobs", "1", *more]
+    return main([*command, "--set", *SETTINGS, *settings])
 
 
 def test_from_a_folder_to_a_checkpoint_and_the_next_command(trained, capsys):
@@ -53,6 +58,34 @@ def test_from_a_folder_to_a_checkpoint_and_the_next_command(trained, capsys):
     assert main(shlex.split(evaluate)[3:]) == 0 and main(shlex.split(detect)[3:]) == 0
     said = capsys.readouterr().out
     assert "cats val, 1 images" in said and "detections.json" in said
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_weights_that_a_run_begins_with_may_be_replaced_meanwhile(tmp_path, monkeypatch, capsys, seeds):
+    """The result is that of the run which was made."""
+    monkeypatch.chdir(tmp_path)
+    yolo(tmp_path / "cats", val=False)
+    file, e = tmp_path / "body.safetensors", experiment("quick", "SSD300-VGG16", width=0.125)
+    one, other = (
+        save(build_body("vgg16", e.width, e.depth, e.norm).state_dict(), {"number": number})
+        for number in "12"
+    )
+    file.write_bytes(one)
+
+    def replaced(function):
+        def call(*arguments, **options):
+            result = function(*arguments, **options)
+            file.write_bytes(other)
+            return result
+
+        return call
+
+    for name in ("run", "run_all"):
+        monkeypatch.setattr(deployment, name, replaced(getattr(deployment, name)))
+    settings = [f"backbone_weights={file}"]
+    assert train("--method", "baseline", "--seeds", str(seeds), settings=settings) == 0
+    said = capsys.readouterr().out
+    assert file.read_bytes() == other and said.count("kept: step ") == seeds
 
 
 def test_a_preset_has_a_student_of_its_own(capsys, tmp_path, monkeypatch):

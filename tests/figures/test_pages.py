@@ -4,8 +4,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from c2dlib.config.experiment import FIXED
 from c2dlib.figures.pages import Page, PairPage, TablePage, session
 from c2dlib.reporting.labels import method_label
+from c2dlib.training.run import experiment_for
 from tests.reporting.helpers import record
 
 
@@ -75,6 +77,9 @@ def test_no_teacher_is_trained_for_the_picture_of_rows_that_need_none(table_para
         ("table1", {"methods": ["KDclass"]}, "KDclass"),
         ("table1", {"students": ["SSD300"]}, "SSD300"),
         ("table1", {"overrides": {"stepz": 2}}, "stepz"),
+        ("table1", {"overrides": {"data_hash": "a"}}, "SET cannot change data_hash: "),
+        ("table1", {"overrides": {"eval_split": "val"}}, "SET cannot change eval_split: "),
+        ("table3a", {"overrides": {"temperature": 1.0}}, "SET cannot change temperature: table3a varies it"),
     ],
 )
 def test_an_unknown_name_is_refused_before_anything_is_trained(table_parameters, table, changes, words):
@@ -91,6 +96,16 @@ def test_a_pair_differs_in_its_method_alone(places):
         ("C2D", 1),
     ]
     assert page.baseline == page.distilled.replace(method="baseline")
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_notebook_refuses_the_settings_that_a_command_refuses(places, name):
+    """Else data="x" is a record of other data, and seed=1 is not the seed of the parameters."""
+    page, message = Page(**places), f"SET cannot change {name}: student, method, seed, scale and data have"
+    with pytest.raises(ValueError, match=message):
+        PairPage("SSD300-VGG16", "ours", [0], {name: "1"}, 1, **places)
+    with pytest.raises(ValueError, match=message):
+        experiment_for(page.workspace, page.folder, "SSD300-VGG16", "KDcls", **{name: "1"})
 
 
 def test_the_metrics_of_a_pair_say_on_how_many_images(places, monkeypatch):

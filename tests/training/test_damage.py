@@ -191,7 +191,7 @@ def test_a_damaged_detector_teacher_is_trained_again(place, capsys, file):
 
 def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
     workspace, data = place
-    e = experiment_for(workspace, data, STUDENT, seed=5, **TINY | {"steps": 2})
+    e = experiment_for(workspace, data, STUDENT, "baseline", 5, **TINY | {"steps": 2})
     other = run_folder(e, workspace).parent / f"{e.name}.000000000000"
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
 
@@ -249,7 +249,7 @@ def test_a_file_of_weights_that_is_replaced_while_a_run_trains_changes_nothing(p
     """The record names the weights that the run began with; with the new file it is another run."""
     workspace, data = place
     file = tmp_path / "backbone.safetensors"
-    e = experiment_for(workspace, data, STUDENT, **TINY | {"backbone_weights": str(file)})
+    e = experiment_for(workspace, data, STUDENT, **TINY).replace(backbone_weights=str(file))
     one, other = (
         save(build_body("vgg16", e.width, e.depth, e.norm).state_dict(), {"number": number})
         for number in "12"

@@ -220,7 +220,7 @@ def test_a_compiled_backbone_leaves_the_same_checkpoint(place, monkeypatch):
     """``compile`` is a setting of the machine, not of the experiment."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
-    plain, e = tiny(place, seed=7), tiny(place, seed=7, compile=True)
+    plain, e = (tiny(place, compile=setting).replace(seed=7) for setting in (False, True))
     assert plain.hash() == e.hash()
     record = run(e, place[0])
     assert record.status == "done" and [type(m).__name__ for m in compiled] == ["SSDBackbone"]

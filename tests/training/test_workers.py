@@ -45,7 +45,7 @@ def place(tmp_path):
 def test_a_killed_worker_is_named_in_its_row_and_the_others_go_on(place, monkeypatch, capsys):
     workspace, folder = place
     experiments = [
-        experiment_for(workspace, folder, "SSD300-VGG16", seed=seed, backbone_weights="none")
+        experiment_for(workspace, folder, "SSD300-VGG16", "baseline", seed, backbone_weights="none")
         for seed in range(5)
     ]
     monkeypatch.setattr(schedule, "_do", do_or_die)
@@ -56,6 +56,30 @@ def test_a_killed_worker_is_named_in_its_row_and_the_others_go_on(place, monkeyp
     assert records.pop(1) is None and "ValueError: as told" in capsys.readouterr().err
     assert len(records) == 3 and all("written by the worker" in record.reason for record in records)
     assert find_record(experiments[1], workspace) == killed
+
+
+def do_and_replace_the_weights(job: schedule.Job, send, workspace):
+    """A run in which the file of initial weights becomes another one."""
+    e = job.e.with_hashes()
+    Path(e.backbone_weights.partition("@")[0]).write_bytes(b"other")
+    return record_killed(e, workspace, "written by the worker")
+
+
+@pytest.mark.parametrize("named", ["by the caller", "by the table"])
+def test_a_file_of_weights_may_be_replaced_while_a_table_is_trained(place, monkeypatch, tmp_path, named):
+    """The caller finds the records too: those of the weights that the runs began with."""
+    (workspace, folder), file = place, tmp_path / "body.safetensors"
+    file.write_bytes(b"first")
+    if named == "by the table":
+        e = experiment_for(workspace, folder, "SSD300-VGG16", backbone_weights=str(file))
+    else:
+        e = experiment_for(workspace, folder, "SSD300-VGG16").replace(backbone_weights=str(file))
+    before, seen = e.hash(), []
+    monkeypatch.setattr(schedule, "_do", do_and_replace_the_weights)
+    (record,) = run_all([e], workspace, 1, seen.append)
+    assert file.read_bytes() == b"other" and record in seen and record.hash == before
+    if named == "by the table":
+        assert e.hash() == before and find_record(e, workspace) == record
 
 
 class KilledAfterItsResult:
@@ -83,7 +107,7 @@ class KilledAfterItsResult:
 def test_a_worker_that_is_killed_after_its_result_ends_no_other_job(place, monkeypatch):
     workspace, folder = place
     experiments = [
-        experiment_for(workspace, folder, "SSD300-VGG16", seed=seed, backbone_weights="none")
+        experiment_for(workspace, folder, "SSD300-VGG16", "baseline", seed, backbone_weights="none")
         for seed in range(3)
     ]
     monkeypatch.setattr(schedule, "Worker", KilledAfterItsResult)
