@@ -175,6 +175,18 @@ def remove_hidden_files(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def read_file(path: Path) -> bytes:
+    """``path.read_bytes()`` of a file or a link to one; no pipe or device is waited for.
+
+    Raises:
+        OSError: if it cannot be read, or is something else.
+        ValueError: for a path that no file can have.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("is no file")
+    return path.read_bytes()
+
+
 def parse_json(text: str | bytes) -> Any:
     """``json.loads``, which raises a ValueError also for what is nested too deeply."""
     try:
