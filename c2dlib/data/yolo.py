@@ -8,16 +8,14 @@ corners of a polygon, whose bounding box counts; all coordinates are shares of t
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from c2dlib.data.images import ORIENTATION, SIDES_SWAPPED
 from c2dlib.data.validation import FIELDS, DataError, Problems, parse_number
-from c2dlib.files import read_file
+from c2dlib.files import read_file, read_yaml
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROUNDING = 1e-4  # by which the side of a box may lie outside 0..1 for want of digits
@@ -33,39 +31,6 @@ class YoloSplit:
     notes: list[str] = field(default_factory=list)  # what does not prevent training
 
 
-class _Loader(yaml.SafeLoader):
-    """yaml.safe_load's loader, which also refuses a key that an object holds twice.
-
-    An alias must stand for a text or a number: a few lines with aliases of lists can describe a list that no
-    memory holds. A whole number that is not written as Python writes it stays a text, such as the name 007.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
-        node = super().compose_node(parent, index)
-        if alias and not isinstance(node, yaml.ScalarNode):
-            line = alias.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: *{alias.anchor} is a list or an object; write it out")
-        return node
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
-        value = super().construct_yaml_int(node)
-        return value if re.fullmatch(r"0|-?[1-9][0-9]*", node.value) else node.value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                value = self.construct_object(key)
-                if value in keys:
-                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
-                keys.add(value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
 def read_description(path: Path) -> dict:
     """The object in a YAML file.
 
@@ -73,11 +38,9 @@ def read_description(path: Path) -> dict:
         DataError: if it cannot be read, holds a key twice, or holds no object.
     """
     try:
-        text = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except RecursionError as error:
-        raise DataError(f"{path}: cannot be read as YAML: nested too deeply") from error
-    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
-        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        text = read_yaml(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     if not isinstance(text, dict):
         raise DataError(f"{path}: must hold `train:`, `val:` and so on, holds {text!r:.60}")
     return text
