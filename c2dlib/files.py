@@ -1,4 +1,4 @@
-"""Atomic writes, their leftovers, hashes of file contents, and small CSV files."""
+"""Atomic writes, their leftovers, hashes of file contents, and small YAML and CSV files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 # A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
@@ -175,12 +177,71 @@ def remove_hidden_files(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def read_file(path: Path) -> bytes:
+    """``path.read_bytes()`` of a file or a link to one; no pipe or device is waited for.
+
+    Raises:
+        OSError: if it cannot be read, or is something else.
+        ValueError: for a path that no file can have.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("is no file")
+    return path.read_bytes()
+
+
 def parse_json(text: str | bytes) -> Any:
     """``json.loads``, which raises a ValueError also for what is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """yaml.safe_load's loader, which also refuses a key that an object holds twice.
+
+    An alias must stand for a text or a number: a few lines with aliases of lists can describe a list that no
+    memory holds. A whole number that is not written as Python writes it stays a text, such as the name 007.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        alias = self.peek_event() if self.check_event(yaml.AliasEvent) else None
+        node = super().compose_node(parent, index)
+        if alias and not isinstance(node, yaml.ScalarNode):
+            line = alias.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: *{alias.anchor} is a list or an object; write it out")
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | str:
+        value = super().construct_yaml_int(node)
+        return value if re.fullmatch(r"0|-?[1-9][0-9]*", node.value) else node.value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                value = self.construct_object(key)
+                if value in keys:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
+                keys.add(value)
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: if it cannot be read or holds a key twice; the message names it.
+    """
+    try:
+        return yaml.load(read_file(path).decode(), _YamlLoader)
+    except RecursionError as error:
+        raise ValueError(f"{path}: cannot be read as YAML: nested too deeply") from error
+    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
+        raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
 
 
 def read_csv(path: Path) -> list[dict]:

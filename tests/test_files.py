@@ -11,7 +11,7 @@ import torch
 
 import c2dlib
 from c2dlib import files
-from c2dlib.files import parse_json, sha256, sweep, whole_folder, write_whole
+from c2dlib.files import parse_json, read_file, sha256, sweep, whole_folder, write_whole
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -213,3 +213,13 @@ def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(tmp_path, mo
 def test_json_that_is_nested_too_deeply_is_a_value_error():
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 99999)
+
+
+def test_a_pipe_is_no_file_that_is_waited_for(tmp_path):
+    (tmp_path / "whole.txt").write_text("a")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "whole.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert read_file(tmp_path / "link.txt") == b"a"
+    for name in ("pipe.txt", "."):
+        with pytest.raises(OSError, match="is no file"):
+            read_file(tmp_path / name)

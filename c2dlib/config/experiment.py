@@ -14,12 +14,14 @@ import yaml
 
 from c2dlib.config.identity import USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
-from c2dlib.config.students import ARCHITECTURES, Architecture
+from c2dlib.config.students import ARCHITECTURES, FAMILIES, Architecture
 from c2dlib.config.weights import SOURCES, check_reference, with_hash
+from c2dlib.files import read_yaml
 from c2dlib.records import EMBEDDED
 
 SCALES = Path(__file__).parent / "scales"
 PRESETS = Path(__file__).parent / "presets"  # as scales, for `train` on data of one's own; no table has them
+SCALE_ENTRIES = ("like", "student", "badges", "common", "families", "students", "own_data", "tables")
 
 
 def setting(sentence: str, default=None, *, used_by: str | tuple[str, ...] = "student", since: int = 1):
@@ -489,6 +491,9 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
     The entries ``common``, the student's entry of ``families`` and the student's own entry apply in this
     order. For other data than the embedded ones, the same three entries of ``own_data`` follow, where the
     YAML has them.
+
+    Raises:
+        ValueError: for an unknown scale or student; for a wrong entry or value, naming the YAML.
     """
     text = _read_scale(scale)
     known(student, ARCHITECTURES, "student")
@@ -497,6 +502,10 @@ def scale_settings(scale: str, student: str, data: str = "badges") -> dict:
         settings |= layer.get("common", {})
         settings |= layer.get("families", {}).get(ARCHITECTURES[student].family.name, {})
         settings |= layer.get("students", {}).get(student, {})
+    try:
+        Experiment().replace(**{**settings, "student": student})
+    except ValueError as error:
+        raise ValueError(f"{_scale_file(scale)}: {student}: {error}") from error
     return settings
 
 
@@ -526,12 +535,60 @@ def draw_of(scale: str, seed: int) -> int:
 
 @cache
 def _read_scale(scale: str) -> dict:
-    """A scale's or preset's YAML; what it does not say is that of the scale it names under ``like``."""
-    folder = PRESETS if scale in preset_names() else SCALES
-    if folder == SCALES:
-        check_scale(scale)
-    text = yaml.safe_load((folder / f"{scale}.yaml").read_text(encoding="utf-8"))
-    return _merged(_read_scale(text.pop("like")), text) if "like" in text else text
+    """A scale's or preset's YAML; what it does not say is that of the scale it names under ``like``.
+
+    Raises:
+        ValueError: for an unknown scale, and for a file with an entry that is unknown, wrong or missing.
+    """
+    path = _scale_file(scale)
+    text = read_yaml(path)
+    try:
+        _check_entries(text)
+        if "like" in text:
+            others = [name for name in (*scale_names(), *preset_names()) if name != scale]
+            text = _merged(_read_scale(known(text.pop("like"), others, "scale in like")), text)
+        for name in ("badges",) if path.parent == SCALES else ("badges", "student"):
+            if name not in text:
+                raise ValueError(f"{name} is missing")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return text
+
+
+def _scale_file(scale: str) -> Path:
+    """The YAML of a scale or preset. Raises ValueError if there is none of that name."""
+    return PRESETS / f"{scale}.yaml" if scale in preset_names() else SCALES / f"{check_scale(scale)}.yaml"
+
+
+def _check_entries(text: object) -> None:
+    """Check the names of a scale's entries, families, students and settings.
+
+    Raises:
+        ValueError: for one that does not exist, or an entry of another type.
+    """
+    families = [family.name for family in FAMILIES]
+    settings = [f.name for f in dataclasses.fields(Experiment)]
+
+    def entries(holder: object, where: str, valid: Iterable[str]) -> dict:
+        if not isinstance(holder, dict):
+            raise ValueError(f"{where} is {holder!r:.60}, must hold entries")
+        for key in holder:
+            known(key, valid, f"entry of {where}")
+        return holder
+
+    whole = entries(text, "the file", SCALE_ENTRIES)
+    own_data = entries(whole.get("own_data", {}), "own_data", ("common", "families", "students"))
+    for layer, place in ((whole, ""), (own_data, "own_data: ")):
+        entries(layer.get("common", {}), f"{place}common", settings)
+        for group, valid in (("families", families), ("students", list(ARCHITECTURES))):
+            for name, changed in entries(layer.get(group, {}), f"{place}{group}", valid).items():
+                entries(changed, f"{place}{group}: {name}", settings)
+    badges = entries(whole.get("badges", {}), "badges", ("train", "val", "test", "seed"))
+    for name, value in badges.items():
+        if type(value) is not int or value < 0:
+            raise ValueError(f"badges: {name} is {value!r:.60}, must be a whole number >= 0")
+    if not isinstance(whole.get("tables", {}), dict):
+        raise ValueError(f"tables is {whole['tables']!r:.60}, must hold entries")
 
 
 def _merged(below: dict, above: dict) -> dict:
@@ -613,7 +670,7 @@ def parse_override(text: str) -> tuple[str, object]:
         raise ValueError(
             f"override {text[:60]!r}... must look like setting=value (nested too deeply)"
         ) from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
         why = " ".join(str(error).split())
         raise ValueError(f"override {text!r} must look like setting=value ({why})") from error
     try:  # YAML 1.1 reads 1e-4 as a string

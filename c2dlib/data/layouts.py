@@ -18,7 +18,7 @@ from pathlib import Path
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.validation import LAYOUT, SPLITS, DataError, read_annotations
 from c2dlib.data.yolo import read_description, read_yolo
-from c2dlib.files import parse_json, sha256, write_whole
+from c2dlib.files import parse_json, read_file, sha256, write_whole
 from c2dlib.records import data_name
 
 OTHER_LAYOUTS = (
@@ -193,7 +193,7 @@ def held_out_images(names: Iterable[str], folder: Path) -> set[str]:
     order: dict[str, str] = {}
     for name in sorted(names):
         try:
-            content = sha256((folder / name).read_bytes())
+            content = sha256(read_file(folder / name))
         except (OSError, ValueError):  # validation names it
             content = sha256(str(name).encode())
         picture, augmented, _ = Path(name).name.partition(".rf.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import json
-import math
 import os
 import shutil
 from pathlib import Path
@@ -18,8 +17,8 @@ from tqdm import tqdm
 
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.images import ImageSizeError, check_header
-from c2dlib.data.validation import COCO_2017, LAYOUT, DataError
-from c2dlib.files import sha256, whole_folder
+from c2dlib.data.validation import COCO_2017, LAYOUT, DataError, parse_number
+from c2dlib.files import read_file, sha256, whole_folder
 
 # Of the published files: sha256 of each annotation file, number of images, number of annotations (crowds
 # among them); archives with bytes and md5.
@@ -190,7 +189,7 @@ def _voc_splits(devkit: Path) -> dict[str, list[tuple[str, str]]]:
 
     if has("2007", "test"):
         train = [(year, "trainval") for year in ("2007", "2012") if has(year, "trainval")]
-        return {"train": train, "val": [("2007", "test")]}
+        return {"train": train or [("2007", "trainval")], "val": [("2007", "test")]}
     year = "2012" if has("2012", "val") else "2007"
     return {"train": [(year, "train")], "val": [(year, "val")]}
 
@@ -199,6 +198,9 @@ def _read_voc(devkit: Path, split: str, sources: list[tuple[str, str]]) -> tuple
     """A split's annotation file, and the files of its images by their names in the folder."""
     images, annotations, files = [], [], {}
     rows = [(year, name) for year, part in sources for name in _names(devkit, year, part)]
+    lists = ", ".join(str(_list_file(devkit, *source)) for source in sources)
+    if not rows:
+        raise DataError(f"{lists}: no image is listed; restore the file")
     for i, (year, name) in enumerate(tqdm(rows, desc=f"VOC {split}, annotations", unit="image"), start=1):
         image, objects = _parse(devkit / f"VOC{year}", name)
         path = devkit / f"VOC{year}" / "JPEGImages" / image["file_name"]
@@ -212,7 +214,6 @@ def _read_voc(devkit: Path, split: str, sources: list[tuple[str, str]]) -> tuple
         except Exception as error:  # Pillow's decoders raise many types
             raise DataError(f"{path}: cannot be read as an image ({error}); restore the file") from error
         if image["file_name"] in files:
-            lists = ", ".join(str(_list_file(devkit, *source)) for source in sources)
             raise DataError(f"{lists}: the image {name} is listed twice; restore the file")
         files[image["file_name"]] = path
         images.append({"id": i, **image})
@@ -261,7 +262,7 @@ def _names(devkit: Path, year: str, part: str) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path}: no such list. VOC is not complete.\n{downloads()}")
     try:
-        names = path.read_bytes().decode().split()
+        names = read_file(path).decode().split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as VOC's list ({error}); restore the file") from error
     for name in names:
@@ -276,22 +277,56 @@ def _xml_file(year: Path, name: str) -> Path:
     return year / "Annotations" / f"{name}.xml"
 
 
-def _number(node: Element, tag: str) -> float:
-    """The number in a tag. Raises ValueError if it is missing, no number, or not finite."""
-    text = node.findtext(tag)
+def _text(node: Element, path: str) -> str:
+    """The text in a tag. Raises ValueError if the tag, or one around it, is missing or there twice."""
+    for tag in path.split("/"):
+        found = node.findall(tag)
+        if len(found) != 1:
+            raise ValueError(f"{path} is {f'there {len(found)} times' if found else 'missing'}")
+        node = found[0]
+    return node.text or ""
+
+
+def _number(node: Element, path: str) -> float:
+    """The number in a tag. Raises ValueError if it is missing, there twice, no number, or not finite."""
+    text = _text(node, path)
     try:
-        value = float(text or "")
+        return parse_number(text.strip())
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{tag} is {'missing' if text is None else repr(text)}, must be a number")
-    return value
+        raise ValueError(f"{path} is {text!r:.60}, must be a number") from None
+
+
+def _size(node: Element, path: str) -> int:
+    """The whole number in a tag. Raises ValueError as ``_number``, and if it is no whole number."""
+    value = _number(node, path)
+    if not value.is_integer():
+        raise ValueError(f"{path} is {value}, must be a whole number")
+    return int(value)
+
+
+def _box(node: Element) -> list[float]:
+    """The box of an object as [x, y, w, h]. VOC counts pixels from 1, and its box includes the last pixel.
+
+    Raises:
+        ValueError: as ``_number``, and for a side that is negative or not finite.
+    """
+    x, y, x2, y2 = (_number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+    for axis, low, high in (("x", x, x2), ("y", y, y2)):
+        if not low <= high < low + 1e9:
+            raise ValueError(f"bndbox: {axis}min is {low}, {axis}max is {high}: no box in an image")
+    return [x - 1, y - 1, x2 - x + 1, y2 - y + 1]
+
+
+def _difficult(node: Element) -> int:
+    """Whether an object is marked difficult, as 0 or 1; 0 without the tag. Raises ValueError for others."""
+    text = _text(node, "difficult").strip() if node.findall("difficult") else "0"
+    if text not in ("0", "1"):
+        raise ValueError(f"difficult is {text!r:.60}, must be 0 or 1")
+    return int(text)
 
 
 def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
     """One XML file as COCO's entries of an image and of its objects.
-
-    VOC counts pixels from 1, and its box includes the last pixel.
 
     Raises:
         DataError: if the file cannot be read, has a document type (which could define entities without end),
@@ -299,22 +334,21 @@ def _parse(year: Path, name: str) -> tuple[dict, list[dict]]:
     """
     path = _xml_file(year, name)
     try:
-        tree = fromstring(path.read_bytes(), forbid_dtd=True)
+        tree = fromstring(read_file(path), forbid_dtd=True)
         image = {
             "file_name": f"{name}.jpg",
-            "width": int(_number(tree, "size/width")),
-            "height": int(_number(tree, "size/height")),
+            "width": _size(tree, "size/width"),
+            "height": _size(tree, "size/height"),
         }
         objects = []
         for node in tree.iter("object"):
-            x, y, x2, y2 = (_number(node, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-            box = [x - 1, y - 1, x2 - x + 1, y2 - y + 1]
+            box = _box(node)
             objects.append(
                 {
-                    "category_id": 1 + VOC_NAMES.index(node.findtext("name")),
+                    "category_id": 1 + VOC_NAMES.index(_text(node, "name")),
                     "bbox": box,
                     "area": box[2] * box[3],
-                    "iscrowd": int(node.findtext("difficult") == "1"),
+                    "iscrowd": _difficult(node),
                 }
             )
     except (OSError, ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding

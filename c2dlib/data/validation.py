@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import PIL
 
 from c2dlib.data.images import ImageSizeError, check_header, read_image
-from c2dlib.files import json_with_hash, read_json_with_hash, sha256, sweep, write_whole
+from c2dlib.files import json_with_hash, read_file, read_json_with_hash, sha256, sweep, write_whole
 
 SPLITS = ("train", "val", "test")
 FULL_DECODE_LIMIT = 5000  # images of a folder up to which each is decoded; above, only headers are read
@@ -28,6 +29,7 @@ COCO_2017 = {  # sha256 of the published annotation files
     "train": "610fce4944abdeb15354cc765333805529359d12d88f2f711393ca586901d01d",
     "val": "e8c7f7908f1d7278341fae127d0da654f102f11bd7b21d8aeefa635b8c810b6f",
 }
+NUMBER = re.compile(r"[-+]?(nan|inf|(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)", re.ASCII | re.IGNORECASE)
 LAYOUT = (
     "Expected layout: annotations/instances_train2017.json with train2017/, "
     "annotations/instances_val2017.json with val2017/ and, "
@@ -136,6 +138,19 @@ def read_annotations(file: Path) -> dict:
     return data
 
 
+def parse_number(word: str) -> float:
+    """The number in a text; Python's ``float`` also takes 1_0 and the digits of other scripts.
+
+    Raises:
+        ValueError: if it is none, or not finite.
+    """
+    if not NUMBER.fullmatch(word):
+        raise ValueError(f"{word!r:.60} is not a number")
+    if not math.isfinite(value := float(word)):
+        raise ValueError(f"{word:.60} is not a finite number")
+    return value
+
+
 def _check_unused_test(root: Path, file: str, is_coco: bool, report: Report, problems: Problems) -> None:
     """A folder of test images without their annotation file; COCO publishes its own without one."""
     folder = root / "test2017"
@@ -151,7 +166,7 @@ def _read_json(root: Path, file: str, digest, problems: Problems) -> tuple[bytes
     """An annotation file's bytes and content; without content a problem is noted."""
     content = b""
     try:
-        content = (root / file).read_bytes()
+        content = read_file(root / file)
         digest.update(f"{file} {len(content)}\n".encode() + content)
         data = json.loads(content, object_pairs_hook=partial(_object, file, problems))
     except FileNotFoundError:
@@ -518,6 +533,6 @@ def _check_overlaps(
 def _content_hash(path: Path) -> str:
     """sha256 of a file; empty if it cannot be read."""
     try:
-        return sha256(path.read_bytes())
+        return sha256(read_file(path))
     except OSError:
         return ""

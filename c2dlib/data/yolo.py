@@ -7,16 +7,15 @@ corners of a polygon, whose bounding box counts; all coordinates are shares of t
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from c2dlib.data.images import ORIENTATION, SIDES_SWAPPED
-from c2dlib.data.validation import DataError, Problems
+from c2dlib.data.validation import FIELDS, DataError, Problems, parse_number
+from c2dlib.files import read_file, read_yaml
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 ROUNDING = 1e-4  # by which the side of a box may lie outside 0..1 for want of digits
@@ -32,20 +31,6 @@ class YoloSplit:
     notes: list[str] = field(default_factory=list)  # what does not prevent training
 
 
-class _Loader(yaml.SafeLoader):
-    """yaml.safe_load's loader, which also refuses a key that an object holds twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                value = self.construct_object(key)
-                if value in keys:
-                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
-                keys.add(value)
-        return super().construct_mapping(node, deep)
-
-
 def read_description(path: Path) -> dict:
     """The object in a YAML file.
 
@@ -53,11 +38,9 @@ def read_description(path: Path) -> dict:
         DataError: if it cannot be read, holds a key twice, or holds no object.
     """
     try:
-        text = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except RecursionError as error:
-        raise DataError(f"{path}: cannot be read as YAML: nested too deeply") from error
-    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
-        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        text = read_yaml(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     if not isinstance(text, dict):
         raise DataError(f"{path}: must hold `train:`, `val:` and so on, holds {text!r:.60}")
     return text
@@ -77,8 +60,10 @@ def read_yolo(path: Path) -> dict[str, YoloSplit]:
     names = _names(path, description)
     categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
     splits = {}
+    if description.get("val") and description.get("valid"):
+        raise DataError(f"{path}: val and valid are both there; remove one of them")
     for split, key in (("train", "train"), ("val", "val"), ("val", "valid"), ("test", "test")):
-        if description.get(key):
+        if description.get(key) not in (None, ""):
             images = _image_files(path, key, description, problems)
             if images:
                 splits[split] = _read_split(images, path, categories, problems)
@@ -102,7 +87,11 @@ def _names(path: Path, description: dict) -> list[str]:
             "put the names in quotes, such as ['yes', 'no']"
         )
     names = [str(name) for name in names]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
+    valid, requirement = FIELDS["name"]
+    if wrong := [name for name in names if not valid(name)]:
+        raise DataError(f"{path}: names: {wrong[0]!r:.60} must be {requirement}")
+    stripped = [name.strip() for name in names]
+    if doubled := sorted({name for name in stripped if stripped.count(name) > 1}):
         raise DataError(f"{path}: names: {', '.join(doubled)} occurs more than once")
     if description.get("nc", len(names)) != len(names):
         raise DataError(f"{path}: nc is {description['nc']}, but there are {len(names)} names")
@@ -116,8 +105,13 @@ def _image_files(path: Path, key: str, description: dict, problems: Problems) ->
     exports write ``../train/images`` for a folder beside the description.
     """
     entries = description[key] if isinstance(description[key], list) else [description[key]]
+    start = description.get("path") or ""
+    for name, values in ((key, entries), ("path", [start])):
+        if not values or any(isinstance(v, bool) or not isinstance(v, (str, int)) for v in values):
+            problems.add("wrong field", f"{path.name}: {name} is {description[name]!r:.60}, must be a path")
+            return []
     own = path.parent
-    base = own / str(description.get("path") or "")
+    base = own / str(start)
     files: list[Path] = []
     for entry in map(str, entries):
         candidates = [base / entry, own / entry, own / entry.removeprefix("../")]
@@ -140,7 +134,7 @@ def _listed(place: Path, where: str, problems: Problems) -> list[Path]:
     try:
         if place.suffix.lower() in IMAGE_SUFFIXES:
             raise ValueError("is an image")
-        lines = place.read_text(encoding="utf-8").splitlines()
+        lines = read_file(place).decode().splitlines()
     except (OSError, ValueError) as error:
         text = f"{where}: must be a folder, or a text file in UTF-8 that lists images: {error}"
         problems.add("unreadable list of images", text)
@@ -151,7 +145,9 @@ def _listed(place: Path, where: str, problems: Problems) -> list[Path]:
     for number, file in files.items():
         if not os.path.isfile(file):
             problems.add("missing image file", f"{place}: line {number}: no file {file}")
-    return list(files.values())
+    if not files:
+        problems.add("empty split", f"{where}: lists no image")
+    return [file for file in files.values() if os.path.isfile(file)]
 
 
 def _read_split(files: list[Path], path: Path, categories: list[dict], problems: Problems) -> YoloSplit:
@@ -179,7 +175,7 @@ def _read_split(files: list[Path], path: Path, categories: list[dict], problems:
             ids = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": number + 1}
             annotations.append(ids | {"bbox": [round(v, 4) for v in box], "iscrowd": 0})
     notes = []
-    if len(without) == len(images):
+    if images and len(without) == len(images):
         problems.add("missing label files", f"none of {len(files)}, such as {label_file(files[0])}")
     elif without:
         notes.append(
@@ -203,6 +199,9 @@ def label_file(image: Path) -> Path:
 
 def _size(file: Path, problems: Problems) -> tuple[int, int] | None:
     """Width and height of an image as it is looked at: YOLO's labels refer to the turned picture."""
+    if not os.path.isfile(file):
+        problems.add("unreadable image file", f"{file}: is no file")
+        return None
     try:
         with Image.open(file) as image:
             orientation = image.getexif().get(ORIENTATION, 1)
@@ -224,7 +223,7 @@ def _read_labels(
     """The boxes of a label file: class number, then x1, y1, x2, y2 as shares of the image."""
     boxes = []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_file(file).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.add("unreadable label file", f"{file}: {error}")
         return []
@@ -243,7 +242,7 @@ def _box(words: list[str], description: Path, classes: int) -> tuple[int, float,
     Raises:
         ValueError: saying what is wrong with the line.
     """
-    values = [_number(word) for word in words]
+    values = [parse_number(word) for word in words]
     if not values[0].is_integer() or not 0 <= values[0] < classes:
         raise ValueError(f"class {words[0]}, but {description.name} names the classes 0 to {classes - 1}")
     coordinates = values[1:]
@@ -261,13 +260,3 @@ def _box(words: list[str], description: Path, classes: int) -> tuple[int, float,
         return int(values[0]), x - w / 2, y - h / 2, x + w / 2, y + h / 2
     xs, ys = coordinates[::2], coordinates[1::2]
     return int(values[0]), min(xs), min(ys), max(xs), max(ys)
-
-
-def _number(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is not a number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{word} is not a finite number")
-    return value

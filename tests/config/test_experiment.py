@@ -1,6 +1,9 @@
 """Every setting of a run: what is accepted, what a run's identity holds, and that every scale builds."""
 
 import dataclasses
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +12,7 @@ from c2dlib.config.experiment import (
     PRESETS,
     SCALES,
     Experiment,
+    _read_scale,
     check_scale,
     draw_of,
     experiment,
@@ -319,7 +323,7 @@ def test_no_is_a_precision():
     assert experiment("smoke", SSD, **dict([parse_override("precision=no")])).precision == "no"
 
 
-@pytest.mark.parametrize("wrong", ["steps", "steps 20", "", "lr=[1", "steps=" + "[" * 5000])
+@pytest.mark.parametrize("wrong", ["steps", "steps 20", "", "lr=[1", "steps=" + "[" * 5000, 'lr=!!int ""'])
 def test_overrides_of_another_form(wrong):
     with pytest.raises(ValueError, match="setting=value"):
         parse_override(wrong)
@@ -362,3 +366,53 @@ def test_a_scale_like_another_has_its_settings_unless_it_says_otherwise():
     assert scale_data("regimes")["test"] == 3000
     for data in ("badges-4", "badges-crowded"):  # settings are those of Badges, so only the data differ
         assert experiment("regimes", SSD, data=data).replace(data="badges") == regimes
+
+
+@pytest.fixture
+def own_scale(tmp_path, monkeypatch):
+    """A scale ``mine`` of this text, beside those that there are."""
+
+    def write(text: str) -> Path:
+        shutil.copytree(SCALES, tmp_path / "scales", dirs_exist_ok=True)
+        monkeypatch.setattr("c2dlib.config.experiment.SCALES", tmp_path / "scales")
+        (tmp_path / "scales/mine.yaml").write_text(text)
+        return tmp_path / "scales/mine.yaml"
+
+    yield write
+    _read_scale.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("common: {width: 1.0}\ncommon: {width: 0.5}", "line 2: common is there twice"),
+        (
+            "like: smoke\nfamilys: {ssd: {lr: 0.1}}",
+            "unknown entry of the file 'familys'. Did you mean families",
+        ),
+        ("like: smoke\nfamilies: {sdd: {lr: 0.1}}", "unknown entry of families 'sdd'. Did you mean ssd"),
+        ("like: smoke\nstudents: {SSD: {}}", "unknown entry of students 'SSD'"),
+        ("like: smoke\ncommon: {widht: 1.0}", "unknown entry of common 'widht'. Did you mean width"),
+        ("like: smoke\nfamilies: {ssd: 3}", "families: ssd is 3, must hold entries"),
+        ("like: smoke\nown_data: {common: [a]}", "own_data: common is ['a'], must hold entries"),
+        ("like: smoke\nbadges: 3", "badges is 3, must hold entries"),
+        ("like: smoke\nbadges: {val: 06}", "badges: val is '06', must be a whole number"),
+        ("like: smoke\nstudents: {SSD300-VGG16: {steps: many}}", "SSD300-VGG16: steps='many' must be int"),
+        ("like: smoke\ncommon: {lr: -1.0}", "SSD300-VGG16: lr=-1.0 must be positive"),
+        ("like: mine", "unknown scale in like 'mine'"),
+        ("like: [smoke]", "unknown scale in like ['smoke']"),
+        ("common: {}", "badges is missing"),
+        ("- a", "the file is ['a'], must hold entries"),
+        ("a: !!python/object:os.system x", "cannot be read as YAML: could not determine a constructor"),
+    ],
+)
+def test_a_scale_that_cannot_be_used_is_named_with_its_file(text, words, own_scale):
+    path = own_scale(text)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: ") + ".*" + re.escape(words)):
+        scale_settings("mine", SSD)
+
+
+def test_a_scale_of_ones_own(own_scale):
+    own_scale("like: smoke\ncommon: {steps: 7}\nown_data: {families: {ssd: {lr: 0.5}}}")
+    smoke, mine = scale_settings("smoke", SSD), scale_settings("mine", SSD)
+    assert mine == smoke | {"steps": 7} and scale_settings("mine", SSD, "cats") == mine | {"lr": 0.5}

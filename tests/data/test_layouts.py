@@ -198,7 +198,9 @@ def test_yolo_lines_that_are_wrong_are_named(tmp_path):
         0 1.5 0.5 0.1 0.1
         0.5 0.5 0.5 0.1 0.1
         1 nan 0.5 0.1 0.1
-        0 0.1 0.1 0.2 0.1 0.2 0.2 0.3"""
+        0 0.1 0.1 0.2 0.1 0.2 0.2 0.3
+        0 0.5 0.5 0.2_5 0.1
+        \u0661 0.5 0.5 0.1 0.1"""
     label = root / "labels/train/2.txt"
     label.write_text(lines)
     (root / "images/val/7.png").write_text("no picture")
@@ -211,6 +213,8 @@ def test_yolo_lines_that_are_wrong_are_named(tmp_path):
         7: "class 0.5",
         8: "nan is not a finite number",
         9: "8 numbers",
+        10: "'0.2_5' is not a number",
+        11: "'\u0661' is not a number",
     }.items():
         assert f"{label}: line {number}: {words}" in text
     assert f"{root / 'images/val/7.png'}: " in text and "instances_" not in text
@@ -341,7 +345,7 @@ def test_a_file_is_checked_before_a_val_split_is_made(before, after, words, tmp_
     "text, words",
     [
         ("names: {0: cat, 0: dog}\ntrain: images/train", "line 1: 0 is there twice"),
-        ("names: {0: cat, 1: dog, 0x1: cow}\ntrain: images/train", "line 1: 0x1 is there twice"),
+        ("names: {0: cat, 1: dog, 0x1: cow}\ntrain: images/train", "must be 0 to 2, are [0, 1, '0x1']"),
         ("names: [cat, dog]\ntrain: images/val\ntrain: images/train", "line 3: train is there twice"),
         ("train: {annotations: a, images: b, images: c}", "line 1: images is there twice"),
         ("names: [yes, no]\ntrain: images/train", "reads a name as True, which is no text; put"),
@@ -353,6 +357,24 @@ def test_a_file_is_checked_before_a_val_split_is_made(before, after, words, tmp_
         ('names: !!int ""', "cannot be read as YAML: "),
         ("names: [cat, dog]\ntrain: " + "x" * 5000, "train: xxx"),
         ("train: {annotations: " + "x" * 5000 + ", images: images}", "train: there is no "),
+        (
+            "a: &a [cat, dog]\nnames: *a\ntrain: images/train",
+            "line 2: *a is a list or an object; write it out",
+        ),
+        (
+            "a: &a {b: c}\ntrain: {annotations: *a, images: b}",
+            "line 2: *a is a list or an object; write it out",
+        ),
+        ("names: [cat, ' ']\ntrain: images/train", "names: ' ' must be a text that is not empty"),
+        ("names: [cat, 'cat ']\ntrain: images/train", "names: cat occurs more than once"),
+        (
+            "names: [cat, dog]\ntrain: images/train\nval: images/val\nvalid: images/val",
+            "val and valid are both",
+        ),
+        ("names: [cat, dog]\ntrain: images/train\nval: []", "val is [], must be a path"),
+        ("names: [cat, dog]\ntrain: images/train\nval: false", "val is False, must be a path"),
+        ("names: [cat, dog]\ntrain: [[images/train]]", "train is [['images/train']], must be a path"),
+        ("names: [cat, dog]\ntrain: images/train\npath: [a]", "path is ['a'], must be a path"),
     ],
 )
 def test_yaml_that_cannot_be_used_is_named_in_a_line(text, words, tmp_path):
@@ -361,6 +383,30 @@ def test_yaml_that_cannot_be_used_is_named_in_a_line(text, words, tmp_path):
     message = refused(root, tmp_path)
     assert words in message and str(root / "data.yaml") in message
     assert all("data.yaml" in line for line in message.splitlines()[:1]) and message.count("\n") <= 3
+
+
+def test_aliases_cannot_fill_the_memory(tmp_path):
+    lists = ["&a0 [ha, ha]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9))]
+    description = yolo(tmp_path / "mine") / "data.yaml"
+    description.write_text(f"names: [{', '.join(lists)}]\ntrain: images/train")
+    assert f"{description}: cannot be read as YAML: line 1: *a0 is a list" in refused(description, tmp_path)
+
+
+def test_names_that_yaml_takes_for_numbers_are_as_they_are_written(tmp_path):
+    root = yolo(tmp_path / "mine")
+    (root / "data.yaml").write_text("names: [007, 1:30]\ntrain: images/train\nval: &val images/val\nx: *val")
+    assert [c.name for c in load_data(root, tmp_path / "made").categories] == ["007", "1:30"]
+
+
+def test_lists_without_an_image_are_named(tmp_path):
+    """An empty list is not taken for a split that is not there."""
+    root = yolo(tmp_path / "mine")
+    (root / "data.yaml").write_text("names: [cat, dog]\ntrain: images/train\nval: val.txt")
+    (root / "val.txt").write_text("\n")
+    assert "data.yaml: val: val.txt: lists no image" in refused(root, tmp_path)
+    (root / "val.txt").write_text("/\n")
+    text = refused(root, tmp_path)
+    assert f"1 problem(s) found.\nmissing image file (1):\n  {root / 'val.txt'}: line 1: no file /\n" in text
 
 
 def test_lists_that_are_no_lists_are_named(tmp_path):

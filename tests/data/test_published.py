@@ -204,7 +204,7 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
             "size/width is 'inf', must be a num",
         ),
         ("Annotations/000001.xml", XML.format(w=40, h="", objects=""), "size/height is '', must be a number"),
-        ("Annotations/000001.xml", "<annotation/>", "size/width is missing, must be a number"),
+        ("Annotations/000001.xml", "<annotation/>", "size/width is missing"),
         (
             "Annotations/000001.xml",
             XML.format(w=40, h=30, objects=OBJECT.format(name="dog", box=(1, "nan", 2, 2), difficult=0)),
@@ -223,6 +223,40 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
         ("Annotations/000001.xml", '<?xml version="1.0" encoding="none"?><a/>', "unknown encoding"),
         ("ImageSets/Main/trainval.txt", b"000001\n\xe9\n", "cannot be read as VOC's list .*utf-8"),
         ("ImageSets/Main/trainval.txt", "000001\n000001\n", "the image 000001 is listed twice"),
+        ("ImageSets/Main/test.txt", "\n", "no image is listed"),
+        (
+            "Annotations/000001.xml",
+            XML.format(w="40.5", h=30, objects=""),
+            "width is 40.5, must be a whole number",
+        ),
+        ("Annotations/000001.xml", XML.format(w="4_0", h=30, objects=""), "width is '4_0', must be a number"),
+        (
+            "Annotations/000001.xml",
+            XML.format(w="40</width><width>41", h=30, objects=""),
+            "size/width is there 2 times",
+        ),
+        (
+            "Annotations/000001.xml",
+            XML.format(
+                w=40, h=30, objects=OBJECT.format(name="dog</name><name>cat", box=(1, 1, 2, 2), difficult=0)
+            ),
+            "name is there 2 times",
+        ),
+        (
+            "Annotations/000001.xml",
+            XML.format(w=40, h=30, objects=OBJECT.format(name="dog", box=(1, 1, 2, 2), difficult="yes")),
+            "difficult is 'yes', must be 0 or 1",
+        ),
+        (
+            "Annotations/000001.xml",
+            XML.format(w=40, h=30, objects=OBJECT.format(name="dog", box=(9, 1, 3, 2), difficult=0)),
+            "bndbox: xmin is 9.0, xmax is 3.0: no box in an image",
+        ),
+        (
+            "Annotations/000001.xml",
+            XML.format(w=40, h=30, objects=OBJECT.format(name="dog", box=(1, 1, 2, "1e308"), difficult=0)),
+            "bndbox: ymin is 1.0, ymax is 1e.308: no box in an image",
+        ),
     ],
 )
 def test_damaged_lists_and_annotations_are_named(both_years, file, content, words):
@@ -231,6 +265,14 @@ def test_damaged_lists_and_annotations_are_named(both_years, file, content, word
     with pytest.raises(DataError, match=f"(?s){path}.*: .*{words}"):
         check_data(both_years)
     assert not (both_years.parent / f"{both_years.name}-coco").exists()
+
+
+def test_a_voc_without_training_images_is_named(both_years):
+    lists = both_years / "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
+    for year in ("2007", "2012"):
+        (both_years / f"VOCdevkit/VOC{year}/ImageSets/Main/trainval.txt").unlink()
+    with pytest.raises(DataError, match=f"{lists}: no such list"):
+        check_data(both_years)
 
 
 def test_what_is_not_there_is_said_with_where_to_get_it(tmp_path):
