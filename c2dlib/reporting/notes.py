@@ -11,7 +11,7 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label, without_masks
 from c2dlib.reporting.statistics import mean_of
-from c2dlib.reporting.work_list import CONTROL
+from c2dlib.reporting.work_list import CONTROL, Row
 from c2dlib.workspace import Workspace
 
 SWAMPED = 100  # times the detector's own losses
@@ -39,7 +39,6 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
     return [
         *_data(workspace, folder, every),
         *_scale(workspace, folder),
-        *_in_place_of(workspace, every),
         *_control(every),
         *_classifiers(every),
         *_detector_teachers(every),
@@ -48,6 +47,17 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
         *_other_pretraining(done),
         *_cost(done),
         *_origin(every),
+    ]
+
+
+def whose_numbers(workspace: Workspace, rows: list[Row]) -> list[str]:
+    """A sentence per student that has the rows, and beside them the numbers, of another one in the paper."""
+    others = scale_tables(workspace.scale).get("in_place_of", {})
+    return [
+        f"The paper's numbers beside {student} are those of {others[student]}, in whose place it stands at "
+        "this scale: compare gains, not mAP."
+        for student in dict.fromkeys(row.student for row in rows if row.paper)
+        if student in others
     ]
 
 
@@ -81,17 +91,6 @@ def _scale(workspace: Workspace, folder: CocoFolder) -> list[str]:
             "these numbers mean nothing.**"
         )
     return sentences
-
-
-def _in_place_of(workspace: Workspace, records: list[RunRecord]) -> list[str]:
-    """A sentence per student that has the rows, and beside them the numbers, of another one in the paper."""
-    others = scale_tables(workspace.scale).get("in_place_of", {})
-    return [
-        f"The paper's numbers beside {student} are those of {others[student]}, in whose place it stands at "
-        "this scale: compare gains, not mAP."
-        for student in dict.fromkeys(record.student for record in records)
-        if student in others
-    ]
 
 
 def _control(records: list[RunRecord]) -> list[str]:

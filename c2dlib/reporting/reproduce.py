@@ -11,7 +11,7 @@ from c2dlib.config.experiment import check_scale, experiment, known
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import ROOT
 from c2dlib.reporting import console, notebooks, tables, work_list
-from c2dlib.reporting.notes import notes
+from c2dlib.reporting.notes import notes, whose_numbers
 from c2dlib.reporting.published import agreement, is_published
 from c2dlib.reporting.request import Request
 from c2dlib.training import schedule
@@ -67,7 +67,8 @@ def _print_table(
     done, path = int((frame.seeds > 0).sum()), workspace.results / table
     shown = console.published_table if is_published(workspace) else console.text_table
     print(f"{work_list.TABLES[table].title}\n\n{shown(frame.to_dict('records'))}\n")
-    for note in notes(workspace, folder, tables.collect(rows, workspace)):
+    records = tables.collect(rows, workspace)
+    for note in [*whose_numbers(workspace, rows), *notes(workspace, folder, records)]:
         print(textwrap.fill(f"- {note.replace('**', '')}", console.WIDTH, subsequent_indent="  "))
     print(f"\n{done} of {len(frame)} rows have a finished run.\nWritten: {path}.csv, .md{also}")
     if sentence := agreement(frame):

@@ -23,7 +23,7 @@ from c2dlib.reporting import errors
 from c2dlib.reporting.console import read_own_lines
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, difference_text, markdown_table, number
-from c2dlib.reporting.notes import notes, swamped
+from c2dlib.reporting.notes import notes, whose_numbers, swamped
 from c2dlib.reporting.published import agreement, more_seeds, with_published
 from c2dlib.reporting.statistics import mean_of, median_of, paired_difference, sd_of
 from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row, work_list
@@ -56,7 +56,7 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
         markdown(
             frame.replace({"student": without_masks(list(records.values()))}),
             TABLES[name].title,
-            notes(workspace, folder, records),
+            [*whose_numbers(workspace, rows), *notes(workspace, folder, records)],
             [_reason(row, records) for row in rows],
         ),
     )

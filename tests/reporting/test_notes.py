@@ -3,9 +3,9 @@
 import dataclasses
 from types import SimpleNamespace
 
-from c2dlib.reporting.notes import comparison, notes
+from c2dlib.reporting.notes import comparison, notes, whose_numbers
 from c2dlib.reporting.tables import table
-from c2dlib.reporting.work_list import work_list
+from c2dlib.reporting.work_list import Row, work_list
 from tests.reporting.helpers import SSD, record
 
 
@@ -79,11 +79,16 @@ def test_every_device_of_a_table_is_named(place):
 
 
 def test_whose_numbers_of_the_paper_stand_beside_a_student_in_place_of_another(place):
-    workspace, folder = place
-    e = work_list("table1", *place, students=[SSD], methods=["baseline"])[0].experiments[0]
-    runs = [record(e, student=name) for name in ("FasterRCNN-MV1x025", "SSD300-VGG16")]
-    runs = {name: run for name, run in zip("ab", runs, strict=True)}
-    photos = dataclasses.replace(workspace, scale="photos")
-    (note,) = (n for n in notes(photos, folder, runs) if "in whose place" in n)
+    workspace, _ = place
+    rows = [
+        Row(student, method, paper, ())
+        for student, method, paper in (
+            ("FasterRCNN-MV1x025", "baseline", {"mAP": 23.3}),
+            ("FasterRCNN-MV1x025", "KDcls", {"mAP": 25.9}),
+            ("SSD300-MV1x025", "KDcls-labels", {}),
+            ("SSD300-VGG16", "baseline", {"mAP": 25.6}),
+        )
+    ]
+    (note,) = whose_numbers(dataclasses.replace(workspace, scale="photos"), rows)
     assert "beside FasterRCNN-MV1x025 are those of FasterRCNN-QR50" in note
-    assert not any("in whose place" in n for n in notes(workspace, folder, runs))
+    assert not whose_numbers(workspace, rows)
