@@ -23,7 +23,7 @@ from c2dlib.reporting import errors
 from c2dlib.reporting.console import read_own_lines
 from c2dlib.reporting.labels import frame_labels, method_label, varied_settings, without_masks
 from c2dlib.reporting.markdown import MISSING, difference_text, markdown_table, number
-from c2dlib.reporting.notes import notes, whose_numbers, swamped
+from c2dlib.reporting.notes import notes, swamped, whose_numbers
 from c2dlib.reporting.published import agreement, more_seeds, with_published
 from c2dlib.reporting.statistics import mean_of, median_of, paired_difference, sd_of
 from c2dlib.reporting.work_list import CONTROL, IOUS, METRICS, OWN_BASELINE, TABLES, TOP1, Row, work_list
