@@ -198,7 +198,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """yaml.safe_load's loader, which also refuses a key that an object holds twice.
+    """PyYAML's safe loader, which also refuses a key that an object holds twice.
 
     An alias must stand for a text or a number: a few lines with aliases of lists can describe a list that no
     memory holds. A whole number that is not written as Python writes it stays a text, such as the name 007.
@@ -230,18 +230,30 @@ class _YamlLoader(yaml.SafeLoader):
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says; see ``_YamlLoader`` for what is refused beside what is no YAML.
+
+    Raises:
+        ValueError: with the reason in one line.
+    """
+    try:
+        return yaml.load(text, _YamlLoader)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        ValueError: if it cannot be read or holds a key twice; the message names it.
+        ValueError: if it cannot be read or ``parse_yaml`` refuses it; the message names it.
     """
     try:
-        return yaml.load(read_file(path).decode(), _YamlLoader)
-    except RecursionError as error:
-        raise ValueError(f"{path}: cannot be read as YAML: nested too deeply") from error
-    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
-        raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+        return parse_yaml(read_file(path).decode())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: {error}") from error
 
 
 def read_csv(path: Path) -> list[dict]:

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from c2dlib.config.identity import USERS, digest, run_identity
 from c2dlib.config.methods import IMITATION_WEIGHTS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES, FAMILIES, Architecture
 from c2dlib.config.weights import SOURCES, check_reference, with_hash
-from c2dlib.files import read_yaml
+from c2dlib.files import parse_yaml, read_yaml
 from c2dlib.records import EMBEDDED
 
 SCALES = Path(__file__).parent / "scales"
@@ -534,8 +532,11 @@ def draw_of(scale: str, seed: int) -> int:
 
 
 @cache
-def _read_scale(scale: str) -> dict:
+def _read_scale(scale: str, *above: str) -> dict:
     """A scale's or preset's YAML; what it does not say is that of the scale it names under ``like``.
+
+    Args:
+        above: the scales whose ``like`` led here; its own may name none of them.
 
     Raises:
         ValueError: for an unknown scale, and for a file with an entry that is unknown, wrong or missing.
@@ -545,8 +546,9 @@ def _read_scale(scale: str) -> dict:
     try:
         _check_entries(text)
         if "like" in text:
-            others = [name for name in (*scale_names(), *preset_names()) if name != scale]
-            text = _merged(_read_scale(known(text.pop("like"), others, "scale in like")), text)
+            names = [*above, scale]
+            others = [name for name in (*scale_names(), *preset_names()) if name not in names]
+            text = _merged(_read_scale(known(text.pop("like"), others, "scale in like"), *names), text)
         for name in ("badges",) if path.parent == SCALES else ("badges", "student"):
             if name not in text:
                 raise ValueError(f"{name} is missing")
@@ -665,14 +667,10 @@ def parse_override(text: str) -> tuple[str, object]:
     if isinstance(getattr(Experiment, key, None), str):  # a file may be called `no` or `[a`
         return key, value
     try:
-        parsed = yaml.safe_load(value)
-    except RecursionError as error:
-        raise ValueError(
-            f"override {text[:60]!r}... must look like setting=value (nested too deeply)"
-        ) from error
-    except Exception as error:  # PyYAML raises many types, such as IndexError for `!!int ""`
-        why = " ".join(str(error).split())
-        raise ValueError(f"override {text!r} must look like setting=value ({why})") from error
+        parsed = parse_yaml(value)
+    except ValueError as error:
+        shown = f"{text[:60]!r}..." if len(text) > 60 else repr(text)
+        raise ValueError(f"override {shown} must look like setting=value ({error})") from error
     try:  # YAML 1.1 reads 1e-4 as a string
         parsed = float(parsed) if isinstance(parsed, str) else parsed
     except ValueError:

@@ -323,7 +323,13 @@ def test_no_is_a_precision():
     assert experiment("smoke", SSD, **dict([parse_override("precision=no")])).precision == "no"
 
 
-@pytest.mark.parametrize("wrong", ["steps", "steps 20", "", "lr=[1", "steps=" + "[" * 5000, 'lr=!!int ""'])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("steps", "steps 20", "", "lr=[1", "steps=" + "[" * 5000, 'lr=!!int ""'),
+        *("draw={a: 1, a: 2}", "feature_channels=[&a [1], *a]"),
+    ],
+)
 def test_overrides_of_another_form(wrong):
     with pytest.raises(ValueError, match="setting=value"):
         parse_override(wrong)
@@ -409,6 +415,13 @@ def own_scale(tmp_path, monkeypatch):
 def test_a_scale_that_cannot_be_used_is_named_with_its_file(text, words, own_scale):
     path = own_scale(text)
     with pytest.raises(ValueError, match=re.escape(f"{path}: ") + ".*" + re.escape(words)):
+        scale_settings("mine", SSD)
+
+
+def test_scales_that_are_like_each_other_are_refused(own_scale):
+    path = own_scale("like: other")
+    (path.parent / "other.yaml").write_text("like: mine")
+    with pytest.raises(ValueError, match=r"mine.yaml: .*other.yaml: unknown scale in like 'mine'"):
         scale_settings("mine", SSD)
 
 
