@@ -67,12 +67,22 @@ class RunRecord:
 
     @property
     def origin(self) -> str:
-        """Hash of the student's initial weights, or their name. Runs are compared only if it is the same.
+        """Hash of the student's initial weights, or their name.
 
         Pre-training rounds differently on another CPU, so the same settings may give other weights there.
         Records without this entry have ''; all such records of one data set come from one machine.
         """
         return self.data.get("initial_weights", "")
+
+    @property
+    def device_kind(self) -> str:
+        """``CPU`` or ``GPU``: that of most of the run's steps."""
+        return "CPU" if self.device.startswith("cpu") else "GPU"
+
+    @property
+    def pairing(self) -> str:
+        """Initial weights and kind of device: a gain is computed only between runs that share them."""
+        return f"{self.origin} {self.device_kind}"
 
 
 def embedded(data: str | Path) -> str:

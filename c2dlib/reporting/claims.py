@@ -39,7 +39,7 @@ DESCRIPTIVE = (
     "with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, the paper's "
     "method."
 )
-PerRun = dict[tuple[int, str], float]  # (seed, origin of the initial weights) -> a number
+PerRun = dict[tuple[int, str], float]  # (seed, RunRecord.pairing) -> a number
 PerSeed = dict[int, float]
 
 
@@ -202,7 +202,7 @@ class Numbers:
             if record is None or record.status != "done":
                 continue
             try:
-                values[e.seed, record.origin] = (
+                values[e.seed, record.pairing] = (
                     record.metrics[metric]
                     if iou is None
                     else float(run_errors(e, self.workspace).by_iou.loc[iou, metric])

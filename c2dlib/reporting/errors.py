@@ -22,7 +22,7 @@ from c2dlib.training.finished import find_record, run_detections
 from c2dlib.workspace import Workspace, opened
 
 FIELDS = {"checkpoint_sha256", "by_iou", "by_class"}  # of a file in errors/, besides its own hash
-RUN_COLUMNS = ["student", "method", "seed", "origin"]
+RUN_COLUMNS = ["student", "method", "seed", "pairing"]
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
     """The errors of the finished runs of these rows; runs whose errors are ``unknown`` are left out.
 
     Returns:
-        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and origin, then
-        IoU or class, before the numbers.
+        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and pairing,
+        then IoU or class, before the numbers.
     """
     by_iou, by_class = [], []
     for row in rows:
@@ -118,7 +118,7 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
                     "student": row.student,
                     "method": row.method,
                     "seed": e.seed,
-                    "origin": find_record(e, workspace).origin,
+                    "pairing": find_record(e, workspace).pairing,
                 }
                 by_iou.append(errors.by_iou.rename_axis("IoU").reset_index().assign(**run))
                 by_class.append(errors.by_class.rename_axis("class").reset_index().assign(**run))
@@ -133,7 +133,9 @@ def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
-    """dAP of each method against its student's baseline: means, and the difference paired by seed and origin.
+    """dAP of each method against its student's baseline: means, and the difference of paired runs.
+
+    A pair has the same seed, initial weights and kind of device.
 
     Args:
         by_iou: of ``gather``.
@@ -143,7 +145,7 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
         with ``change_low`` and ``change_high``, its 95 % t interval from two seeds on. Below 0: fewer points
         lost to that error.
     """
-    lines, baseline = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "origin", "IoU"])
+    lines, baseline = [], by_iou[by_iou.method == "baseline"].set_index(["student", "seed", "pairing", "IoU"])
     for (student, method, iou), runs in by_iou.groupby(["student", "method", "IoU"], sort=False):
         for kind in types:
             line = {
@@ -156,8 +158,8 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
             }
             if method != "baseline":
                 pairs = [
-                    (value, baseline[kind].get((student, seed, origin, iou)))
-                    for seed, origin, value in zip(runs.seed, runs.origin, runs[kind], strict=True)
+                    (value, baseline[kind].get((student, seed, pairing, iou)))
+                    for seed, pairing, value in zip(runs.seed, runs.pairing, runs[kind], strict=True)
                 ]
                 change = zip(("change", "change_low", "change_high"), paired_difference(pairs), strict=True)
                 line |= {name: value for name, value in change if value is not None}

@@ -171,7 +171,7 @@ def run_line(record: RunRecord) -> dict:
         "method": canonical(record.method),
         "seed": record.seed,
         "draw": f"{record.data['annotation_hash'][:12]}-{record.experiment.get('draw', 0)} {record.origin}",
-        "device": "CPU" if record.device.startswith("cpu") else "GPU",
+        "device": record.device_kind,
         **record.metrics,
     }
 

@@ -44,7 +44,7 @@ def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord
         *_detector_teachers(every),
         *_masks(done),
         *_swamped(done),
-        *_other_pretraining(done),
+        *_without_pair(done),
         *_cost(done),
         *_origin(every),
     ]
@@ -171,20 +171,28 @@ def _swamped(done: list[RunRecord]) -> list[str]:
     ]
 
 
-def _other_pretraining(done: list[RunRecord]) -> list[str]:
-    """A warning per student whose runs and baseline started from different initial weights."""
-    sentences, baselines = [], {(r.student, r.origin) for r in done if r.method == "baseline"}
-    for student in dict.fromkeys(r.student for r in done if r.method == "baseline"):
-        methods = dict.fromkeys(
-            r.method for r in done if r.student == student and (student, r.origin) not in baselines
-        )
-        if methods:
-            sentences.append(
-                f"**{student}, {', '.join(map(method_label, methods))}: pre-trained on another machine than "
-                "the baseline, so the initial weights differ. No gain is computed; do not compare their mAP "
-                "with the other rows.**"
+def _without_pair(done: list[RunRecord]) -> list[str]:
+    """A warning per student and reason why some of its runs cannot be compared with their baseline."""
+    baselines: dict[tuple[str, int], list[RunRecord]] = {}
+    for record in done:
+        if record.method == "baseline":
+            baselines.setdefault((record.student, record.seed), []).append(record)
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for record in done:
+        others = baselines.get((record.student, record.seed), [])
+        if others and record.pairing not in {other.pairing for other in others}:
+            same_weights = record.origin in {other.origin for other in others}
+            reason = (
+                "run on another kind of device (CPU, GPU) than the baseline of that seed"
+                if same_weights
+                else "pre-trained on another machine than the baseline, so the initial weights differ"
             )
-    return sentences
+            found.setdefault((record.student, reason), {})[record.method] = None
+    return [
+        f"**{student}, {', '.join(map(method_label, methods))}: {reason}. No gain is computed; do not "
+        "compare their mAP with the other rows.**"
+        for (student, reason), methods in found.items()
+    ]
 
 
 def _cost(done: list[RunRecord]) -> list[str]:

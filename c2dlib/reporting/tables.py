@@ -97,10 +97,10 @@ def collect(rows: list[Row], workspace: Workspace) -> dict[str, RunRecord]:
 def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A line per row: the paper's mAP, the reproduced one (mean and sd over seeds), its gain and its cost.
 
-    The gain over the baseline is paired by seed with a baseline that started from the same initial weights.
-    Metrics are percent.
+    The gain over the baseline is paired by seed with a baseline of the same initial weights and kind of
+    device. Metrics are percent.
     """
-    baselines = {}  # (student, values of OWN_BASELINE, seed, origin) -> mAP
+    baselines = {}  # (student, values of OWN_BASELINE, seed, pairing) -> mAP
     for row in rows:
         if row.method == "baseline" and not {"changed", "own_losses"} & row.settings.keys():
             baselines |= {key: record.metrics["mAP"] for key, record in _by_pair(row, records).items()}
@@ -193,7 +193,7 @@ def _by_pair(row: Row, records: dict[str, RunRecord]) -> dict[tuple, RunRecord]:
     """The row's finished runs by what they share with the baseline run that they are compared with."""
     regime = [row.settings.get(name) for name in OWN_BASELINE]
     return {
-        (row.student, *regime, seed, record.origin): record for seed, record in _done(row, records).items()
+        (row.student, *regime, seed, record.pairing): record for seed, record in _done(row, records).items()
     }
 
 

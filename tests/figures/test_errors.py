@@ -21,7 +21,7 @@ def by_iou(cost=12.0) -> pd.DataFrame:
                 "student": "A",
                 "method": method,
                 "seed": seed,
-                "origin": "a",
+                "pairing": "a",
                 "IoU": iou,
                 **dict.fromkeys(TYPES, 0.0),
                 "Cls": max(cost + seed - 2 * (method == "ours"), 0) if cost else 0.0,

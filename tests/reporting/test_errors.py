@@ -94,7 +94,7 @@ def test_differences_are_paired_by_seed():
                 "student": "S",
                 "method": m,
                 "seed": seed,
-                "origin": "a",
+                "pairing": "a",
                 "IoU": 50,
                 **dict.fromkeys(TYPES, 0.0),
                 "Cls": v,
@@ -108,7 +108,7 @@ def test_differences_are_paired_by_seed():
     line = lines.loc["KDcls"]  # differences -1, -3, 0: mean -4/3, sd 1.527525, t(2) = 4.302653
     assert line.change == pytest.approx(-4 / 3)
     assert line.change_high - line.change == pytest.approx(4.302653 * 1.527525 / 3**0.5, abs=1e-4)
-    frame.loc[frame.index[-1], "origin"] = "b"  # pre-trained on another machine than its baseline
+    frame.loc[frame.index[-1], "pairing"] = "b"  # pre-trained on another machine than its baseline
     assert differences(frame, ["Cls"]).set_index("method").change["KDcls"] == pytest.approx(-2)
 
 
@@ -120,7 +120,7 @@ def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
                 "student": "S",
                 "method": m,
                 "seed": 0,
-                "origin": "a",
+                "pairing": "a",
                 "IoU": iou,
                 **dict.fromkeys(TYPES, 1.0),
                 "AP_boxes": v,

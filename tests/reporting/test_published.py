@@ -110,7 +110,7 @@ def test_records_of_further_seeds_are_used_and_no_table_loses_seeds_or_rows(site
 def test_figure3_keeps_more_seeds(site, capsys):
     workspace = site[0]
     runs = [
-        {"student": SSD, "method": "baseline", "seed": seed, "origin": "", "IoU": iou}
+        {"student": SSD, "method": "baseline", "seed": seed, "pairing": "", "IoU": iou}
         | dict.fromkeys([*TYPES, BOXES], 1.0)
         for seed in (0, 1)
         for iou in range(50, 100, 5)

@@ -35,6 +35,20 @@ def test_gains_are_computed_only_from_the_same_initial_weights(place):
     )
 
 
+def test_gains_are_computed_only_between_runs_on_one_kind_of_device(place):
+    """A run counts as that of the device that did most of its steps."""
+    rows = work_list("table1", *place, students=[SSD], methods=["baseline", "KDcls", "loc"])
+    devices = {"KDcls": "NVIDIA H200", "loc": "cpu, 1 thread(s) (60 steps) and NVIDIA H200 (40 steps)"}
+    made = [
+        record(row.experiments[0], 10 + i, device=devices.get(row.method, "cpu, 1 thread(s)"))
+        for i, row in enumerate(rows)
+    ]
+    frame = table(rows, records := {r.hash: r for r in made}).set_index("method")
+    assert frame.gain[["KDcls", "loc"]].tolist() == pytest.approx([math.nan, 2], nan_ok=True)
+    warnings = [note for note in notes(*place, records) if "another kind of device" in note]
+    assert len(warnings) == 1 and warnings[0].startswith(f"**{SSD}, KDcls: ")
+
+
 def test_mean_spread_and_gain_over_the_seeds_both_have(place):
     rows = work_list("table1", *place, seeds=3, students=[SSD], methods=["baseline", "loc", "KDcls"])
     base, kd, loc = (next(r for r in rows if r.method == m) for m in ("baseline", "KDcls", "loc"))
