@@ -184,7 +184,7 @@ def convergence(records: list[RunRecord], names: dict[str, str] | None = None) -
         planned = record.experiment.get("steps")  # records keep some lines of a log only
         steps = planned if planned and not record.experiment.get("patience") else logged
         if record.eval_split == "val":
-            curve[max(steps, *curve)] = record.metrics["mAP"]
+            curve.setdefault(max(steps, *curve), record.metrics["mAP"])  # where the last step has none
         curve = dict(sorted(curve.items()))
         last = max(last, *curve)
         third = [value for step, value in curve.items() if 3 * step >= 2 * max(curve)]

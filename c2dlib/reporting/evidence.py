@@ -8,6 +8,7 @@ differ.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -127,7 +128,8 @@ def own_runs(
 
     Args:
         students: None: all.
-        annotation_hash: of records that do not name the data's.
+        annotation_hash: that of the data; runs on other annotations are left out. Empty: the annotations of
+            most runs.
     """
     chose = scale_tables(workspace.scale).get("first_seed", {}).get("choices")
     runs = []
@@ -151,11 +153,14 @@ def own_runs(
             method,
             record.seed,
             data=workspace.data_name,
-            data_hash=record.experiment.get("data_hash", annotation_hash),
+            data_hash=annotation_hash or record.data["annotation_hash"],
             eval_split="test",
         )
         if e.hash() == record.hash:
             runs.append((e, record))
+    if runs and not annotation_hash:
+        hashes = Counter(record.data["annotation_hash"] for _, record in runs)
+        runs = [run for run in runs if run[1].data["annotation_hash"] == hashes.most_common(1)[0][0]]
     return runs
 
 
@@ -314,7 +319,6 @@ def judge(
     }
     lines = []
     for claim in claims:
-        alpha = min(LEVEL / 2, LEVEL / int(sizes[claim.family]))
         for number, (part, finding) in enumerate(zip(claim.parts, findings[claim.id], strict=True), 1):
             number_of_paper, students = papers_sum(part, regime, paper, scale)
             lines.append(
@@ -330,7 +334,7 @@ def judge(
                     "smallest_effect": claim.smallest_effect,
                     "paper": number_of_paper,
                     "paper_students": students,
-                    **_numbers(part, finding, alpha),
+                    **_numbers(part, finding, int(sizes[claim.family])),
                     **verdicts[claim.id],
                 }
             )
@@ -340,8 +344,14 @@ def judge(
     return frame
 
 
-def _numbers(part: Part, finding: Finding, alpha: float) -> dict:
-    """The estimate of a part; intervals are for rows of three seeds or more."""
+def _numbers(part: Part, finding: Finding, family_size: int) -> dict:
+    """The estimate of a part; intervals are for rows of three seeds or more.
+
+    Args:
+        family_size: the number of claims that Holm's correction is made for.
+    """
+    tost_alpha = LEVEL / family_size  # at the strictest step
+    alpha = min(LEVEL / 2, tost_alpha)  # a difference must also be outside its two-sided interval
     counts = f"{finding.fewest}" + (f"-{finding.most}" if finding.most > finding.fewest else "")
     level = 0.95 if part.within is None else 0.9
     line: dict[str, float | str | None] = {
@@ -360,7 +370,7 @@ def _numbers(part: Part, finding: Finding, alpha: float) -> dict:
         line["mde"] = (
             finding.estimate.detectable(alpha)
             if part.within is None
-            else finding.estimate.detectable_margin(2 * alpha)
+            else finding.estimate.detectable_margin(tost_alpha)
         )
     return line
 

@@ -220,7 +220,8 @@ def comparison(frame: pd.DataFrame) -> list[str]:
     """A table such as Table 2 in sentences, one per student.
 
     A sentence names the imitation methods that gain most and least and their cost, the gain of C2D, and what
-    C2D adds to the imitation methods. Rows without a gain are left out.
+    C2D adds to the imitation methods. Rows without a gain are left out, and those of fewer seeds than others
+    of their student.
 
     Args:
         frame: of ``tables.table``.
@@ -233,7 +234,8 @@ def comparison(frame: pd.DataFrame) -> list[str]:
 
 
 def _student_comparison(rows: pd.DataFrame) -> list[str]:
-    rows, c2d = rows.set_index(rows.method.map(canonical)), canonical("ours")
+    rows, c2d = rows[rows.seeds == rows.seeds.max()], canonical("ours")
+    rows = rows.set_index(rows.method.map(canonical))
     gains = rows.gain[[name for name in IMITATIONS if name in rows.index]].sort_values(ascending=False)
     clauses = []
     if len(gains) == 1:

@@ -39,9 +39,12 @@ def result(pairs: list[Pair], records: dict[str, RunRecord]) -> pd.DataFrame:
 
 
 def gain_text(pairs: list[Pair], records: dict[str, RunRecord], metric: str = "mAP") -> str:
-    """The mean difference of a metric over the seeds, from two on with its 95 % interval; or a dash."""
+    """The mean difference of a metric over the seeds, from two on with its 95 % interval; or a dash.
+
+    A seed counts if both runs have the same initial weights and kind of device.
+    """
     both = [[_done(e, records) for e in pair.values()] for pair in pairs]
-    values = [(b.metrics[metric], a.metrics[metric]) for a, b in both if a and b]
+    values = [(b.metrics[metric], a.metrics[metric]) for a, b in both if a and b and a.pairing == b.pairing]
     known = [(one, other) for one, other in values if one is not None and other is not None]
     return (difference_text(*paired_difference(known)) if known else "") or MISSING
 
@@ -80,6 +83,8 @@ def caveats(pairs: list[Pair], records: dict[str, RunRecord], images: dict[str, 
             "**These runs started from different initial weights (made on different machines): their "
             "difference means nothing.**"
         )
+    if len({r.device_kind for r in done}) > 1:
+        sentences.append("**Some of these runs are from a CPU, others from a GPU; a gain needs one kind.**")
     if rule := next((r.data["val_split"] for r in done if "val_split" in r.data), ""):
         sentences.append(f"{rule[0].upper()}{rule[1:]}.")
     for pair in pairs:

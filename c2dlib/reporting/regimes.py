@@ -6,6 +6,7 @@ are needed, nothing is trained. What was not run is said in words.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,10 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         scale = place.folder.rpartition("-")[2]
         workspace = Workspace(scale, Path("nowhere"), folder, Path("nowhere"), "cpu")
         runs = own_runs(workspace, list(place.students) or None, METHODS)
-        frame = one_device_per_seed(pd.DataFrame([run_line(record) for _, record in runs])).frame
+        counted = one_device_per_seed(pd.DataFrame([run_line(record) for _, record in runs]))
+        frame = counted.frame
+        for sentence in counted.left_out:
+            print(f"{place.name}: {sentence}", file=sys.stderr)
         if frame.empty:
             continue
         for student, of_student in frame.groupby("student", sort=False):
@@ -102,8 +106,12 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 continue
             if planned and not place.complete(of_student):
                 continue  # a test split is looked at once
-            costs = [_costs(e, workspace) for e, _ in runs if (e.student, e.method) == (student, "baseline")]
             baseline = of_student[of_student.method == "baseline"]
+            costs = [
+                _costs(e, workspace)
+                for e, _ in runs
+                if (e.student, e.method) == (student, "baseline") and e.seed in set(baseline.seed)
+            ]
             baselines.append(
                 {
                     "place": place.name,

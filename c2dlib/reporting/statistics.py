@@ -190,5 +190,7 @@ def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate
     )  # of the weighted sum
     value = sum(weight * mean for weight, mean in zip(vector, fit.fe_params, strict=True))
     return Estimate(
-        float(value), float(variance) ** 0.5, (runs.draw.nunique() - 1) * (runs.method.nunique() - 1)
+        float(value),
+        max(float(variance), 0.0) ** 0.5,
+        (runs.draw.nunique() - 1) * (runs.method.nunique() - 1),
     )

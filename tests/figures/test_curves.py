@@ -121,6 +121,11 @@ def test_validation_states_the_range_of_the_last_third(drawn):
     assert drawn(figures.convergence([longer])).axes[0].lines[0].get_xdata().tolist() == [10, 20, 25, 32]
     stopped = dataclasses.replace(run, experiment={"steps": 90, "patience": 2})
     assert drawn(figures.convergence([stopped])).axes[0].lines[0].get_xdata()[-1] == 30
+    kept_best = dataclasses.replace(run, validation={**curve, "30": {"mAP": 29.0}})
+    (line,) = [
+        line for line in drawn(figures.convergence([kept_best])).axes[0].lines if len(line.get_xdata())
+    ]
+    assert line.get_ydata()[-1] == 29  # of the last step; the record's is of the weights that were kept
     on_test = dataclasses.replace(run, eval_split="test")  # its mAP is not one of val
     assert len(drawn(figures.convergence([on_test])).axes[0].lines[0].get_xdata()) == 3
     twice = [dataclasses.replace(run, hash="a"), dataclasses.replace(run, hash="b", student="B", seed=1)]

@@ -1,5 +1,6 @@
 """The primary claims: the right rows are estimated, and the verdict is what the file says it is."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from c2dlib.reporting.evidence import (
     evidence,
     find,
     judge,
+    own_runs,
     paper_numbers,
 )
 from c2dlib.reporting.ledger import ledger_text
@@ -232,6 +234,28 @@ def test_which_records_count(photos):
     assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.6 | +2.0 [+1.9, +2.1] |" in text
     assert "**reproduced**" in text and "not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025)" in text
     assert "noise of the seed alone" in text and found.left_out[0] in text
+
+
+def test_runs_on_other_annotations_do_not_count(photos):
+    """As when an annotation was corrected after some of the runs."""
+    workspace, folder = photos
+    before = workspace, dataclasses.replace(folder, annotation_hash="cd" * 32)
+    for seed in range(6):
+        for method, mAP in (("baseline", 20.0), ("KDcls", 22.0)):
+            for student in ("FasterRCNN-MV1x025", "SSD300-MV1x025"):
+                recorded(before if seed > 3 else photos, student, method, seed, mAP + 10 * (seed > 3))
+    found = evidence(*photos).parts.set_index("id").loc[1]
+    assert (found.seeds, found.draws, found.value) == ("4", 1, pytest.approx(2.0))
+    most = own_runs(workspace, None, ["baseline"])  # without the data: the annotations of most runs
+    assert {e.seed for e, _ in most} == {0, 1, 2, 3}
+
+
+def test_the_detectable_margin_is_that_of_the_strictest_step():
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 10.0}, sd=1.0)
+    part = gain(within=0.5)
+    two = judge([claim(part), claim(part, id=2)], ONE, runs, {}, "mini")
+    expected = find(part, ONE.groups, runs).estimate.detectable_margin(0.05 / 2)
+    assert two.mde.tolist() == pytest.approx([expected, expected])
 
 
 def test_boxes_that_are_not_measured_are_named(photos):

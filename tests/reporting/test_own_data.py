@@ -43,6 +43,15 @@ def test_means_and_the_paired_interval_over_seeds():
     assert not any("One seed" in sentence for sentence in caveats(three, found, {"val": 500}))
 
 
+def test_no_gain_between_a_gpu_and_a_cpu():
+    both = pairs(2)
+    found = records(both, 20.0, 22.0, 20.0, 30.0)
+    last = both[1]["KDcls+loc+KDloc"]
+    found[last.hash()] = record(last, 30.0, device="NVIDIA H100")
+    assert gain_text(both, found) == "+2.0"
+    assert any("others from a GPU" in sentence for sentence in caveats(both, found, {"val": 500}))
+
+
 def test_what_is_not_done_is_a_dash_and_a_sentence():
     both = pairs()
     found = records(both, 20.0)

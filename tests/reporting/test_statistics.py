@@ -119,6 +119,14 @@ def test_the_detectable_effect_is_found_with_the_stated_power():
     assert within.mean() == pytest.approx(0.8, abs=0.02)
 
 
+def test_a_mixed_model_of_runs_that_are_all_equal_has_no_error():
+    """The optimizer may leave a variance a little below 0."""
+    cells = [("A", method, f"d{draw}", 5.0) for method in ("a", "b") for draw in range(2) for _ in range(3)]
+    runs = pd.DataFrame(cells, columns=["student", "method", "draw", "value"])
+    estimate = mixed_estimate(runs.assign(cell=runs.student + " " + runs.method), {"A a": 1.0, "A b": -1.0})
+    assert estimate.value == pytest.approx(0) and isinstance(estimate.se, float)
+
+
 def test_a_mixed_model_of_a_balanced_design_is_the_analysis_of_variance_by_hand():
     """The error of a difference of two methods comes from the interaction of draw and method."""
     generator, draws, methods, seeds, lines = np.random.default_rng(0), 4, 5, 3, []
