@@ -156,10 +156,10 @@ def recorded_seeds(results: Path) -> dict[tuple[str, str], list[int]]:
 def command() -> str:
     """The command that started this process, or a worker's parent process, without the machine's paths.
 
-    Of an absolute path only the last part is kept: records are published.
+    Of a path that is absolute or begins with ``..`` only the last part is kept: records are published.
     """
     program = Path(sys.argv[0])
-    arguments = [Path(part).name if os.path.isabs(part) else part for part in sys.argv[1:]]
+    arguments = [Path(part).name if part.startswith(("/", "../")) else part for part in sys.argv[1:]]
     own_command = (
         f"python -m c2dlib {shlex.join(arguments)}" if program.parent.name == "c2dlib" else program.name
     )

@@ -137,11 +137,13 @@ def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
     circumstances.cache_clear()
 
 
-def test_the_command_of_a_record_has_no_absolute_path(monkeypatch, tmp_path):
+def test_the_command_of_a_record_has_no_path_outside(monkeypatch, tmp_path):
     monkeypatch.delenv("C2D_COMMAND", raising=False)
     started = ["c2dlib/__main__.py", "run", "S", "M", "--data", str(tmp_path / "my data"), "--out", "a/b"]
     monkeypatch.setattr(sys, "argv", started)
     assert command() == "python -m c2dlib run S M --data 'my data' --out a/b"
+    monkeypatch.setattr(sys, "argv", [started[0], "run", "--data", "../elsewhere/photos"])
+    assert command() == "python -m c2dlib run --data photos"
 
 
 def test_the_interpreter_is_named_as_a_shell_reaches_it(monkeypatch, tmp_path):
