@@ -83,9 +83,9 @@ class LocalisationDistiller(Distiller):
             zero = out.positives.pred_boxes.sum() * 0.0
             return ComparedBoxes(dict.fromkeys(self.terms, zero), boxes, true_boxes)
         pixels, values, gradients = out.pixels(), [], []
-        true_views = self._true_views(pixels, truth)
         chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
         with torch.autocast(pixels.device.type, enabled=False), torch.enable_grad():
+            true_views = self._true_views(pixels, truth)
             for part in torch.arange(len(rows), device=rows.device).split(chunk):
                 chunk_boxes = boxes[part].detach().requires_grad_()
                 crops = crop_regions(pixels, chunk_boxes, image_index[part], self.sampling_size)
