@@ -40,7 +40,8 @@ class LocalisationDistiller(Distiller):
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         kd_loc_layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
         max_positives: at most this many of a step's positives are compared, drawn at random; 0: all.
-        loc_min_iou: only positives whose predicted box has this IoU with its object are compared.
+        loc_min_iou: only positives whose predicted box has this IoU with its object are compared. An
+            untrained FCOS needs 0.5: its boxes have no area at first, and without this rule they keep none.
 
     Raises:
         ValueError: for KDloc without a teacher.
