@@ -123,14 +123,25 @@ def validate(root: Path, check_images: bool, cache: Path | None = None) -> Valid
     return Validated(annotations, area_cuts, digest.hexdigest(), report)
 
 
-def read_annotations(file: Path) -> dict:
+def read_object(file: Path) -> dict | None:
+    """The JSON object in an annotation file; None where ``read_annotations`` names why there is none."""
+    problems = Problems()
+    _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
+    return None if problems.by_kind else data
+
+
+def read_annotations(file: Path, data: dict | None = None) -> dict:
     """The content of one annotation file whose entries are valid; its images are not looked at.
+
+    Args:
+        data: what is checked in the place of the file's content.
 
     Raises:
         DataError: with all problems of the file.
     """
     problems = Problems()
-    _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
+    if data is None:
+        _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
     if data is not None:
         _validate_split("train", str(file), data, Report(), problems)
     if data is None or problems.by_kind:

@@ -113,6 +113,49 @@ def test_every_layout_gives_what_coco_gives(make, tmp_path):
     assert set(origin(folder.root)) == {"layout"}
 
 
+@pytest.mark.parametrize("project", ["pets-abcd", "cat"])  # "cat": also the name of a class
+@pytest.mark.parametrize("val", [True, False])
+def test_the_category_of_roboflows_project_is_not_a_class(project, val, tmp_path):
+    root = roboflow(tmp_path / "mine")
+    expected = objects(load_data(root, tmp_path / "made"))
+    for file in root.glob("*/_annotations.coco.json"):
+        exported = json.loads(file.read_text())
+        for category in exported["categories"]:
+            category["supercategory"] = project
+        exported["categories"].insert(0, {"id": 0, "name": project, "supercategory": "none"})
+        write_json(file, exported)
+    if not val:
+        shutil.rmtree(root / "valid")
+    folder = load_data(root, tmp_path / "made")
+    assert [c.name for c in folder.categories] == ["cat", "dog"]
+    if val:
+        assert objects(folder) == expected
+    note = f"{root / 'train/_annotations.coco.json'}: category id 0 {project!r} is not a class"
+    assert [note in warning for warning in folder.report.warnings].count(True) == 1
+    wrong = json.loads((root / "train/_annotations.coco.json").read_text())
+    wrong["annotations"][0]["bbox"] = [1, 2, 3]
+    write_json(root / "train/_annotations.coco.json", wrong)
+    text = refused(root, tmp_path)
+    assert f"{root / 'train/_annotations.coco.json'}: annotation id 0: bbox is [1, 2, 3]" in text
+    assert "2017" not in text
+
+
+def test_a_category_with_annotations_stays_a_class_whatever_its_supercategory(tmp_path):
+    """And so does every category of another layout than Roboflow's."""
+    root = roboflow(tmp_path / "mine")
+    for file in root.glob("*/_annotations.coco.json"):
+        exported = json.loads(file.read_text())
+        exported["categories"][1]["supercategory"] = "cat"
+        write_json(file, exported)
+    assert [c.name for c in load_data(root, tmp_path / "made").categories] == ["cat", "dog"]
+    for file in (coco(tmp_path / "coco") / "annotations").iterdir():
+        exported = json.loads(file.read_text())
+        exported["categories"][1]["supercategory"] = "fish"
+        exported["categories"].append({"id": 3, "name": "fish", "supercategory": "none"})
+        write_json(file, exported)
+    assert len(load_data(tmp_path / "coco", tmp_path / "made").categories) == 3
+
+
 def test_a_coco_folder_is_read_where_it_is(tmp_path):
     root = coco(tmp_path / "coco")
     folder = load_data(root, tmp_path / "made")
