@@ -230,21 +230,33 @@ def held_out_images(names: Iterable[str], folder: Path) -> set[str]:
     """The images that become val: about ``VAL_SHARE`` of them, at least one.
 
     The rule depends on the images' content, not on their order. Groups of images stay together: files of the
-    same content, and those whose names agree up to ``.rf.``, which Roboflow makes of one picture.
+    same content, those whose names agree up to ``.rf.``, which Roboflow makes of one picture, and groups that
+    share an image with another one.
 
     Args:
         names: paths below ``folder``.
     """
-    of_content: dict[str, str] = {}  # hash -> group
-    groups: dict[str, list[str]] = {}
-    order: dict[str, str] = {}
+    contents: list[tuple[str, str]] = []  # name, hash
+    joined: dict[str, str] = {}  # a hash or picture -> one of the same group, up to the one that names it
+
+    def group_of(key: str) -> str:
+        while key in joined:
+            key = joined[key]
+        return key
+
     for name in sorted(names):
         try:
             content = sha256(read_file(folder / name))
         except (OSError, ValueError):  # validation names it
             content = sha256(str(name).encode())
         picture, augmented, _ = Path(name).name.partition(".rf.")
-        group = of_content.setdefault(content, picture if augmented else content)
+        contents.append((name, content))
+        if augmented and (first := group_of(content)) != (second := group_of(picture)):
+            joined[first] = second
+    groups: dict[str, list[str]] = {}
+    order: dict[str, str] = {}
+    for name, content in contents:
+        group = group_of(content)
         groups.setdefault(group, []).append(name)
         order[group] = min(order.get(group, "g"), sha256(f"{VAL_SEED} {content}".encode()))
     wanted = max(1, round(VAL_SHARE * sum(map(len, groups.values()))))

@@ -231,6 +231,18 @@ def test_copies_of_an_image_stay_on_one_side(tmp_path):
     assert held_out == held_out_images(reversed(names), tmp_path)
 
 
+def test_groups_that_share_an_image_stay_on_one_side(tmp_path):
+    """a and b have an image of the same content, b and c another one: their other images follow."""
+    for i in range(5):
+        picture(tmp_path / f"{i}a.rf.1.png", i)
+        shutil.copy(tmp_path / f"{i}a.rf.1.png", tmp_path / f"{i}b.rf.1.png")
+        picture(tmp_path / f"{i}b.rf.2.png", 100 + i)
+        shutil.copy(tmp_path / f"{i}b.rf.2.png", tmp_path / f"{i}c.rf.1.png")
+        picture(tmp_path / f"{i}c.rf.2.png", 200 + i)
+    held_out = held_out_images([path.name for path in tmp_path.iterdir()], tmp_path)
+    assert len(held_out) == 5 and len({name[0] for name in held_out}) == 1
+
+
 def test_yolo_lines_that_are_wrong_are_named(tmp_path):
     root = yolo(tmp_path / "mine")
     lines = """0 0.5 0.5 0.1 0.1
@@ -289,9 +301,18 @@ def test_yolo_labels_refer_to_the_turned_picture(tmp_path):
     image, target = folder.splits["train"][0]
     assert image.shape == (3, WIDTH, HEIGHT)
     assert target["boxes"].tolist() == [[0, 10, 20, 30]]
-    exif[0x0112] = 3
-    picture(root / "images/train/0.jpg", 0, exif=exif)
-    assert "0.jpg: orientation 3 is not supported; save it upright" in refused(root, tmp_path)
+    for mirrored in (2, 3, 4):
+        exif[0x0112] = mirrored
+        picture(root / "images/train/0.jpg", 0, exif=exif)
+        words = f"0.jpg: orientation {mirrored} is not supported; save it upright"
+        assert words in refused(root, tmp_path)
+    exif[0x0112] = 6
+    picture(root / "images/train/0.jpg", 0, size=(20, 20), exif=exif)
+    assert "0.jpg: orientation 6 is not supported" in refused(root, tmp_path)
+    for none in (0, 9):  # such values turn nothing
+        exif[0x0112] = none
+        picture(root / "images/train/0.jpg", 0, exif=exif)
+        assert load_data(root, tmp_path / "made").splits["train"][0][0].shape == (3, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize(
