@@ -472,8 +472,14 @@ def _image_problem(folder: Path, resolved_folder: Path, decode: bool, entry: dic
     name = Path(entry["file_name"])
     path = folder / name
     try:
-        if name.is_absolute() or ".." in name.parts or not path.resolve().is_relative_to(resolved_folder):
+        if name.is_absolute() or ".." in name.parts:
             return "file_name leads out of the image folder", "must be inside it"
+        if not path.resolve().is_relative_to(resolved_folder):
+            return (
+                "link that leads out of the image folder",
+                "the file, or a folder in its name, is a link to outside the image folder; copy the file "
+                f"there, or make {folder.name}/ as a whole a link to the folder with the images",
+            )
         if not path.is_file():
             return "missing image file", "no such file"
         (read_image if decode else check_header)(path, entry["width"], entry["height"])
