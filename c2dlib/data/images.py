@@ -30,6 +30,7 @@ PIXEL_FORMATS = {
 }  # and I;16...
 ORIENTATION = 0x0112  # EXIF tag
 SIDES_SWAPPED = (5, 6, 7, 8)  # its values that turn the image by a quarter
+MIRRORED = (2, 3, 4)  # those that mirror it or turn it upside down; all others leave it as it is
 
 
 class ImageSizeError(ValueError):

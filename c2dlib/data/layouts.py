@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from c2dlib.data.coco import CocoFolder, load_folder
-from c2dlib.data.validation import LAYOUT, SPLITS, DataError, read_annotations
+from c2dlib.data.validation import LAYOUT, SPLITS, DataError, read_annotations, read_object
 from c2dlib.data.yolo import read_description, read_yolo
 from c2dlib.files import parse_json, read_file, sha256, write_whole
 from c2dlib.records import data_name
@@ -44,6 +44,8 @@ class Source:
     splits: dict[str, tuple[Path | dict, Path]]
     notes: list[str] = field(default_factory=list)  # what does not prevent training
     split_rule: str = ""  # how a val split was made; empty: there was one
+    # split -> its annotation file, where ``splits`` may have a changed content, not validated, in its place
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 def load_data(
@@ -110,7 +112,7 @@ def _recognise(place: Path) -> Source | None:
     }
     if any(annotations.is_file() for annotations, _ in roboflow.values()):
         there = {split: pair for split, pair in roboflow.items() if pair[1].is_dir()}
-        return Source("Roboflow's COCO export", place.name, there)
+        return _without_root(Source("Roboflow's COCO export", place.name, there))
     for name in ("data.yaml", "data.yml", "dataset.yaml"):
         if (place / name).is_file():
             return _described(place / name)
@@ -120,6 +122,46 @@ def _recognise(place: Path) -> Source | None:
             "`train: images/train`, `val: images/val`."
         )
     return None
+
+
+def _without_root(source: Source) -> Source:
+    """Roboflow's export without the category that stands for the project.
+
+    Roboflow lists it before the classes: it is the supercategory of each of them and has no annotation. A
+    class of the same name is its own supercategory, and stays.
+    """
+    contents: dict[str, dict] = {}
+    for split, (file, _) in source.splits.items():
+        if isinstance(file, Path) and os.path.isfile(file):
+            source.files[split] = file
+            content = read_object(file)
+            if content is None or not all(
+                _are_objects(content.get(k)) for k in ("categories", "annotations")
+            ):
+                return source  # validation names the problem
+            contents[split] = content
+    listed = [category for content in contents.values() for category in content["categories"]]
+    parents = [c["supercategory"] for c in listed if isinstance(c.get("supercategory"), str)]
+    used = [row.get("category_id") for content in contents.values() for row in content["annotations"]]
+
+    def is_root(category: dict) -> bool:
+        name, own = category.get("name"), category.get("supercategory")
+        return name in parents and name != own and category.get("id") not in used
+
+    for split, content in contents.items():
+        if roots := [category for category in content["categories"] if is_root(category)]:
+            classes = [category for category in content["categories"] if category not in roots]
+            source.splits[split] = content | {"categories": classes}, source.splits[split][1]
+            source.notes += [
+                f"{source.files[split]}: category id {root.get('id')} {root['name']!r} is not a class: it is "
+                "the supercategory of others and has no annotation"
+                for root in roots
+            ]
+    return source
+
+
+def _are_objects(entries: object) -> bool:
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
 def _coco_without_val(place: Path) -> Source | None:
@@ -161,7 +203,12 @@ def _with_val(source: Source) -> Source:
         DataError: with all problems of the annotation file; if it has no two different images.
     """
     annotations, images = source.splits["train"]
-    content = read_annotations(annotations) if isinstance(annotations, Path) else annotations
+    if isinstance(annotations, Path):
+        content = read_annotations(annotations)
+    elif "train" in source.files:
+        content = read_annotations(source.files["train"], annotations)
+    else:
+        content = annotations
     names = [Path(image["file_name"]).as_posix() for image in content["images"]]
     held_out = held_out_images(names, images)
     if not held_out or len(held_out) == len(names):
@@ -183,21 +230,33 @@ def held_out_images(names: Iterable[str], folder: Path) -> set[str]:
     """The images that become val: about ``VAL_SHARE`` of them, at least one.
 
     The rule depends on the images' content, not on their order. Groups of images stay together: files of the
-    same content, and those whose names agree up to ``.rf.``, which Roboflow makes of one picture.
+    same content, those whose names agree up to ``.rf.``, which Roboflow makes of one picture, and groups that
+    share an image with another one.
 
     Args:
         names: paths below ``folder``.
     """
-    of_content: dict[str, str] = {}  # hash -> group
-    groups: dict[str, list[str]] = {}
-    order: dict[str, str] = {}
+    contents: list[tuple[str, str]] = []  # name, hash
+    joined: dict[str, str] = {}  # a hash or picture -> one of the same group, up to the one that names it
+
+    def group_of(key: str) -> str:
+        while key in joined:
+            key = joined[key]
+        return key
+
     for name in sorted(names):
         try:
             content = sha256(read_file(folder / name))
         except (OSError, ValueError):  # validation names it
             content = sha256(str(name).encode())
         picture, augmented, _ = Path(name).name.partition(".rf.")
-        group = of_content.setdefault(content, picture if augmented else content)
+        contents.append((name, content))
+        if augmented and (first := group_of(content)) != (second := group_of(picture)):
+            joined[first] = second
+    groups: dict[str, list[str]] = {}
+    order: dict[str, str] = {}
+    for name, content in contents:
+        group = group_of(content)
         groups.setdefault(group, []).append(name)
         order[group] = min(order.get(group, "g"), sha256(f"{VAL_SEED} {content}".encode()))
     wanted = max(1, round(VAL_SHARE * sum(map(len, groups.values()))))
@@ -252,7 +311,7 @@ def _in_its_own_names(text: str, root: Path, place: Path, source: Source) -> str
     """A message on the folder made here, with the names of the data it was made from."""
     own_names = {f"{LAYOUT}\n": "", str(root): str(place)}
     for split, (labels, images) in source.splits.items():
-        file = labels if isinstance(labels, Path) else f"{images} ({split})"
+        file = labels if isinstance(labels, Path) else source.files.get(split, f"{images} ({split})")
         own_names |= {f"annotations/instances_{split}2017.json": str(file), f"{split}2017/": f"{images}/"}
     made_here = "|".join(map(re.escape, own_names))  # each is at the beginning of a word
     return re.sub(rf"(?<!\S)(?:{made_here})", lambda found: own_names[found[0]], text)

@@ -123,14 +123,25 @@ def validate(root: Path, check_images: bool, cache: Path | None = None) -> Valid
     return Validated(annotations, area_cuts, digest.hexdigest(), report)
 
 
-def read_annotations(file: Path) -> dict:
+def read_object(file: Path) -> dict | None:
+    """The JSON object in an annotation file; None where ``read_annotations`` names why there is none."""
+    problems = Problems()
+    _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
+    return None if problems.by_kind else data
+
+
+def read_annotations(file: Path, data: dict | None = None) -> dict:
     """The content of one annotation file whose entries are valid; its images are not looked at.
+
+    Args:
+        data: what is checked in the place of the file's content.
 
     Raises:
         DataError: with all problems of the file.
     """
     problems = Problems()
-    _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
+    if data is None:
+        _, data = _read_json(file.parent, str(file), hashlib.sha256(), problems)
     if data is not None:
         _validate_split("train", str(file), data, Report(), problems)
     if data is None or problems.by_kind:
@@ -461,8 +472,14 @@ def _image_problem(folder: Path, resolved_folder: Path, decode: bool, entry: dic
     name = Path(entry["file_name"])
     path = folder / name
     try:
-        if name.is_absolute() or ".." in name.parts or not path.resolve().is_relative_to(resolved_folder):
+        if name.is_absolute() or ".." in name.parts:
             return "file_name leads out of the image folder", "must be inside it"
+        if not path.resolve().is_relative_to(resolved_folder):
+            return (
+                "link that leads out of the image folder",
+                "the file, or a folder in its name, is a link to outside the image folder; copy the file "
+                f"there, or make {folder.name}/ as a whole a link to the folder with the images",
+            )
         if not path.is_file():
             return "missing image file", "no such file"
         (read_image if decode else check_header)(path, entry["width"], entry["height"])

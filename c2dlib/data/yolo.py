@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from c2dlib.data.images import ORIENTATION, SIDES_SWAPPED
+from c2dlib.data.images import MIRRORED, ORIENTATION, SIDES_SWAPPED
 from c2dlib.data.validation import FIELDS, DataError, Problems, parse_number
 from c2dlib.files import read_file, read_yaml
 
@@ -209,7 +209,7 @@ def _size(file: Path, problems: Problems) -> tuple[int, int] | None:
     except Exception as error:  # Pillow's decoders raise many types
         problems.add("unreadable image file", f"{file}: {error}")
         return None
-    if orientation not in (1, *SIDES_SWAPPED) or (orientation != 1 and width == height):
+    if orientation in MIRRORED or (orientation in SIDES_SWAPPED and width == height):
         problems.add(
             "image that is turned or mirrored by its EXIF data",
             f"{file}: orientation {orientation} is not supported; save it upright",

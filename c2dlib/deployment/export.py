@@ -46,7 +46,8 @@ def export_onnx(
 ) -> Path:
     """Write a torchvision detector as ONNX.
 
-    Its input is ``image`` [3, H, W] in 0..1; its outputs are ``boxes``, ``scores`` and ``labels`` (1..C).
+    Its input is ``image`` [3, H, W] in 0..1; its outputs are ``boxes``, ``scores`` and ``labels`` (1..C;
+    RetinaNet and FCOS can also give 0, their unused column, which is no class).
 
     Resizing, normalisation and non-maximum suppression are inside; H and W are free.
 

@@ -193,6 +193,7 @@ def _detect(
     """The boxes of an image above the threshold, highest first, and the best of all."""
     output = {k: v.cpu() for k, v in student.model([image.to(device)])[0].items()}
     order = output["scores"].argsort(descending=True, stable=True)
+    order = order[output["labels"][order] > 0]  # 0 is no class: RetinaNet's and FCOS's unused column
     scores, labels, boxes = (output[k][order] for k in ("scores", "labels", "boxes"))
     names = [student.categories[label - 1].name for label in labels.tolist()]
     highest = (float(scores[0]), names[0]) if names else None

@@ -57,7 +57,8 @@ class DETRStep(nn.Module):
             {"class_labels": t["labels"] - 1, "boxes": b} for t, b in zip(targets, true_boxes, strict=True)
         ]
         out = self.model(pixel_values=batch, labels=labels)
-        logits, boxes = (v[:, -self.model.config.num_queries :] for v in (out.logits, out.pred_boxes))
+        last = slice(-self.model.config.num_queries, None)
+        logits, boxes = (v[:, last].float() for v in (out.logits, out.pred_boxes))
         matches = self.matcher({"logits": logits, "pred_boxes": boxes.clamp(0, 1)}, labels)
         neck = out.encoder_last_hidden_state
         return TrainOutput(

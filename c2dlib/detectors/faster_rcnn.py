@@ -13,7 +13,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import fastrcnn_loss, keypointrcnn_loss, maskrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from c2dlib.detectors.matching import feature_maps, mean_and_std, on_demand, true_class
+from c2dlib.detectors.matching import feature_maps, fp32_anchors, mean_and_std, on_demand, true_class
 from c2dlib.detectors.roi_align import pool_regions
 from c2dlib.detectors.train_output import Head, MatchedPositives, TrainOutput
 
@@ -90,7 +90,8 @@ class FasterRCNNStep(nn.Module):
         proposals, matches, labels, regression = heads.select_training_samples(proposals, with_key)
         pool = partial(pool_regions, heads.box_roi_pool) if self.weighted_sum else heads.box_roi_pool
         pooled = pool(features, proposals, batch.image_sizes)
-        logits, deltas = heads.box_predictor(heads.box_head(pooled))  # [R, C + 1], [R, 4 (C + 1)]
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        logits, deltas = logits.float(), deltas.float()  # [R, C + 1], [R, 4 (C + 1)]
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, deltas, labels, regression)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, **rpn_losses}
         third = features, batch.image_sizes, proposals, matches, labels, targets
@@ -132,11 +133,12 @@ class FasterRCNNStep(nn.Module):
 
     def _rpn(self, batch, features, targets) -> tuple[list[Tensor], dict[str, Tensor], Head]:
         """torchvision's RPN step: proposals per image, its two losses, and the outputs of its head."""
-        rpn, maps = self.model.rpn, list(features.values())
-        logits, deltas = rpn.head(maps)
+        rpn = self.model.rpn
+        logits, deltas = rpn.head(list(features.values()))
         counts = [m[0].numel() for m in logits]  # anchors per level of an image
-        anchors = rpn.anchor_generator(batch, maps)
-        logits, deltas = concat_box_prediction_layers(logits, deltas)  # [B A, 1], [B A, 4]
+        anchors = fp32_anchors(rpn.anchor_generator, batch, features)
+        logits, deltas = concat_box_prediction_layers(logits, deltas)
+        logits, deltas = logits.float(), deltas.float()  # [B A, 1], [B A, 4]
         boxes = rpn.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
         proposals, _ = rpn.filter_proposals(boxes, logits, batch.image_sizes, counts)
         labels, matched = rpn.assign_targets_to_anchors(anchors, targets)

@@ -11,7 +11,13 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 
-from c2dlib.detectors.matching import feature_maps, gather_positives, mean_and_std
+from c2dlib.detectors.matching import (
+    feature_maps,
+    fp32_anchors,
+    fp32_outputs,
+    gather_positives,
+    mean_and_std,
+)
 from c2dlib.detectors.train_output import TrainOutput
 
 
@@ -60,8 +66,8 @@ class FCOSStep(nn.Module):
         model = self.model
         batch, targets = model.transform(images, targets)
         features = feature_maps(model.backbone, batch.tensors)
-        head = model.head(list(features.values()))
-        anchors = model.anchor_generator(batch, list(features.values()))
+        head = fp32_outputs(model.head, features)
+        anchors = fp32_anchors(model.anchor_generator, batch, features)
         matches = self._matches(targets, head, anchors, [m.shape[2] * m.shape[3] for m in features.values()])
         losses = model.head.compute_loss(targets, head, anchors, matches)
         positives = gather_positives(

@@ -7,9 +7,24 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from c2dlib.detectors.train_output import MatchedPositives
+
+
+def fp32_anchors(generator: nn.Module, batch: ImageList, features: dict[str, Tensor]) -> list[Tensor]:
+    """torchvision's anchors per image [A, 4] xyxy; in fp32 also where autocast computes the maps in bf16.
+
+    torchvision gives anchors the dtype of the maps, and between 512 and 1023 pixels bf16 has steps of four.
+    """
+    shapes = [m.new_empty((), dtype=torch.float32).expand(m.shape) for m in features.values()]  # no memory
+    return generator(batch, shapes)
+
+
+def fp32_outputs(head: nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A one-stage head's logits and deltas in fp32, so that losses and boxes are computed in it."""
+    return {name: output.float() for name, output in head(list(features.values())).items()}
 
 
 def match_anchors(matcher, anchors: list[Tensor], targets: list[dict]) -> list[Tensor]:

@@ -9,6 +9,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from c2dlib.detectors.matching import (
     feature_maps,
+    fp32_anchors,
+    fp32_outputs,
     gather_positives,
     match_anchors,
     mean_and_std,
@@ -60,8 +62,8 @@ class RetinaNetStep(nn.Module):
         model = self.model
         batch, targets = model.transform(images, targets)
         features = feature_maps(model.backbone, batch.tensors)
-        head = model.head(list(features.values()))
-        anchors = model.anchor_generator(batch, list(features.values()))
+        head = fp32_outputs(model.head, features)
+        anchors = fp32_anchors(model.anchor_generator, batch, features)
         matches = match_anchors(model.proposal_matcher, anchors, targets)
         losses = model.head.compute_loss(targets, head, anchors, matches)
         positives = gather_positives(

@@ -11,7 +11,14 @@ from torchvision.models.detection.ssdlite import _extra_block, _normal_init
 from torchvision.models.vgg import cfgs, make_layers
 
 from c2dlib.data.augment import VGG_MEAN, VGG_STD
-from c2dlib.detectors.matching import feature_maps, gather_positives, match_anchors, mean_and_std
+from c2dlib.detectors.matching import (
+    feature_maps,
+    fp32_anchors,
+    fp32_outputs,
+    gather_positives,
+    match_anchors,
+    mean_and_std,
+)
 from c2dlib.detectors.train_output import TrainOutput
 
 # Section 3.6 and footnote 5 of the SSD paper, COCO settings: default box scales, extra aspect ratios, and
@@ -177,8 +184,8 @@ class SSDStep(nn.Module):
         model = self.model
         batch, targets = model.transform(images, targets)
         features = feature_maps(model.backbone, batch.tensors)
-        head = model.head(list(features.values()))
-        anchors = model.anchor_generator(batch, list(features.values()))
+        head = fp32_outputs(model.head, features)
+        anchors = fp32_anchors(model.anchor_generator, batch, features)
         matches = match_anchors(model.proposal_matcher, anchors, targets)
         losses = model.compute_loss(targets, head, anchors, matches)
         positives = gather_positives(

@@ -32,6 +32,7 @@ def C2D(
             size only (most transformers) needs that size here.
         pool_obj, pool_maps, kd_loc_layers, max_positives, loc_min_iou: see ``LocalisationDistiller``. A
             detector with many positives per object (FCOS, RetinaNet) trains faster with ``max_positives``.
+            An untrained FCOS needs ``loc_min_iou=0.5``.
 
     Raises:
         ValueError: if a weight is negative.

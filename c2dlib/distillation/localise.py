@@ -40,7 +40,8 @@ class LocalisationDistiller(Distiller):
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         kd_loc_layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
         max_positives: at most this many of a step's positives are compared, drawn at random; 0: all.
-        loc_min_iou: only positives whose predicted box has this IoU with its object are compared.
+        loc_min_iou: only positives whose predicted box has this IoU with its object are compared. An
+            untrained FCOS needs 0.5: its boxes have no area at first, and without this rule they keep none.
 
     Raises:
         ValueError: for KDloc without a teacher.
@@ -83,9 +84,9 @@ class LocalisationDistiller(Distiller):
             zero = out.positives.pred_boxes.sum() * 0.0
             return ComparedBoxes(dict.fromkeys(self.terms, zero), boxes, true_boxes)
         pixels, values, gradients = out.pixels(), [], []
-        true_views = self._true_views(pixels, truth)
         chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
         with torch.autocast(pixels.device.type, enabled=False), torch.enable_grad():
+            true_views = self._true_views(pixels, truth)
             for part in torch.arange(len(rows), device=rows.device).split(chunk):
                 chunk_boxes = boxes[part].detach().requires_grad_()
                 crops = crop_regions(pixels, chunk_boxes, image_index[part], self.sampling_size)

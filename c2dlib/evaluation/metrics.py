@@ -49,7 +49,10 @@ def detect(
 
 
 def _coco_results(split, index: int, output: dict) -> list[dict]:
-    """One image's torchvision detections (boxes xyxy, labels from 1, scores) as COCO results."""
+    """One image's torchvision detections (boxes xyxy, labels from 1, scores) as COCO results.
+
+    Label 0 is left out: it is no class, but torchvision's RetinaNet and FCOS also score their unused column.
+    """
     boxes = output["boxes"].double()
     boxes[:, 2:] -= boxes[:, :2]
     return [
@@ -62,6 +65,7 @@ def _coco_results(split, index: int, output: dict) -> list[dict]:
         for box, label, score in zip(
             boxes.tolist(), output["labels"].tolist(), output["scores"].tolist(), strict=True
         )
+        if label > 0
     ]
 
 

@@ -131,8 +131,8 @@ def with_errors(
 
     Args:
         columns: of ``boxes75`` (AP75 of the boxes alone, percent), ``score_IoU`` (rank correlation of score
-            and IoU over detections with an IoU of at least .50) and ``oracle_mAP`` (mAP if the scores were
-            the IoUs, percent), see ``evaluation.ranking``. A column without any number is left out.
+            and IoU over detections with an IoU of at least .50) and ``oracle_mAP`` (mAP of a perfect order,
+            percent), see ``evaluation.ranking``. A column without any number is left out.
     """
     values = {}
     for index, row in zip(frame.index, rows, strict=True):

@@ -173,8 +173,9 @@ class Teacher(nn.Module):
     Args:
         classifier: with ``num_classes`` outputs and timm's ``pretrained_cfg``; a copy of it is kept.
         size: side of the crops that it reads, in pixels.
-        dtype: of its weights and of its arithmetic. bfloat16 is faster where the processor has it
-            (avx512_bf16, AMX, GPUs); logits and maps come back in float32, with bfloat16's three digits.
+        dtype: of its weights and of its arithmetic, also under autocast. bfloat16 is faster where the
+            processor has it (avx512_bf16, AMX, GPUs); logits and maps come back in float32, with bfloat16's
+            three digits.
     """
 
     mean: Tensor  # [3, 1, 1] in 0..255
@@ -200,12 +201,13 @@ class Teacher(nn.Module):
         l0 is the first convolution with norm, activation and max-pool (where the classifier has one), l1 the
         next stage (section 4.3). No layer after the last of these maps is run.
         """
-        maps = self.classifier.forward_intermediates(
-            self._normalised(crops),
-            indices=list(range(layers)),
-            stop_early=True,
-            intermediates_only=True,
-        )
+        with torch.autocast(crops.device.type, enabled=False):
+            maps = self.classifier.forward_intermediates(
+                self._normalised(crops),
+                indices=list(range(layers)),
+                stop_early=True,
+                intermediates_only=True,
+            )
         pool = getattr(self.classifier, "maxpool", None)
         maps = [pool(maps[0]) if pool is not None else maps[0], *maps[1:]]
         return [early_map.float() for early_map in maps]
@@ -216,7 +218,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def read(self, crops: Tensor, layers: int = 0) -> TeacherReading:
         """Logits [N, C] of crops [N, 3, s, s] in 0..255, and the first ``layers`` maps."""
-        logits = self.classifier(self._normalised(crops)).float()
+        with torch.autocast(crops.device.type, enabled=False):
+            logits = self.classifier(self._normalised(crops)).float()
         return TeacherReading(logits, self.early(crops, layers) if layers else [])
 
 

@@ -139,7 +139,7 @@ def trained_classifier(
 
 
 def _scaled(transform: v2.Transform, image_size: int) -> v2.Transform:
-    """``transform`` after a resizing without antialiasing, like a detector's own; 0: without one."""
+    """``transform`` after a resizing of the short side without antialiasing; 0: without one."""
     return v2.Compose([v2.Resize(image_size, antialias=False), transform]) if image_size else transform
 
 

@@ -113,6 +113,49 @@ def test_every_layout_gives_what_coco_gives(make, tmp_path):
     assert set(origin(folder.root)) == {"layout"}
 
 
+@pytest.mark.parametrize("project", ["pets-abcd", "cat"])  # "cat": also the name of a class
+@pytest.mark.parametrize("val", [True, False])
+def test_the_category_of_roboflows_project_is_not_a_class(project, val, tmp_path):
+    root = roboflow(tmp_path / "mine")
+    expected = objects(load_data(root, tmp_path / "made"))
+    for file in root.glob("*/_annotations.coco.json"):
+        exported = json.loads(file.read_text())
+        for category in exported["categories"]:
+            category["supercategory"] = project
+        exported["categories"].insert(0, {"id": 0, "name": project, "supercategory": "none"})
+        write_json(file, exported)
+    if not val:
+        shutil.rmtree(root / "valid")
+    folder = load_data(root, tmp_path / "made")
+    assert [c.name for c in folder.categories] == ["cat", "dog"]
+    if val:
+        assert objects(folder) == expected
+    note = f"{root / 'train/_annotations.coco.json'}: category id 0 {project!r} is not a class"
+    assert [note in warning for warning in folder.report.warnings].count(True) == 1
+    wrong = json.loads((root / "train/_annotations.coco.json").read_text())
+    wrong["annotations"][0]["bbox"] = [1, 2, 3]
+    write_json(root / "train/_annotations.coco.json", wrong)
+    text = refused(root, tmp_path)
+    assert f"{root / 'train/_annotations.coco.json'}: annotation id 0: bbox is [1, 2, 3]" in text
+    assert "2017" not in text
+
+
+def test_a_category_with_annotations_stays_a_class_whatever_its_supercategory(tmp_path):
+    """And so does every category of another layout than Roboflow's."""
+    root = roboflow(tmp_path / "mine")
+    for file in root.glob("*/_annotations.coco.json"):
+        exported = json.loads(file.read_text())
+        exported["categories"][1]["supercategory"] = "cat"
+        write_json(file, exported)
+    assert [c.name for c in load_data(root, tmp_path / "made").categories] == ["cat", "dog"]
+    for file in (coco(tmp_path / "coco") / "annotations").iterdir():
+        exported = json.loads(file.read_text())
+        exported["categories"][1]["supercategory"] = "fish"
+        exported["categories"].append({"id": 3, "name": "fish", "supercategory": "none"})
+        write_json(file, exported)
+    assert len(load_data(tmp_path / "coco", tmp_path / "made").categories) == 3
+
+
 def test_a_coco_folder_is_read_where_it_is(tmp_path):
     root = coco(tmp_path / "coco")
     folder = load_data(root, tmp_path / "made")
@@ -188,6 +231,18 @@ def test_copies_of_an_image_stay_on_one_side(tmp_path):
     assert held_out == held_out_images(reversed(names), tmp_path)
 
 
+def test_groups_that_share_an_image_stay_on_one_side(tmp_path):
+    """a and b have an image of the same content, b and c another one: their other images follow."""
+    for i in range(5):
+        picture(tmp_path / f"{i}a.rf.1.png", i)
+        shutil.copy(tmp_path / f"{i}a.rf.1.png", tmp_path / f"{i}b.rf.1.png")
+        picture(tmp_path / f"{i}b.rf.2.png", 100 + i)
+        shutil.copy(tmp_path / f"{i}b.rf.2.png", tmp_path / f"{i}c.rf.1.png")
+        picture(tmp_path / f"{i}c.rf.2.png", 200 + i)
+    held_out = held_out_images([path.name for path in tmp_path.iterdir()], tmp_path)
+    assert len(held_out) == 5 and len({name[0] for name in held_out}) == 1
+
+
 def test_yolo_lines_that_are_wrong_are_named(tmp_path):
     root = yolo(tmp_path / "mine")
     lines = """0 0.5 0.5 0.1 0.1
@@ -246,9 +301,18 @@ def test_yolo_labels_refer_to_the_turned_picture(tmp_path):
     image, target = folder.splits["train"][0]
     assert image.shape == (3, WIDTH, HEIGHT)
     assert target["boxes"].tolist() == [[0, 10, 20, 30]]
-    exif[0x0112] = 3
-    picture(root / "images/train/0.jpg", 0, exif=exif)
-    assert "0.jpg: orientation 3 is not supported; save it upright" in refused(root, tmp_path)
+    for mirrored in (2, 3, 4):
+        exif[0x0112] = mirrored
+        picture(root / "images/train/0.jpg", 0, exif=exif)
+        words = f"0.jpg: orientation {mirrored} is not supported; save it upright"
+        assert words in refused(root, tmp_path)
+    exif[0x0112] = 6
+    picture(root / "images/train/0.jpg", 0, size=(20, 20), exif=exif)
+    assert "0.jpg: orientation 6 is not supported" in refused(root, tmp_path)
+    for none in (0, 9):  # such values turn nothing
+        exif[0x0112] = none
+        picture(root / "images/train/0.jpg", 0, exif=exif)
+        assert load_data(root, tmp_path / "made").splits["train"][0][0].shape == (3, HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ from c2dlib.deployment.student import Checkpoint, read_picture
 
 
 class Fixed(nn.Module):
-    """Finds the same three boxes on every picture but black ones."""
+    """Finds the same three boxes on every picture but black ones, and one more of label 0, no class."""
 
     def forward(self, images):
-        count = 3 if images[0].max() > 0 else 0
-        boxes = torch.tensor([[10.0, 20, 40, 60], [50, 30, 90, 70], [5, 5, 15, 15]])
-        scores, labels = torch.tensor([0.31, 0.9, 0.2]), torch.tensor([1, 2, 2])
+        count = 4 if images[0].max() > 0 else 0
+        boxes = torch.tensor([[10.0, 20, 40, 60], [50, 30, 90, 70], [5, 5, 15, 15], [0, 0, 99, 79]])
+        scores, labels = torch.tensor([0.31, 0.9, 0.2, 0.95]), torch.tensor([1, 2, 2, 0])
         return [{"boxes": boxes[:count], "scores": scores[:count], "labels": labels[:count]}]
 
 

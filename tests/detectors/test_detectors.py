@@ -108,6 +108,35 @@ class TestStep:
         assert loss.isfinite()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["SSD300-VGG16", "SSD300-MV1x025", "FasterRCNN-MV1x025", "RetinaNet-MV1x025", "FCOS-R50", "MaskRCNN-R50"],
+)
+def test_boxes_and_matches_under_autocast_are_those_of_fp32(name):
+    images, targets = scenes()
+    seen = []
+    for autocast in (False, True):
+        step = smoke(name)
+        generator = step.model.anchor_generator if step.one_stage else step.model.rpn.anchor_generator
+        generator.register_forward_hook(lambda _, args, anchors: seen.append(anchors))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = step(images, targets)
+            seen[-1] = torch.cat(seen[-1]), out, out.heads()
+    (anchors, expected, _), (under_autocast, out, heads) = seen
+    assert anchors.dtype == under_autocast.dtype == torch.float32 and anchors.equal(under_autocast)
+    matched = vars(out.positives).values()
+    floats = [t for t in matched if t is not None and t.is_floating_point()] + [*out.task_losses.values()]
+    for head in heads.values():
+        floats += [*head.boxes, head.logits, head.deltas, head.targets]
+    assert {t.dtype for t in floats} == {torch.float32}
+    assert [*out.features.values()][-1].dtype == torch.bfloat16  # the network itself is not in fp32
+    if step.one_stage:  # matched by the anchors alone; the proposals of two stages are the network's
+        assert out.positives.image_index.equal(expected.positives.image_index)
+        assert out.positives.gt_index.equal(expected.positives.gt_index)
+    else:
+        assert heads["rpn"].labels.equal(expected.heads()["rpn"].labels)
+
+
 def iou(a, b):
     left, right = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     inter = np.prod(np.clip(right - left, 0, None))

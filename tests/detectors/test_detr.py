@@ -136,6 +136,18 @@ class TestStep:
         torch.testing.assert_close(out.pixels()[0], images[0] * 255)
         assert [m.shape[-2:] for m in out.features.values()] == [(8, 12), (4, 6), (2, 3)]
 
+    def test_boxes_under_autocast_are_scaled_to_pixels_in_fp32(self, name):
+        model, seen = tiny(name), {}
+        model.config.num_denoising = 0  # else its true boxes, in fp32, raise all boxes to fp32
+        model.register_forward_hook(lambda _, args, result: seen.update(result))
+        with torch.autocast("cpu", torch.bfloat16):
+            matched = DETRStep(model, SIZE)(*scene()).positives
+        assert matched.class_logits.dtype == matched.pred_boxes.dtype == torch.float32
+        x, y, w, h = seen["pred_boxes"].float().unbind(2)
+        corners = torch.stack([(x - w / 2) * 96, (y - h / 2) * 64, (x + w / 2) * 96, (y + h / 2) * 64], 2)
+        for image, box in zip(matched.image_index, matched.pred_boxes, strict=True):
+            assert (corners[image] - box).abs().max(1).values.min() < 1e-4
+
     def test_c2d_reaches_the_student_alone(self, name):
         model, (images, targets) = tiny(name), scene()
         teacher = c2dlib.Teacher(build_classifier("resnet18", CLASSES, 32, width=0.25), CLASSES, 32)

@@ -23,6 +23,7 @@ from c2dlib.distillation.controls import (
 )
 from c2dlib.distillation.localise import LocalisationDistiller
 from c2dlib.distillation.losses import kd_cls, matched_l1, paired_iou
+from c2dlib.teacher.classifier import Teacher, build_classifier
 
 SETTINGS = {
     "lambda_l": 1.0,
@@ -173,6 +174,20 @@ def test_localisation_weights_layers_and_zero():
     perfect = output(boxes=boxes, pred=torch.cat(boxes).requires_grad_())
     terms = LocalisationDistiller(Eye(), ["loc", "KDloc"], **settings)(perfect)
     assert terms["loc"].item() == terms["KDloc"].item() == 0
+
+
+def test_equal_boxes_under_autocast_give_no_loss_and_no_gradient():
+    teacher = Teacher(build_classifier("resnet18", 3, 32, width=0.25), 3, 32)
+    boxes = [torch.tensor([[2.0, 2, 12, 14]]), torch.zeros(0, 4), torch.tensor([[4.0, 4, 20, 20]])]
+    pred = torch.cat(boxes).requires_grad_()
+    distill = LocalisationDistiller(
+        teacher, ["loc", "KDloc"], **SETTINGS | {"sampling_size": 32, "pool_maps": 8}
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = distill(output(boxes=boxes, pred=pred))
+    assert terms["loc"].item() == terms["KDloc"].item() == 0
+    (gradient,) = torch.autograd.grad(sum(terms.values()), pred)
+    assert not gradient.any()
 
 
 def test_only_boxes_near_their_object_enter_loc_and_kd_loc():

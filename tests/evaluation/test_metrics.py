@@ -180,7 +180,7 @@ def test_two_evaluators_that_differ_are_reported(monkeypatch):
 
 
 class Fake(torch.nn.Module):
-    """Finds in an image of value v one box of label 1 and one of label 2; nothing in a black one."""
+    """Finds in an image of value v a box of each of the labels 1, 2 and 0; nothing in a black one."""
 
     def __init__(self):
         super().__init__()
@@ -189,15 +189,15 @@ class Fake(torch.nn.Module):
     def forward(self, images):
         assert not self.training and all(i.dtype == torch.float32 and i.max() <= 1 for i in images)
         self.batches.append(len(images))
-        boxes = torch.tensor([[1.0, 2, 11, 22], [5, 5, 6, 9]])
+        boxes = torch.tensor([[1.0, 2, 11, 22], [5, 5, 6, 9], [0, 0, 8, 8]])
         return [
             {
                 "boxes": boxes[:n].clone(),
-                "labels": torch.tensor([1, 2])[:n],
-                "scores": image.max().expand(2)[:n],
+                "labels": torch.tensor([1, 2, 0])[:n],  # 0: RetinaNet's and FCOS's unused column
+                "scores": image.max().expand(3)[:n],
             }
             for image in images
-            for n in [2 if image.max() > 0 else 0]
+            for n in [3 if image.max() > 0 else 0]
         ]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from c2dlib.evaluation.metrics import IOUS
-from c2dlib.evaluation.ranking import ORACLE, SCORE_IOU, own_ious, ranking
+from c2dlib.evaluation.ranking import ORACLE, SCORE_IOU, oracle_scores, own_ious, ranking
 
 OBJECTS = [  # image, xywh, crowd
     (1, [0, 0, 20, 20], 0),
@@ -49,6 +49,32 @@ def test_a_perfect_order_mends_the_order_and_nothing_else():
         recalls = sum(t <= (200 / 300 if iou <= 60 else 100 / 300) for t in torch.linspace(0, 100, 101) / 100)
         assert found[ORACLE][iou] == pytest.approx(100 * recalls.item() / 101, abs=0.01)
     assert math.isnan(found[SCORE_IOU][50])  # two detections on objects
+
+
+def two_objects(second: list[float]) -> dict:
+    rows = [ANNOTATIONS["annotations"][0], {**ANNOTATIONS["annotations"][1], "bbox": second}]
+    return ANNOTATIONS | {"annotations": rows}
+
+
+def test_a_second_box_of_an_object_comes_after_the_best_box_of_another():
+    """By IoU alone the object's second box (.60) came before the only one of the other object (.55)."""
+    boxes = [[0, 0, 15, 20], [8, 0, 12, 20], [50, 50, 11, 20]]
+    detections = [detection(1, box, score) for box, score in zip(boxes, (0.9, 0.2, 0.8), strict=True)]
+    truth = two_objects([50, 50, 20, 20])
+    assert own_ious(truth, detections).tolist() == pytest.approx([0.75, 0.6, 0.55])
+    assert oracle_scores(truth, detections).tolist() == pytest.approx([0.75, 0, 0.55])
+    assert ranking(truth, detections)[ORACLE][50] == pytest.approx(100)
+
+
+def test_a_box_whose_object_has_a_better_one_is_given_the_next_object():
+    detections = [
+        detection(1, [80, 80, 9, 9], 0.9),
+        detection(1, [0, 0, 20, 20], 0.8),
+        detection(1, [1, 0, 20, 20], 0.7),  # 19/21 of the first object, 17/23 of the second
+    ]
+    truth = two_objects([4, 0, 20, 20])
+    assert oracle_scores(truth, detections).tolist() == pytest.approx([0, 1, 17 / 23])
+    assert ranking(truth, detections)[ORACLE][50] == pytest.approx(100)
 
 
 def test_the_correlation_is_one_where_better_boxes_score_higher():

@@ -125,6 +125,17 @@ def test_classifier_loss_by_hand():
     assert classifier_loss(logits, labels, True).item() == pytest.approx((first + second + binary) / 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_does_not_change_its_arithmetic(dtype):
+    teacher, x = Teacher(build_classifier("resnet18", 5, 32, width=0.125), 5, 32, dtype), crops()
+    expected = teacher.read(x, layers=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        reading, early = teacher.read(x, layers=2), teacher.early(x, 2)
+    for ours, theirs in zip([reading.logits, *reading.maps], [expected.logits, *expected.maps], strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(early, expected.maps, strict=True))
+
+
 @pytest.mark.parametrize("size", [33, 48])
 def test_the_copy_for_reading_computes_the_same(size):
     """Folded BatchNorms and the 2x2-block stem against the classifier as trained, statistics not trivial."""
