@@ -161,7 +161,7 @@ def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) ->
         )
         remove_working_files(folder)
     record = find_record(e, workspace) if with_weights else None
-    if record and record.status == "done" and (what := damage(e, record, workspace)):
+    if record and record.status == "done" and (what := damage(folder, record, workspace)):
         print(f"{what}\n{e.name} is trained again", file=sys.stderr)
 
 
