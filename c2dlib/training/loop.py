@@ -86,7 +86,7 @@ def fit(
         losses: images, targets -> named, weighted terms.
         shared: all processes train, each with its share of the batches, on the mean of their terms.
             ``losses`` is then a ``nn.Module`` with the parameters of ``trained``. The first process saves;
-            any number of processes can resume.
+            any number of processes can resume. False: one process trains, whichever it is, and saves.
         after_step: called with the number of steps done, also on resuming; it may evaluate, leaves the
             modules in training mode, and returns whether training ends here.
 
@@ -109,6 +109,7 @@ def fit(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parallel = _data_parallel(losses, start, folder) if shared and distributed.world() > 1 else None
     several = parallel is not None
+    saves = distributed.first() or not shared
     compute_terms = parallel or losses
     if start and after_step(start):
         return log
@@ -160,7 +161,7 @@ def fit(
                 final = losses(images, targets)
             named = {f"loss term {name} after this last step": v.detach() for name, v in final.items()}
             require_finite(_largest_weights(trained) | named, step, several)
-        if distributed.first() and (last or time.monotonic() - saved > save_interval):
+        if saves and (last or time.monotonic() - saved > save_interval):
             save_start = time.monotonic()
             save(step + 1)
             saved = time.monotonic()

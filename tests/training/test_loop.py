@@ -144,6 +144,14 @@ def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     assert same(dict(third.net.state_dict()), dict(whole.net.state_dict()))
 
 
+def test_any_process_saves_what_it_trains_alone(monkeypatch, tmp_path):
+    """Whichever process of several has the lock trains a classifier."""
+    monkeypatch.setattr(loop.distributed, "rank", lambda: 1)
+    with pytest.raises(RuntimeError, match="power"):
+        Toy(monkeypatch, tmp_path, spoil=interrupted_at_13).fit()
+    assert load_checkpoint(tmp_path)["step"] == 13
+
+
 def test_seconds_per_step_after_a_resumption(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="power"):
         Toy(monkeypatch, tmp_path, spoil=interrupted_at_13).fit()
