@@ -68,10 +68,9 @@ def _copy_records(own: Path, published: Path) -> list[str]:
         except RecordError as error:
             left.append(str(error))
             continue
-        if record.status != "done" or record.dirty:
-            left.append(
-                f"{path.stem}: {record.status}, {'with local changes' if record.dirty else record.reason}"
-            )
+        changed = any(code["dirty"] for code in record.every_code)
+        if record.status != "done" or changed:
+            left.append(f"{path.stem}: {record.status}, {'with local changes' if changed else record.reason}")
             continue
         _copy(path, published / "records")
         copied += 1

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.batches import combine_seeds
+from c2dlib.records import code_version
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 CHECKPOINT_SECONDS = 30  # an interruption loses at most this much work
@@ -91,8 +92,8 @@ def fit(
             modules in training mode, and returns whether training ends here.
 
     Returns:
-        The log: a row per ``LOG_EVERY`` steps with step, seconds per step, device and every term. Rows of
-        checkpoints of earlier versions have no device.
+        The log: a row per ``LOG_EVERY`` steps with step, seconds per step, device, ``code_version`` and every
+        term. Rows of checkpoints of earlier versions lack device or version.
 
     Raises:
         NonFiniteLoss: naming step and term.
@@ -155,7 +156,7 @@ def fit(
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
             row = {"step": step + 1, "seconds": seconds, "device": device_name(accelerator.device.type)}
-            log.append(row | _mean(terms, several))
+            log.append(row | code_version() | _mean(terms, several))
         if last:  # the weights after the last update, and their loss on the last batch
             with accelerator.autocast(), _buffers_kept(trained):  # with gradients: some terms need them
                 final = losses(images, targets)
@@ -267,7 +268,8 @@ def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -
 
 def terms_of(row: dict) -> dict[str, float]:
     """The loss terms of a row of the log of ``fit``."""
-    return {name: value for name, value in row.items() if name not in ("step", "seconds", "device")}
+    others = ("step", "seconds", "device", *code_version())
+    return {name: value for name, value in row.items() if name not in others}
 
 
 def device_name(kind: str) -> str:

@@ -10,9 +10,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -33,7 +34,7 @@ from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.evaluation.scores import Threshold, best_threshold
 from c2dlib.files import json_with_hash, remove_hidden_files, sha256, sweep, write_whole
-from c2dlib.records import RunRecord, circumstances, command, write_record
+from c2dlib.records import RunRecord, circumstances, code_version, command, write_record
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.training.checkpoints import student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
@@ -284,7 +285,7 @@ def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
     if not needs_classifier(context.e.method):
         return None, {}
     teacher, report = classifier_teacher(context.e, context.workspace, context.progress)
-    about = {key: report[key] for key in ("title", "hash", "top1", "ECE", "split")}
+    about = {key: report[key] for key in ("title", "hash", "weights_sha256", "top1", "ECE", "split")}
     return teacher.to(context.workspace.device), about
 
 
@@ -292,7 +293,12 @@ def _train_detector_teacher(context: _Context) -> dict:
     """Train the detector that the student imitates, if it is not there; return its entries in the record."""
     e = detector_teacher(context.e)
     record = run(e, context.workspace, context.progress, with_weights=True)
-    return {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
+    return {
+        "detector": e.student,
+        "detector_hash": e.hash(),
+        "detector_weights_sha256": record.checkpoint_sha256,
+        "detector_mAP": record.metrics.get("mAP"),
+    }
 
 
 def _bank(context: _Context, teacher: Teacher | None, train: CocoSplit) -> tuple[Tensor, Tensor] | None:
@@ -380,12 +386,34 @@ def _training_seconds(log: list[dict]) -> float:
 
 def _devices(log: Sequence[dict], present: str) -> str:
     """The device of a run; if it was interrupted and went on elsewhere, each with its steps, most first."""
-    steps = Counter[str]()
-    for row, count in _steps_of_rows(log):
-        steps[row.get("device", present)] += count
+    steps = _count_steps(log, lambda row: row.get("device", present))
     if len(steps) < 2:
         return next(iter(steps), present)
     return " and ".join(f"{name} ({count} steps)" for name, count in steps.most_common())
+
+
+def _code(log: Sequence[dict]) -> list[dict]:
+    """The commit and the version of torch of each part of a run, most steps first.
+
+    Those of a part whose checkpoint does not name them are ``unknown``.
+
+    Returns:
+        [] if all steps are of this process's commit and version.
+    """
+    present = code_version()
+    unknown = dict.fromkeys(present, "unknown") | {"dirty": False}
+    steps = _count_steps(log, lambda row: tuple(row.get(name, unknown[name]) for name in present))
+    if steps.keys() <= {tuple(present.values())}:
+        return []
+    return [dict(zip(present, code, strict=True)) | {"steps": count} for code, count in steps.most_common()]
+
+
+def _count_steps(log: Sequence[dict], of_row: Callable[[dict], Hashable]) -> Counter:
+    """What a function gives for the rows of a log -> the number of their steps."""
+    steps = Counter[Any]()
+    for row, count in _steps_of_rows(log):
+        steps[of_row(row)] += count
+    return steps
 
 
 def _steps_of_rows(log: Sequence[dict]) -> Iterator[tuple[dict, int]]:
@@ -508,5 +536,6 @@ def _record(
         relative_seconds=round(relative, 3),
         memory_mb=round(memory),
         validation=validation or {},
+        code=_code(log),
         **circumstances(),
     )

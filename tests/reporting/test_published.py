@@ -200,10 +200,14 @@ def test_publish_replaces_no_table_of_more_seeds_and_no_record(site, monkeypatch
     assert {path: path.read_bytes() for path in published.results.rglob("*.*")} == before
 
 
-def test_records_with_local_changes_are_not_published(site, monkeypatch):
+PART = {"commit": "d" * 40, "dirty": True, "torch": "2", "steps": 3}
+
+
+@pytest.mark.parametrize("changes", [{"dirty": True}, {"code": [PART]}], ids=["all of it", "a part of it"])
+def test_records_with_local_changes_are_not_published(site, monkeypatch, changes):
     workspace, folder, published = site
     monkeypatch.setattr(publishing, "write_claims", lambda *_: None)
-    record_runs(workspace, folder, [20.0], [], dirty=True)
+    record_runs(workspace, folder, [20.0], [], **changes)
     said = publish(workspace, folder)
     assert said[0].endswith("1 left out") and said[1].endswith("done, with local changes")
     assert not published.results.exists()

@@ -122,7 +122,7 @@ def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     whole = Toy(monkeypatch, tmp_path / "whole", optimizer=optimizer)
     log = whole.fit()
     assert [row["step"] for row in log] == [10, 20, 25]
-    assert set(log[0]) == {"step", "seconds", "device", "a", "b"}
+    assert set(log[0]) == {"step", "seconds", "device", "commit", "dirty", "torch", "a", "b"}
     assert [row["seconds"] for row in log] == [1, 1, 1]
     first = Toy(monkeypatch, tmp_path / "parts", spoil=interrupted_at_13, optimizer=optimizer)
     with pytest.raises(RuntimeError, match="power"):
