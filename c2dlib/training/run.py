@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment, check_overrides, experiment
 from c2dlib.config.methods import CLASS_CONTROLS, READ_BY_TEACHER, imitation_in, needs_classifier, parts
-from c2dlib.config.weights import is_file, weights_path
+from c2dlib.config.weights import WeightsError, is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoFolder, CocoSplit
@@ -212,6 +212,15 @@ class _Prepared:
     initial_weights: str  # their hash, or their name
     teachers: dict  # the record's entries of the classification teacher and of the detector teacher
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """The hashes of all weights that the training starts from or learns from."""
+        teachers = {
+            "classification teacher": self.teachers.get("weights_sha256"),
+            "detector teacher": self.teachers.get("detector_weights_sha256"),
+        }
+        return {"initial weights": self.initial_weights} | {k: v for k, v in teachers.items() if v}
+
 
 def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progress: Progress) -> RunRecord:
     if distributed.world() > 1 and e.norm == "batch":
@@ -223,6 +232,8 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
     if distributed.first():
         require_same_data(e, context.data, folder)
     prepared = _prepare(context)
+    if distributed.first():
+        require_same_weights(e, prepared.weights, folder)
     peak = PeakMemory(workspace.device)
     model = prepared.step.student.model
     validator = Validator(e, context.data, folder, workspace.device, prepared.steps)
@@ -449,12 +460,15 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     def settings(started: dict) -> dict:
         return {k: v for k, v in started["identity"].items() if k != "data_hash"}
 
+    weights = {}
     for path in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
         earlier = read_working_file(path)
-        if earlier is None:
+        if earlier is None or not any(path.parent.glob("step-*.pt")):
             continue
-        has_checkpoint = any(path.parent.glob("step-*.pt"))
-        if has_checkpoint and settings(earlier) == settings(present) and earlier != present:
+        own = {"weights": earlier.pop("weights")} if "weights" in earlier else {}
+        if path.parent == folder:
+            weights = own
+        if settings(earlier) == settings(present) and earlier != present:
             what = "annotations" if earlier["data_hash"] != present["data_hash"] else "image files"
             raise DataError(
                 f"{data.root}: its {what} changed since {e.name} was interrupted "
@@ -462,7 +476,31 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
                 f"{present['data_hash'][:12]}/{present['files_hash'][:12]} now). "
                 f"Put the data back as they were to go on, or delete {path.parent} to start anew."
             )
-    write_whole(folder / "started.json", json_with_hash(present))
+    write_whole(folder / "started.json", json_with_hash(present | weights))
+
+
+def require_same_weights(e: Experiment, weights: dict[str, str], folder: Path) -> None:
+    """Write into a run's folder which weights it starts with; where there is a checkpoint, check that they
+    did not change. Checkpoints of earlier versions do not say with which they were started; they are used.
+
+    Args:
+        weights: what they are -> their hash, or their name.
+
+    Raises:
+        WeightsError: if others were made since; the checkpoint is left as it is.
+    """
+    path = folder / "started.json"
+    started = read_working_file(path) or {}
+    if not any(folder.glob("step-*.pt")):
+        write_whole(path, json_with_hash(started | {"weights": weights}))
+        return
+    for what, earlier in started.get("weights", {}).items():
+        if weights[what] != earlier:
+            raise WeightsError(
+                f"{folder}: the {what} changed since {e.name} was interrupted (hash {earlier[:12]} then, "
+                f"{weights[what][:12]} now). Put the files that it began with back into runs/ to go on, or "
+                f"delete {folder} to start anew."
+            )
 
 
 def describe(e: Experiment, data: CocoFolder, threshold: Threshold | None = None) -> dict:

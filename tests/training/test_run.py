@@ -17,9 +17,11 @@ from safetensors.torch import load, load_file, save
 from torchvision.models.detection.ssd import SSD
 
 from c2dlib.config.experiment import experiment
+from c2dlib.config.weights import WeightsError
 from c2dlib.data.validation import DataError
 from c2dlib.deployment.student import load_student
 from c2dlib.evaluation.metrics import coco_metrics
+from c2dlib.files import json_with_hash
 from c2dlib.records import RecordError, code_version, read_record
 from c2dlib.reporting import evidence
 from c2dlib.reporting.notes import notes
@@ -200,6 +202,45 @@ def test_a_record_names_every_device_and_code_that_a_run_was_trained_with(tmp_pa
     assert "torch" not in record.curve and record.commit == code_version()["commit"]
     (origin,) = [n for n in notes(workspace, data, {record.hash: record}) if "commits: " in n]
     assert codes[0]["commit"][:10] in origin and record.commit[:10] in origin
+
+
+def test_other_weights_than_those_that_a_run_began_with_are_refused(tmp_path, monkeypatch):
+    """Its initial weights and its teachers; a checkpoint of an earlier version does not name them."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    place = site_in(tmp_path)
+    e = tiny(place, "KDcls", steps=4, backbone_weights="none")
+    folder = run_folder(e, place[0])
+
+    def stop(what, done, of):
+        if what == e.name and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(e, place[0], stop)
+    started = json.loads((folder / "started.json").read_text())
+    _, report = classifier_teacher(e, place[0])
+    assert started["weights"] == {
+        "initial weights": "none",
+        "classification teacher": report["weights_sha256"],
+    }
+
+    def another_teacher(*arguments):
+        teacher, report = classifier_teacher(*arguments)
+        return teacher, report | {"weights_sha256": "0" * 64}
+
+    changes = {"classifier_teacher": another_teacher, "_fingerprint": lambda initial: "0" * 12}
+    for name, change in changes.items():
+        with monkeypatch.context() as changed, pytest.raises(WeightsError, match="changed since") as raised:
+            changed.setattr(runs, name, change)
+            run(e, place[0])
+        assert "000000000000 now" in str(raised.value) and f"delete {folder} to start" in str(raised.value)
+    del started["weights"], started["sha256"]
+    (folder / "started.json").write_text(json_with_hash(started))
+    with monkeypatch.context() as changed:
+        changed.setattr(runs, "_fingerprint", changes["_fingerprint"])
+        seen = []
+        assert run(e, place[0], lambda what, done, of: seen.append((what, done))).status == "done"
+    assert (e.name, 1) not in seen and (e.name, 4) in seen
 
 
 def test_of_two_processes_one_trains(uninterrupted, tmp_path):
