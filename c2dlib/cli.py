@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _print_error(error)
 
 
-def _print_error(error: Exception) -> int:
+def _print_error(error: Exception | str) -> int:
     print(f"error: {error}", file=sys.stderr)
     return 2
 
@@ -550,20 +550,21 @@ def export(
 ) -> int:
     """Export a student as ONNX and check that onnxruntime detects the same boxes.
 
-    Class names and threshold are in the file's metadata.
+    Class names and threshold are in the file's metadata. A file that fails the check is removed.
 
     $ python -m c2dlib export runs/photos-quick/RUN student.onnx --picture photo.jpg
 
     Args:
         onnx: The file to write; its name ends in .onnx.
-        picture: A picture of the kind the student will see, for the check; empty: noise.
+        picture: A picture of the kind the student will see, for the check; empty: noise, in which it may
+            detect nothing to compare.
     """
     if Path(onnx).suffix.lower() != ".onnx":
         raise ValueError(f"{onnx}: the name of the file to write must end in .onnx")
     _loading(checkpoint)
     import torch
 
-    from c2dlib.deployment.export import check_onnx, export_onnx
+    from c2dlib.deployment.export import COMPARED_ABOVE, ExportError, check_onnx, export_onnx
     from c2dlib.deployment.student import load_student, read_picture
 
     student = load_student(checkpoint)
@@ -571,8 +572,21 @@ def export(
     example = read_picture(picture) if picture else torch.rand(3, 480, 640)
     names = [category.name for category in student.categories]
     path = export_onnx(student.model, Path(onnx), example, names, student.threshold)
-    compared = check_onnx(path, student.model, [example])
-    print(f"written: {path}; onnxruntime detects the same boxes as torch ({compared} boxes compared)")
+    try:
+        compared = check_onnx(path, student.model, [example])
+    except ExportError as error:
+        path.unlink()
+        return _print_error(
+            f"{error}; the file is removed. Try the versions of torch, onnx and onnxruntime that "
+            "requirements.lock names."
+        )
+    if compared:
+        print(f"written: {path}; onnxruntime detects the same boxes as torch ({compared} boxes compared)")
+    else:
+        print(
+            f"written: {path}; not checked: in {picture or 'noise'} there is no detection with a score above "
+            f"{COMPARED_ABOVE} to compare. Name a picture with objects: --picture FILE"
+        )
     threshold = f"threshold {student.threshold.score:.2f}" if student.threshold else "no threshold"
     print(f"in its metadata: {threshold}; " + ", ".join(f"{i} {n}" for i, n in enumerate(names, start=1)))
     return 0

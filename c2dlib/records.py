@@ -43,15 +43,16 @@ class RunRecord:
     parameters: int  # of the student, as used at inference
     seconds_per_step: float  # median over the run
     wall_seconds: float  # training and evaluation, summed over all interrupted parts
-    # hash, top-1, ECE of the classification teacher, and mAP of the detector teacher; {} for none
+    # hash of settings, hash of weights (not in records of earlier versions), top-1, ECE of the classification
+    # teacher, and mAP of the detector teacher; {} for none
     teacher: dict
     curve: dict  # name of a loss term -> its values along the run
     data: dict  # name, annotation hash, images per split
     checkpoint_sha256: str
     command: str  # that produced the run
-    commit: str  # of this repository
+    commit: str  # of this repository, when the run ended
     dirty: bool  # whether the code differed from that commit
-    versions: dict  # of Python and PACKAGES
+    versions: dict  # of Python and PACKAGES, when the run ended
     device: str  # several, each with its steps and most first, if the run went on elsewhere
     # time of a step's forward and backward over that of the same step without distillation; 0: not known
     relative_seconds: float = 0.0
@@ -60,6 +61,9 @@ class RunRecord:
     # step -> metrics on val during training; {} unless validate_every is set
     validation: dict = field(default_factory=dict)
     detections_sha256: str = ""  # of detections.json.gz; "" in records of earlier versions
+    # commit, dirty, torch (its version) and number of steps of each part, most first; [] if all steps are of
+    # the commit and version above, and in records of earlier versions
+    code: list = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -73,6 +77,11 @@ class RunRecord:
         Records without this entry have ''; all such records of one data set come from one machine.
         """
         return self.data.get("initial_weights", "")
+
+    @property
+    def every_code(self) -> list[dict]:
+        """Commit and dirty flag of the code that ended the run, and of those that trained a part of it."""
+        return [{"commit": self.commit, "dirty": self.dirty}, *self.code]
 
     @property
     def device_kind(self) -> str:
@@ -199,3 +208,9 @@ def circumstances() -> dict:
         "dirty": bool(changes),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
     }
+
+
+def code_version() -> dict:
+    """Commit, dirty flag and version of torch of this process, as a run's log and record have them."""
+    now = circumstances()
+    return {"commit": now["commit"], "dirty": now["dirty"], "torch": now["versions"]["torch"]}

@@ -106,9 +106,12 @@ def _users(e: Experiment) -> set[str]:
     users |= {"KDcls"} if set(CLASS_CONTROLS) & set(names) else set()
     users |= {"loc"} if terms else set()  # KD_loc compares the crops of loc
     users |= {"teacher"} if needs_classifier(e.method) else set()
-    users |= {"detector_teacher"} if imitation_in(e.method) else set()
-    users |= {"pretraining", e.backbone_weights} if e.backbone_weights in PRETRAINING else set()
-    return users
+    backbones = {e.backbone_weights}
+    if imitation_in(e.method):
+        users |= {"detector_teacher"}
+        backbones |= {e.detector_teacher_weights}
+    pretrained = backbones & set(PRETRAINING)
+    return users | pretrained | ({"pretraining"} if pretrained else set())
 
 
 def _settings(e: Experiment, users: set[str]) -> dict:

@@ -19,6 +19,7 @@ from c2dlib.evaluation.scores import Threshold
 from c2dlib.files import errors_named, write_whole
 
 OPSET = 17
+COMPARED_ABOVE = 0.05  # score of the detections that the check compares
 
 
 class ExportError(Exception):
@@ -103,14 +104,14 @@ def run_onnx(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 @torch.inference_mode()
-def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: float = 0.05) -> int:
+def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: float = COMPARED_ABOVE) -> int:
     """Check that the exported model gives the detector's detections on every image.
 
     Each detection of one of them with a score above ``above`` must be among the detections of the other,
     with the same label, the score within 0.001 and every side within half a pixel.
 
     Returns:
-        How many detections were compared.
+        How many detections were compared; 0: nothing is checked.
 
     Raises:
         ExportError: naming the image and the first detection that only one of them has.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from c2dlib.config.experiment import scale_tables
@@ -9,7 +11,7 @@ from c2dlib.config.methods import IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
-from c2dlib.reporting.labels import method_label, without_masks
+from c2dlib.reporting.labels import method_label, run_labels, without_masks
 from c2dlib.reporting.statistics import mean_of
 from c2dlib.reporting.work_list import CONTROL, Row
 from c2dlib.workspace import Workspace
@@ -28,20 +30,23 @@ OWN_LOSSES = {
 FEW_IMAGES = 200  # below this, metrics of a split do not separate methods
 
 
-def notes(workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord]) -> list[str]:
+def notes(
+    workspace: Workspace, folder: CocoFolder, records: dict[str, RunRecord], rows: Sequence[Row] = ()
+) -> list[str]:
     """The notes under a table: data, scale, controls, teachers, comparability, cost, origin of the numbers.
 
     Args:
         records: those of the table's runs, by experiment hash.
+        rows: of the table; what varies between them is said where a note names runs.
     """
-    every = list(records.values())
+    every, labels = list(records.values()), run_labels(list(rows))
     done = [record for record in every if record.status == "done"]
     return [
         *_data(workspace, folder, every),
         *_scale(workspace, folder),
         *_control(every),
-        *_classifiers(every),
-        *_detector_teachers(every),
+        *_classifiers(every, labels),
+        *_detector_teachers(every, labels),
         *_masks(done),
         *_swamped(done),
         *_without_pair(done),
@@ -104,25 +109,27 @@ def _control(records: list[RunRecord]) -> list[str]:
     ]
 
 
-def _classifiers(records: list[RunRecord]) -> list[str]:
+def _classifiers(records: list[RunRecord], labels: dict[str, str]) -> list[str]:
     """A sentence per classification teacher: how accurate and how well calibrated it is."""
-    sentences = []
-    for record in {r.teacher["hash"]: r for r in records if "top1" in r.teacher}.values():
-        teacher, share = record.teacher, record.experiment.get("train_share")
+    sentences, groups = [], by_classifier(records)
+    for group in groups:
+        teacher, share = group[0].teacher, group[0].experiment.get("train_share")
         title = teacher["title"] + (f" on {share:.3g} of the images" if share is not None else "")
         sentences.append(
             f"{title}: top-1 {teacher['top1']:.1f} %, calibration error {teacher['ECE']:.1f} % "
             f"on the crops of `{teacher['split']}` (paper: 80.3 % top-1)."
+            + taught(group, groups, "hash", labels)
         )
     return sentences
 
 
-def _detector_teachers(records: list[RunRecord]) -> list[str]:
+def _detector_teachers(records: list[RunRecord], labels: dict[str, str]) -> list[str]:
     """A sentence per imitated detector: its mAP, and a warning if it is not better than its students."""
     sentences = []
-    for teacher in {
-        r.teacher["detector_hash"]: r.teacher for r in records if "detector" in r.teacher
-    }.values():
+    imitating = [record for record in records if "detector" in record.teacher]
+    groups = _by_weights(imitating, "detector_hash", "detector_weights_sha256", ("detector_mAP",))
+    for group in groups:
+        teacher = group[0].teacher
         students = [
             r.metrics["mAP"]
             for r in records
@@ -135,8 +142,68 @@ def _detector_teachers(records: list[RunRecord]) -> list[str]:
             warning = " **It is not better than a student that imitates it: those rows test nothing.**"
         sentences.append(
             f"Detector teacher {teacher['detector']}: {teacher['detector_mAP']:.1f} mAP.{warning}"
+            f"{taught(group, groups, 'detector_hash', labels)}"
         )
     return sentences
+
+
+def by_classifier(records: list[RunRecord]) -> list[list[RunRecord]]:
+    """The records of runs with a classification teacher, a list per teacher."""
+    return _by_weights([r for r in records if "top1" in r.teacher], "hash", "weights_sha256", ("top1", "ECE"))
+
+
+def _by_weights(
+    records: list[RunRecord], settings: str, weights: str, numbers: tuple[str, ...]
+) -> list[list[RunRecord]]:
+    """The records, a list per settings and weights of their teacher.
+
+    Where a record of an earlier version lacks the weights' hash, the teacher's numbers say which weights it
+    had.
+
+    Args:
+        settings, weights, numbers: entries of ``teacher``: two hashes, and what was measured.
+    """
+
+    def measured(record: RunRecord) -> tuple:
+        return tuple(record.teacher[name] for name in (settings, *numbers))
+
+    known = {measured(r): r.teacher[weights] for r in records if weights in r.teacher}
+    groups: dict[tuple, list[RunRecord]] = {}
+    for record in records:
+        own = record.teacher.get(weights) or known.get(measured(record), measured(record))
+        groups.setdefault((record.teacher[settings], own), []).append(record)
+    return list(groups.values())
+
+
+def taught(
+    group: list[RunRecord], groups: list[list[RunRecord]], settings: str, labels: dict[str, str]
+) -> str:
+    """A warning that names a teacher's runs, if other runs had a teacher of its settings with other weights.
+
+    Args:
+        group, groups: a teacher's records, and those of every teacher.
+        settings: the entry of ``teacher`` with the hash of its settings.
+        labels: experiment hash -> what its row is called; of others the method is said.
+    """
+
+    def row(record: RunRecord) -> str:
+        return f"{record.student} {labels.get(record.hash) or method_label(record.method)}"
+
+    key = group[0].teacher[settings]
+    others = {row(r) for g in groups for r in g if g is not group and r.teacher[settings] == key}
+    if not others:
+        return ""
+    seeds: dict[str, list[int]] = {}
+    for record in group:
+        seeds.setdefault(row(record), []).append(record.seed)
+    runs = [
+        name + (f" (seed {', '.join(map(str, sorted(numbers)))})" if name in others else "")
+        for name, numbers in seeds.items()
+    ]
+    return (
+        f" **It taught {'; '.join(runs)}. Another training with the same settings gave the teacher of other "
+        "rows other weights, so differences between them are partly those of the teachers.**"
+    )
 
 
 def _masks(done: list[RunRecord]) -> list[str]:
@@ -210,7 +277,8 @@ def _cost(done: list[RunRecord]) -> list[str]:
 def _origin(records: list[RunRecord]) -> list[str]:
     if not records:
         return []
-    commits = sorted({record.commit[:10] + (" (dirty)" if record.dirty else "") for record in records})
+    codes = [code for record in records for code in record.every_code]
+    commits = sorted({code["commit"][:10] + (" (dirty)" if code["dirty"] else "") for code in codes})
     devices = list(dict.fromkeys(record.device for record in records))
     named = f"Device{'s' if len(devices) > 1 else ''}: {'; '.join(devices)}"
     return [f"{named}; commits: {', '.join(commits)}. Each number can be traced to files in `records/`."]

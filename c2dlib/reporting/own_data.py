@@ -8,6 +8,7 @@ from c2dlib.config.experiment import Experiment
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import MISSING, number
+from c2dlib.reporting.notes import by_classifier, taught
 from c2dlib.reporting.statistics import difference_text, mean_of, paired_difference
 
 METRICS = ("mAP", "AP50", "AP75")
@@ -73,10 +74,12 @@ def caveats(pairs: list[Pair], records: dict[str, RunRecord], images: dict[str, 
             )
         if images[e.eval_split] < 100:
             sentences.append("**So few images do not separate two detectors.**")
-    for teacher in {r.teacher["hash"]: r.teacher for r in done if "top1" in r.teacher}.values():
+    groups = by_classifier(done)
+    for group in groups:
+        teacher = group[0].teacher
         sentences.append(
             f"{teacher['title']}: {teacher['top1']:.1f} % of the crops of `{teacher['split']}` are "
-            "classified correctly."
+            f"classified correctly.{taught(group, groups, 'hash', {})}"
         )
     if len({r.origin for r in done}) > 1:
         sentences.append(

@@ -14,7 +14,7 @@ from c2dlib.reporting.claims import write_claims
 from c2dlib.reporting.console import read_lines
 from c2dlib.reporting.errors import gather, write_figure3
 from c2dlib.reporting.published import more_seeds
-from c2dlib.reporting.tables import write_table
+from c2dlib.reporting.tables import collect, table, write_table
 from c2dlib.reporting.work_list import TABLES, work_list
 from c2dlib.workspace import Workspace
 
@@ -24,8 +24,8 @@ def publish(workspace: Workspace, folder: CocoFolder) -> list[str]:
 
     - Finished records of an unchanged commit, and the errors of their detections. A record that is published
       already stays.
-    - Tables whose rows are all finished, written from the published records, unless the published table has
-      more rows or seeds; with them the executed notebook, if its numbers are the table's.
+    - Tables whose rows are all finished and published, written from the published records, unless the
+      published table has more rows or seeds; with them the executed notebook, if its numbers are the table's.
     - Executed notebooks and figures that show no table.
 
     Returns:
@@ -68,10 +68,9 @@ def _copy_records(own: Path, published: Path) -> list[str]:
         except RecordError as error:
             left.append(str(error))
             continue
-        if record.status != "done" or record.dirty:
-            left.append(
-                f"{path.stem}: {record.status}, {'with local changes' if record.dirty else record.reason}"
-            )
+        changed = any(code["dirty"] for code in record.every_code)
+        if record.status != "done" or changed:
+            left.append(f"{path.stem}: {record.status}, {'with local changes' if changed else record.reason}")
             continue
         _copy(path, published / "records")
         copied += 1
@@ -93,6 +92,16 @@ def _publish_table(name: str, workspace: Workspace, target: Workspace, folder: C
         return f"{name}: not published, the published table has more: {more}"
     students, methods = ([*dict.fromkeys(line[key] for line in lines)] for key in ("student", "method"))
     rows = work_list(name, target, folder, seeds, students, methods)
+    statuses = table(rows, collect(rows, target)).status
+    if (statuses != "done").any():
+        lacking = "; ".join(
+            f"{row.student} {row.method}: {status}"
+            for row, status in zip(rows, statuses, strict=True)
+            if status != "done"
+        )
+        return (
+            f"{name}: not published, of its rows not every record is ({lacking}); see what is left out above"
+        )
     frame = write_table(name, rows, target, folder)
     if not (notebook := path.with_suffix(".ipynb")).exists():
         return f"{name}: published with {seeds} seed(s) per row, without a notebook: none was executed"

@@ -56,7 +56,7 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
         markdown(
             frame.replace({"student": without_masks(list(records.values()))}),
             TABLES[name].title,
-            [*whose_numbers(workspace, rows), *notes(workspace, folder, records)],
+            [*whose_numbers(workspace, rows), *notes(workspace, folder, records, rows)],
             [_reason(row, records) for row in rows],
         ),
     )

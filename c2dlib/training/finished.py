@@ -48,8 +48,7 @@ def finished(e: Experiment, workspace: Workspace, with_weights: bool = False) ->
         return None
     if not with_weights:
         return record
-    there = (run_folder(e, workspace) / "student.safetensors").exists()
-    return record if there and not damage(e, record, workspace) else None
+    return record if _is_whole(run_folder(e, workspace), record, workspace) else None
 
 
 def trained_student(e: Experiment, workspace: Workspace) -> nn.Module:
@@ -116,9 +115,13 @@ def _is_student_of(record: RunRecord, content: bytes) -> bool:
         return False
 
 
-def damage(e: Experiment, record: RunRecord, workspace: Workspace) -> str:
-    """What is damaged of the files that a finished run left in ``runs/``; empty: nothing."""
-    folder = run_folder(e, workspace)
+def _is_whole(folder: Path, record: RunRecord, workspace: Workspace) -> bool:
+    """Whether a finished run's student is in its folder, and nothing there is damaged."""
+    return (folder / "student.safetensors").exists() and not damage(folder, record, workspace)
+
+
+def damage(folder: Path, record: RunRecord, workspace: Workspace) -> str:
+    """What is damaged of the files that a finished run left in its folder in ``runs/``; empty: nothing."""
     weights, detections = folder / "student.safetensors", folder / "detections.json.gz"
     if weights.exists() and not _is_student_of(record, weights.read_bytes()):
         return f"{weights}: does not match the hash in its record"
@@ -139,7 +142,8 @@ def remove_working_files(folder: Path) -> None:
 def sweep_leftovers(workspace: Workspace) -> None:
     """Remove what killed processes left: temporary files, and the working files of what is finished.
 
-    What a living process works on is left alone.
+    What a living process works on is left alone, and so is a run that has a record but not its files: whoever
+    trains it again goes on from its checkpoint.
     """
     for folder in (workspace.results, *(workspace.results / name for name in ("records", "errors", "html"))):
         sweep(folder)
@@ -150,12 +154,14 @@ def sweep_leftovers(workspace: Workspace) -> None:
         report = folder / "report.json" if folder.parent == cache else records / f"{folder.name}.json"
         if report.exists() and any(any(folder.glob(pattern)) for pattern in WORKING_FILES):
             with lock_if_free(folder) as free:
-                if free and (folder.parent == cache or _is_done(report)):
+                if free and (folder.parent == cache or _is_finished(folder, report, workspace)):
                     remove_working_files(folder)
 
 
-def _is_done(path: Path) -> bool:
+def _is_finished(folder: Path, path: Path, workspace: Workspace) -> bool:
+    """Whether a run's record, at ``path``, is of status ``done`` and its files are whole."""
     try:
-        return read_record(path).status == "done"
+        record = read_record(path)
     except RecordError:
         return False
+    return record.status == "done" and _is_whole(folder, record, workspace)

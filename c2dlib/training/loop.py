@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment
 from c2dlib.data.batches import combine_seeds
+from c2dlib.records import code_version
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint
 
 CHECKPOINT_SECONDS = 30  # an interruption loses at most this much work
@@ -86,13 +87,13 @@ def fit(
         losses: images, targets -> named, weighted terms.
         shared: all processes train, each with its share of the batches, on the mean of their terms.
             ``losses`` is then a ``nn.Module`` with the parameters of ``trained``. The first process saves;
-            any number of processes can resume.
+            any number of processes can resume. False: one process trains, whichever it is, and saves.
         after_step: called with the number of steps done, also on resuming; it may evaluate, leaves the
             modules in training mode, and returns whether training ends here.
 
     Returns:
-        The log: a row per ``LOG_EVERY`` steps with step, seconds per step, device and every term. Rows of
-        checkpoints of earlier versions have no device.
+        The log: a row per ``LOG_EVERY`` steps with step, seconds per step, device, ``code_version`` and every
+        term. Rows of checkpoints of earlier versions lack device or version.
 
     Raises:
         NonFiniteLoss: naming step and term.
@@ -109,6 +110,7 @@ def fit(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parallel = _data_parallel(losses, start, folder) if shared and distributed.world() > 1 else None
     several = parallel is not None
+    saves = distributed.first() or not shared
     compute_terms = parallel or losses
     if start and after_step(start):
         return log
@@ -154,13 +156,13 @@ def fit(
             seconds = (time.monotonic() - row_time) / (step + 1 - row_step)
             row_time, row_step = time.monotonic(), step + 1
             row = {"step": step + 1, "seconds": seconds, "device": device_name(accelerator.device.type)}
-            log.append(row | _mean(terms, several))
+            log.append(row | code_version() | _mean(terms, several))
         if last:  # the weights after the last update, and their loss on the last batch
             with accelerator.autocast(), _buffers_kept(trained):  # with gradients: some terms need them
                 final = losses(images, targets)
             named = {f"loss term {name} after this last step": v.detach() for name, v in final.items()}
             require_finite(_largest_weights(trained) | named, step, several)
-        if distributed.first() and (last or time.monotonic() - saved > save_interval):
+        if saves and (last or time.monotonic() - saved > save_interval):
             save_start = time.monotonic()
             save(step + 1)
             saved = time.monotonic()
@@ -266,7 +268,8 @@ def require_finite(terms: dict[str, Tensor], step: int, several: bool = False) -
 
 def terms_of(row: dict) -> dict[str, float]:
     """The loss terms of a row of the log of ``fit``."""
-    return {name: value for name, value in row.items() if name not in ("step", "seconds", "device")}
+    others = ("step", "seconds", "device", *code_version())
+    return {name: value for name, value in row.items() if name not in others}
 
 
 def device_name(kind: str) -> str:

@@ -10,9 +10,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from c2dlib import distributed
 from c2dlib.config.experiment import Experiment, check_overrides, experiment
 from c2dlib.config.methods import CLASS_CONTROLS, READ_BY_TEACHER, imitation_in, needs_classifier, parts
-from c2dlib.config.weights import is_file, weights_path
+from c2dlib.config.weights import WeightsError, is_file, weights_path
 from c2dlib.data.augment import train_transform
 from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoFolder, CocoSplit
@@ -33,7 +34,7 @@ from c2dlib.distillation.controls import class_logits
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.evaluation.scores import Threshold, best_threshold
 from c2dlib.files import json_with_hash, remove_hidden_files, sha256, sweep, write_whole
-from c2dlib.records import RunRecord, circumstances, command, write_record
+from c2dlib.records import RunRecord, circumstances, code_version, command, write_record
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.training.checkpoints import student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
@@ -161,7 +162,7 @@ def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) ->
         )
         remove_working_files(folder)
     record = find_record(e, workspace) if with_weights else None
-    if record and record.status == "done" and (what := damage(e, record, workspace)):
+    if record and record.status == "done" and (what := damage(folder, record, workspace)):
         print(f"{what}\n{e.name} is trained again", file=sys.stderr)
 
 
@@ -211,6 +212,15 @@ class _Prepared:
     initial_weights: str  # their hash, or their name
     teachers: dict  # the record's entries of the classification teacher and of the detector teacher
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """The hashes of all weights that the training starts from or learns from."""
+        teachers = {
+            "classification teacher": self.teachers.get("weights_sha256"),
+            "detector teacher": self.teachers.get("detector_weights_sha256"),
+        }
+        return {"initial weights": self.initial_weights} | {k: v for k, v in teachers.items() if v}
+
 
 def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progress: Progress) -> RunRecord:
     if distributed.world() > 1 and e.norm == "batch":
@@ -222,6 +232,8 @@ def _train_and_evaluate(e: Experiment, workspace: Workspace, folder: Path, progr
     if distributed.first():
         require_same_data(e, context.data, folder)
     prepared = _prepare(context)
+    if distributed.first():
+        require_same_weights(e, prepared.weights, folder)
     peak = PeakMemory(workspace.device)
     model = prepared.step.student.model
     validator = Validator(e, context.data, folder, workspace.device, prepared.steps)
@@ -284,7 +296,7 @@ def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
     if not needs_classifier(context.e.method):
         return None, {}
     teacher, report = classifier_teacher(context.e, context.workspace, context.progress)
-    about = {key: report[key] for key in ("title", "hash", "top1", "ECE", "split")}
+    about = {key: report[key] for key in ("title", "hash", "weights_sha256", "top1", "ECE", "split")}
     return teacher.to(context.workspace.device), about
 
 
@@ -292,7 +304,12 @@ def _train_detector_teacher(context: _Context) -> dict:
     """Train the detector that the student imitates, if it is not there; return its entries in the record."""
     e = detector_teacher(context.e)
     record = run(e, context.workspace, context.progress, with_weights=True)
-    return {"detector": e.student, "detector_hash": e.hash(), "detector_mAP": record.metrics.get("mAP")}
+    return {
+        "detector": e.student,
+        "detector_hash": e.hash(),
+        "detector_weights_sha256": record.checkpoint_sha256,
+        "detector_mAP": record.metrics.get("mAP"),
+    }
 
 
 def _bank(context: _Context, teacher: Teacher | None, train: CocoSplit) -> tuple[Tensor, Tensor] | None:
@@ -380,12 +397,34 @@ def _training_seconds(log: list[dict]) -> float:
 
 def _devices(log: Sequence[dict], present: str) -> str:
     """The device of a run; if it was interrupted and went on elsewhere, each with its steps, most first."""
-    steps = Counter[str]()
-    for row, count in _steps_of_rows(log):
-        steps[row.get("device", present)] += count
+    steps = _count_steps(log, lambda row: row.get("device", present))
     if len(steps) < 2:
         return next(iter(steps), present)
     return " and ".join(f"{name} ({count} steps)" for name, count in steps.most_common())
+
+
+def _code(log: Sequence[dict]) -> list[dict]:
+    """The commit and the version of torch of each part of a run, most steps first.
+
+    Those of a part whose checkpoint does not name them are ``unknown``.
+
+    Returns:
+        [] if all steps are of this process's commit and version.
+    """
+    present = code_version()
+    unknown = dict.fromkeys(present, "unknown") | {"dirty": False}
+    steps = _count_steps(log, lambda row: tuple(row.get(name, unknown[name]) for name in present))
+    if steps.keys() <= {tuple(present.values())}:
+        return []
+    return [dict(zip(present, code, strict=True)) | {"steps": count} for code, count in steps.most_common()]
+
+
+def _count_steps(log: Sequence[dict], of_row: Callable[[dict], Hashable]) -> Counter:
+    """What a function gives for the rows of a log -> the number of their steps."""
+    steps = Counter[Any]()
+    for row, count in _steps_of_rows(log):
+        steps[of_row(row)] += count
+    return steps
 
 
 def _steps_of_rows(log: Sequence[dict]) -> Iterator[tuple[dict, int]]:
@@ -421,12 +460,15 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     def settings(started: dict) -> dict:
         return {k: v for k, v in started["identity"].items() if k != "data_hash"}
 
+    weights = {}
     for path in sorted(folder.parent.glob(f"{e.name}.*/started.json")):
         earlier = read_working_file(path)
-        if earlier is None:
+        if earlier is None or not any(path.parent.glob("step-*.pt")):
             continue
-        has_checkpoint = any(path.parent.glob("step-*.pt"))
-        if has_checkpoint and settings(earlier) == settings(present) and earlier != present:
+        own = {"weights": earlier.pop("weights")} if "weights" in earlier else {}
+        if path.parent == folder:
+            weights = own
+        if settings(earlier) == settings(present) and earlier != present:
             what = "annotations" if earlier["data_hash"] != present["data_hash"] else "image files"
             raise DataError(
                 f"{data.root}: its {what} changed since {e.name} was interrupted "
@@ -434,7 +476,31 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
                 f"{present['data_hash'][:12]}/{present['files_hash'][:12]} now). "
                 f"Put the data back as they were to go on, or delete {path.parent} to start anew."
             )
-    write_whole(folder / "started.json", json_with_hash(present))
+    write_whole(folder / "started.json", json_with_hash(present | weights))
+
+
+def require_same_weights(e: Experiment, weights: dict[str, str], folder: Path) -> None:
+    """Write into a run's folder which weights it starts with; where there is a checkpoint, check that they
+    did not change. Checkpoints of earlier versions do not say with which they were started; they are used.
+
+    Args:
+        weights: what they are -> their hash, or their name.
+
+    Raises:
+        WeightsError: if others were made since; the checkpoint is left as it is.
+    """
+    path = folder / "started.json"
+    started = read_working_file(path) or {}
+    if not any(folder.glob("step-*.pt")):
+        write_whole(path, json_with_hash(started | {"weights": weights}))
+        return
+    for what, earlier in started.get("weights", {}).items():
+        if weights[what] != earlier:
+            raise WeightsError(
+                f"{folder}: the {what} changed since {e.name} was interrupted (hash {earlier[:12]} then, "
+                f"{weights[what][:12]} now). Put the files that it began with back into runs/ to go on, or "
+                f"delete {folder} to start anew."
+            )
 
 
 def describe(e: Experiment, data: CocoFolder, threshold: Threshold | None = None) -> dict:
@@ -508,5 +574,6 @@ def _record(
         relative_seconds=round(relative, 3),
         memory_mb=round(memory),
         validation=validation or {},
+        code=_code(log),
         **circumstances(),
     )

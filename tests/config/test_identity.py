@@ -139,6 +139,13 @@ def test_data_counts_for_a_pretraining_on_crops_only():
         )
 
 
+def test_the_pretraining_of_an_imitated_detector_counts():
+    for weights, change in zip(PRETRAINING, ({"pretrain_scenes": 7}, {"pretrain_lr": 0.5}), strict=True):
+        for method, counts in (("FKD", True), ("KDcls", False)):
+            e = experiment("mini", SSD, method, backbone_weights="imagenet", detector_teacher_weights=weights)
+            assert (e.replace(**change).hash() != e.hash()) == counts
+
+
 def test_the_weight_of_an_imitation_is_one_setting():
     assert experiment("mini", "FasterRCNN-R50", "C2D+PKD", lambda_pkd=0.3).imitation_weight == 0.3
     assert experiment("mini", SSD, "FKD").imitation_weight == experiment("mini", SSD, "FKD").lambda_fkd == 0.1

@@ -12,6 +12,7 @@ from torchvision.models.detection import ssd300_vgg16
 from c2dlib.cli import main
 from c2dlib.config.weights import WeightsError
 from c2dlib.data.validation import DataError
+from c2dlib.deployment import export as exporting
 from c2dlib.deployment import pictures, report
 from c2dlib.deployment.student import evaluate, load_student, read_picture
 from c2dlib.detectors.build import build_student
@@ -151,6 +152,23 @@ def test_an_export_replaces_no_checkpoint_and_no_picture(trained, tmp_path, caps
         (line,) = capsys.readouterr().err.splitlines()
         assert line == f"error: {path}: the name of the file to write must end in .onnx"
         assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_an_export_says_what_its_check_found(trained, tmp_path, capsys, monkeypatch):
+    checkpoint, path = str(run_folder(trained[2], trained[0])), tmp_path / "student.onnx"
+    monkeypatch.setattr(exporting, "check_onnx", lambda *_: 0)
+    assert main(["export", checkpoint, str(path)]) == 0 and path.exists()
+    said = capsys.readouterr().out
+    assert "not checked: in noise there is no detection with a score above 0.05" in said
+    assert "--picture FILE" in said and "the same boxes" not in said
+
+    def differs(path, *_):
+        raise exporting.ExportError(f"{path}: image 0: only the detector finds class 1")
+
+    monkeypatch.setattr(exporting, "check_onnx", differs)
+    assert main(["export", checkpoint, str(path)]) == 2 and not path.exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: image 0: only the detector finds class 1; the file is removed. ")
 
 
 @pytest.mark.parametrize("threshold", ["nan", "5", "-1", "inf"])

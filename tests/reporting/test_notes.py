@@ -32,6 +32,51 @@ def test_notes_say_what_numbers_mean(place):
     assert "top-1 61.2 %" in text and "cccccccccc (dirty)" in text
 
 
+def test_teachers_of_the_same_settings_and_other_weights_are_told_apart(place):
+    workspace, folder = place
+    rows = work_list("table3a", *place, seeds=3, students=[SSD], methods=["KDcls"])[:3]
+    one, two, three = (row.experiments[0] for row in rows)
+
+    def taught(e, top1, **more):
+        about = {"title": "teacher t", "hash": "1", "top1": top1, "ECE": 3.5, "split": "val"}
+        return record(e, teacher=about | more)
+
+    def of_teachers(*records):
+        text = notes(workspace, folder, {r.hash: r for r in records}, rows)
+        return [note for note in text if note.startswith("teacher t")]
+
+    assert len(of_teachers(taught(one, 61.2), taught(two, 61.2, weights_sha256="a"))) == 1  # the same one
+    names = [f"{SSD} KDcls, λ_kc {value}" for value in ("0.1, T 1", "0.1, T 2", "0.2, T 1")]
+    for differs in (
+        [taught(one, 61.2), taught(two, 71.2), taught(three, 61.2)],
+        [taught(e, 61.2, weights_sha256=w) for e, w in ((one, "a"), (two, "b"), (three, "a"))],
+    ):
+        first, second = of_teachers(*differs)
+        assert "top-1 61.2 %" in first and f"**It taught {names[0]}; {names[2]}. Another training" in first
+        assert f"**It taught {names[1]}. Another training" in second
+    seeds = [taught(e, 61.2 + 10 * (e.seed == 1)) for e in rows[0].experiments]
+    assert [n.partition("**")[2].partition(" Another")[0] for n in of_teachers(*seeds)] == [
+        f"It taught {names[0]} (seed 0, 2).",
+        f"It taught {names[0]} (seed 1).",
+    ]
+
+
+def test_detector_teachers_of_other_weights_are_told_apart(place):
+    workspace, folder = place
+    e = work_list("table1", *place, students=[SSD])[0].experiments[0].replace(method="FKD")
+    teacher = {"detector": "SSD512-VGG19", "detector_hash": "1", "detector_mAP": 30.0}
+    runs = [
+        record(e.replace(seed=seed), teacher=teacher | {"detector_weights_sha256": weights})
+        for seed, weights in enumerate("aab")
+    ]
+    text = notes(workspace, folder, {r.hash: r for r in runs})
+    notes_of_teachers = [note for note in text if note.startswith("Detector teacher SSD512-VGG19: 30.0 mAP.")]
+    assert [note.partition("**")[2].partition(" Another")[0] for note in notes_of_teachers] == [
+        f"It taught {SSD} FKD (seed 0, 1).",
+        f"It taught {SSD} FKD (seed 2).",
+    ]
+
+
 def test_the_comparison_in_sentences(place):
     rows = work_list("table2x", *place, students=["FasterRCNN-R50", "SSD512-VGG16"])
     points = {"baseline": 20.0, "KD": 19.0, "FGFI": 22.0, "FKD": 21.0, "ours": 21.5, "ours+FKD": 21.4}

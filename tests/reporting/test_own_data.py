@@ -65,6 +65,17 @@ def test_what_is_not_done_is_a_dash_and_a_sentence():
     assert result([{"baseline": both[0]["baseline"]}], found).student.tolist() == ["baseline"]
 
 
+def test_a_teacher_that_was_trained_twice_is_two_teachers():
+    two = pairs(2)
+    found = records(two, 20.0, 21.0, 22.0, 24.0)
+    for pair, top1 in zip(two, (81.54, 70.0), strict=True):
+        e = pair["KDcls+loc+KDloc"]
+        found[e.hash()] = record(e, teacher=TEACHER | {"top1": top1})
+    sentences = [s for s in caveats(two, found, {"val": 500}) if s.startswith(TEACHER["title"])]
+    assert ["81.5 %" in sentences[0], "70.0 %" in sentences[1]] == [True, True]
+    assert f"**It taught {SSD} C2D (seed 1). Another training" in sentences[1]
+
+
 def test_caveats():
     both = pairs(keep_best_every=5)
     found = records(both, 20.0, 21.0, teacher=TEACHER, data={"val_split": "there is no val split: 1 of 6"})

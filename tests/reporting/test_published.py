@@ -200,13 +200,33 @@ def test_publish_replaces_no_table_of_more_seeds_and_no_record(site, monkeypatch
     assert {path: path.read_bytes() for path in published.results.rglob("*.*")} == before
 
 
-def test_records_with_local_changes_are_not_published(site, monkeypatch):
+PART = {"commit": "d" * 40, "dirty": True, "torch": "2", "steps": 3}
+
+
+@pytest.mark.parametrize("changes", [{"dirty": True}, {"code": [PART]}], ids=["all of it", "a part of it"])
+def test_records_with_local_changes_are_not_published(site, monkeypatch, changes):
     workspace, folder, published = site
     monkeypatch.setattr(publishing, "write_claims", lambda *_: None)
-    record_runs(workspace, folder, [20.0], [], dirty=True)
+    record_runs(workspace, folder, [20.0], [], **changes)
     said = publish(workspace, folder)
     assert said[0].endswith("1 left out") and said[1].endswith("done, with local changes")
     assert not published.results.exists()
+
+
+def test_a_table_is_published_only_if_all_its_records_are(site, monkeypatch):
+    workspace, folder, published = site
+    monkeypatch.setattr(publishing, "write_claims", lambda *_: None)
+    record_runs(workspace, folder, [20.0, 21.0], [21.0, 22.0])
+    write_table("table1", rows_of(workspace, folder, 2), workspace, folder)
+    changed = rows_of(workspace, folder, 2)[1].experiments[1]
+    write_record(record(changed, 22.0, dirty=True), workspace.results / "records")
+    said = publish(workspace, folder)
+    assert said[0] == "records: 3 published, 0 were published before and stay, 1 left out"
+    assert (
+        f"table1: not published, of its rows not every record is ({SSD} loc: 1 of 2 seeds); see what is left "
+        "out above"
+    ) in said
+    assert {path.name for path in published.results.iterdir()} == {"records"}
 
 
 def test_a_table_of_this_machine_reads_no_published_record(site):

@@ -20,7 +20,7 @@ from c2dlib.training import classifiers, loop
 from c2dlib.training import run as runs
 from c2dlib.training.checkpoints import load_checkpoint, save_checkpoint, student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher
-from c2dlib.training.finished import run_detections, run_folder, sweep_leftovers, trained_student
+from c2dlib.training.finished import finished, run_detections, run_folder, sweep_leftovers, trained_student
 from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.training.validator import read_working_file
 from c2dlib.workspace import open_workspace
@@ -202,7 +202,8 @@ def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         run(e, workspace, stop)
     path = run_folder(e, workspace) / "started.json"
-    whole = path.read_bytes()
+    whole, started = path.read_bytes(), read_working_file(path)
+    del started["weights"]  # cannot be known again
     shutil.copytree(path.parent, other)
     for damaged in (*damages(whole, 20), b"", b"[]", b"\xff"):
         (other / "started.json").write_bytes(damaged)
@@ -210,7 +211,7 @@ def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
         runs.require_same_data(e, data, path.parent)
         said = capsys.readouterr().err
         assert f"{path}: damaged" in said and f"{other / 'started.json'}: damaged" in said
-        assert path.read_bytes() == whole
+        assert read_working_file(path) == started
     (path.parent / "validation.json").write_text('{"1": {"mAP"')
     seen = []
     assert run(e, workspace, lambda what, done, of: seen.append((what, done))).status == "done"
@@ -290,6 +291,26 @@ def test_what_kills_left_is_removed_at_the_next_start(place, trained):
     assert all(path.exists() for path in [*kept, unfinished])
     assert (folder / "student.safetensors").exists()
     shutil.rmtree(unfinished.parent)
+
+
+@pytest.mark.parametrize("file", ["student.safetensors", "detections.json.gz"])
+@pytest.mark.parametrize("change", ["missing", "damaged"])
+def test_a_finished_run_that_is_trained_again_keeps_its_checkpoint(place, trained, file, change):
+    """Its record is there, its files are not: with_weights trains it again."""
+    workspace, path = place[0], run_folder(trained[0], place[0]) / file
+    checkpoint = path.with_name("step-00000001.0123456789abcdef.pt")
+    content = path.read_bytes()
+    if change == "damaged":
+        path.write_bytes(content[:-1])
+    else:
+        path.unlink()
+    write_whole(checkpoint, "x")
+    sweep_leftovers(workspace)
+    trained_again = finished(trained[0], workspace, with_weights=True) is None
+    assert checkpoint.exists() == trained_again == ((file, change) != ("detections.json.gz", "missing"))
+    path.write_bytes(content)
+    sweep_leftovers(workspace)
+    assert not checkpoint.exists()
 
 
 @pytest.mark.parametrize("lr", [1e30, 1e38])

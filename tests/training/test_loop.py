@@ -122,7 +122,7 @@ def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     whole = Toy(monkeypatch, tmp_path / "whole", optimizer=optimizer)
     log = whole.fit()
     assert [row["step"] for row in log] == [10, 20, 25]
-    assert set(log[0]) == {"step", "seconds", "device", "a", "b"}
+    assert set(log[0]) == {"step", "seconds", "device", "commit", "dirty", "torch", "a", "b"}
     assert [row["seconds"] for row in log] == [1, 1, 1]
     first = Toy(monkeypatch, tmp_path / "parts", spoil=interrupted_at_13, optimizer=optimizer)
     with pytest.raises(RuntimeError, match="power"):
@@ -142,6 +142,14 @@ def test_resumed_equals_uninterrupted(monkeypatch, tmp_path, optimizer):
     third = Toy(monkeypatch, tmp_path / "parts", optimizer=optimizer)
     assert third.fit() == again and not third.images  # finished: nothing is trained
     assert same(dict(third.net.state_dict()), dict(whole.net.state_dict()))
+
+
+def test_any_process_saves_what_it_trains_alone(monkeypatch, tmp_path):
+    """Whichever process of several has the lock trains a classifier."""
+    monkeypatch.setattr(loop.distributed, "rank", lambda: 1)
+    with pytest.raises(RuntimeError, match="power"):
+        Toy(monkeypatch, tmp_path, spoil=interrupted_at_13).fit()
+    assert load_checkpoint(tmp_path)["step"] == 13
 
 
 def test_seconds_per_step_after_a_resumption(monkeypatch, tmp_path):

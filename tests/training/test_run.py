@@ -17,16 +17,18 @@ from safetensors.torch import load, load_file, save
 from torchvision.models.detection.ssd import SSD
 
 from c2dlib.config.experiment import experiment
+from c2dlib.config.weights import WeightsError
 from c2dlib.data.validation import DataError
 from c2dlib.deployment.student import load_student
 from c2dlib.evaluation.metrics import coco_metrics
-from c2dlib.records import RecordError, read_record
+from c2dlib.files import json_with_hash
+from c2dlib.records import RecordError, code_version, read_record
 from c2dlib.reporting import evidence
 from c2dlib.reporting.notes import notes
 from c2dlib.training import classifiers, loop
 from c2dlib.training import run as runs
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
-from c2dlib.training.finished import run_folder, trained_student
+from c2dlib.training.finished import find_record, run_folder, trained_student
 from c2dlib.training.run import detector_teacher, experiment_for, run
 from c2dlib.workspace import open_workspace
 
@@ -165,8 +167,12 @@ def test_a_run_that_was_ended_goes_on_as_if_it_was_not(place, uninterrupted, tmp
     assert record.metrics == uninterrupted.metrics and record.hash == uninterrupted.hash
 
 
-def test_a_record_names_every_device_that_a_run_was_trained_on(tmp_path, monkeypatch):
-    """Begun on a GPU (a name put in its place), ended on this CPU."""
+@pytest.mark.parametrize("version", ["of this code", "of earlier code"])
+def test_a_record_names_every_device_and_code_that_a_run_was_trained_with(tmp_path, monkeypatch, version):
+    """Begun on a GPU with another commit (names put in their places), ended on this CPU.
+
+    Checkpoints of earlier code do not name it.
+    """
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     workspace, data = open_workspace(
@@ -178,8 +184,10 @@ def test_a_record_names_every_device_that_a_run_was_trained_on(tmp_path, monkeyp
         if what.startswith(e.name) and done == 4:
             raise KeyboardInterrupt
 
+    code = {"commit": "c" * 40, "dirty": True, "torch": "2.0"} if version == "of this code" else {}
     with monkeypatch.context() as gpu, pytest.raises(KeyboardInterrupt):
         gpu.setattr(loop, "device_name", lambda kind: "NVIDIA H200")
+        gpu.setattr(loop, "code_version", lambda: code)
         run(e, workspace, stop)
     (checkpoint,) = run_folder(e, workspace).glob("step-*.pt")
     on_gpu = int(checkpoint.name[5:13])
@@ -188,6 +196,51 @@ def test_a_record_names_every_device_that_a_run_was_trained_on(tmp_path, monkeyp
     most_first = sorted(parts, key=parts.get, reverse=True)
     assert record.device == " and ".join(f"{name} ({parts[name]} steps)" for name in most_first)
     assert evidence.run_line(record)["device"] == ("GPU" if on_gpu >= 3 else "CPU")
+    unknown = {"commit": "unknown", "dirty": False, "torch": "unknown"}
+    codes = [(code or unknown) | {"steps": on_gpu}, code_version() | {"steps": 6 - on_gpu}]
+    assert record.code == sorted(codes, key=lambda part: -part["steps"])
+    assert "torch" not in record.curve and record.commit == code_version()["commit"]
+    (origin,) = [n for n in notes(workspace, data, {record.hash: record}) if "commits: " in n]
+    assert codes[0]["commit"][:10] in origin and record.commit[:10] in origin
+
+
+def test_other_weights_than_those_that_a_run_began_with_are_refused(tmp_path, monkeypatch):
+    """Its initial weights and its teachers; a checkpoint of an earlier version does not name them."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    place = site_in(tmp_path)
+    e = tiny(place, "KDcls", steps=4, backbone_weights="none")
+    folder = run_folder(e, place[0])
+
+    def stop(what, done, of):
+        if what == e.name and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(e, place[0], stop)
+    started = json.loads((folder / "started.json").read_text())
+    _, report = classifier_teacher(e, place[0])
+    assert started["weights"] == {
+        "initial weights": "none",
+        "classification teacher": report["weights_sha256"],
+    }
+
+    def another_teacher(*arguments):
+        teacher, report = classifier_teacher(*arguments)
+        return teacher, report | {"weights_sha256": "0" * 64}
+
+    changes = {"classifier_teacher": another_teacher, "_fingerprint": lambda initial: "0" * 12}
+    for name, change in changes.items():
+        with monkeypatch.context() as changed, pytest.raises(WeightsError, match="changed since") as raised:
+            changed.setattr(runs, name, change)
+            run(e, place[0])
+        assert "000000000000 now" in str(raised.value) and f"delete {folder} to start" in str(raised.value)
+    del started["weights"], started["sha256"]
+    (folder / "started.json").write_text(json_with_hash(started))
+    with monkeypatch.context() as changed:
+        changed.setattr(runs, "_fingerprint", changes["_fingerprint"])
+        seen = []
+        assert run(e, place[0], lambda what, done, of: seen.append((what, done))).status == "done"
+    assert (e.name, 1) not in seen and (e.name, 4) in seen
 
 
 def test_of_two_processes_one_trains(uninterrupted, tmp_path):
@@ -290,6 +343,9 @@ def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch
     (teacher, report), fkd = teachers
     assert record.status == "done" and {"KDcls", "loc", "KDloc", "fkd_feature"} <= set(record.curve)
     assert record.teacher["hash"] == report["hash"] and record.teacher["detector"] == "SSD512-VGG19"
+    assert record.teacher["weights_sha256"] == report["weights_sha256"]
+    imitated = find_record(detector_teacher(e), workspace)
+    assert record.teacher["detector_weights_sha256"] == imitated.checkpoint_sha256
     kept = classifier_teacher(e, workspace)[0].state_dict()  # as the cache, checked by its hash, has it
     assert all(torch.equal(v, kept[k]) for k, v in teacher.state_dict().items())
     detector = load((run_folder(detector_teacher(e), workspace) / "student.safetensors").read_bytes())
