@@ -15,7 +15,7 @@ from c2dlib.reporting.console import read_lines
 from c2dlib.reporting.errors import gather, write_figure3
 from c2dlib.reporting.published import more_seeds
 from c2dlib.reporting.tables import collect, table, write_table
-from c2dlib.reporting.work_list import TABLES, work_list
+from c2dlib.reporting.work_list import TABLES, Row, work_list
 from c2dlib.workspace import Workspace
 
 
@@ -92,13 +92,7 @@ def _publish_table(name: str, workspace: Workspace, target: Workspace, folder: C
         return f"{name}: not published, the published table has more: {more}"
     students, methods = ([*dict.fromkeys(line[key] for line in lines)] for key in ("student", "method"))
     rows = work_list(name, target, folder, seeds, students, methods)
-    statuses = table(rows, collect(rows, target)).status
-    if (statuses != "done").any():
-        lacking = "; ".join(
-            f"{row.student} {row.method}: {status}"
-            for row, status in zip(rows, statuses, strict=True)
-            if status != "done"
-        )
+    if lacking := _lacking(rows, target):
         return (
             f"{name}: not published, of its rows not every record is ({lacking}); see what is left out above"
         )
@@ -109,6 +103,16 @@ def _publish_table(name: str, workspace: Workspace, target: Workspace, folder: C
         return f"{name}: published from the published records; its notebook is not, it shows other runs"
     _copy(notebook, target.results)
     return f"{name}: published with its notebook, {seeds} seed(s) per row"
+
+
+def _lacking(rows: list[Row], target: Workspace) -> str:
+    """Which rows have not all of their runs among the published records, in words; empty: none."""
+    statuses = table(rows, collect(rows, target)).status
+    return "; ".join(
+        f"{row.student} {row.method}: {status}"
+        for row, status in zip(rows, statuses, strict=True)
+        if status != "done"
+    )
 
 
 def _more(name: str, target: Workspace, frame: pd.DataFrame) -> str:
@@ -124,6 +128,10 @@ def _publish_figure3(workspace: Workspace, target: Workspace, folder: CocoFolder
     if more := _more("figure3", target, own):
         return f"figure3: not published, the published one has more: {more}"
     students, methods = list(own.student.unique()), list(own.method.unique())
+    if lacking := _lacking(
+        work_list("table1", target, folder, int(own.seeds.min()), students, methods), target
+    ):
+        return f"figure3: not published, of its runs not every record is ({lacking})"
     rows = work_list("table1", target, folder, int(own.seeds.max()), students, methods)
     write_figure3(gather(rows, target)[0], target)
     if (target.results / path.name).read_bytes() != path.read_bytes():

@@ -107,14 +107,18 @@ def test_records_of_further_seeds_are_used_and_no_table_loses_seeds_or_rows(site
     assert path.read_text() == written  # nothing of these settings is finished
 
 
-def test_figure3_keeps_more_seeds(site, capsys):
-    workspace = site[0]
-    runs = [
-        {"student": SSD, "method": "baseline", "seed": seed, "pairing": "", "IoU": iou}
+def errors_of(method: str) -> list[dict]:
+    """The TIDE errors of two runs, as ``errors.gather`` has them."""
+    return [
+        {"student": SSD, "method": method, "seed": seed, "pairing": "", "IoU": iou}
         | dict.fromkeys([*TYPES, BOXES], 1.0)
         for seed in (0, 1)
         for iou in range(50, 100, 5)
     ]
+
+
+def test_figure3_keeps_more_seeds(site, capsys):
+    workspace, runs = site[0], errors_of("baseline")
     write_figure3(pd.DataFrame(runs), workspace)
     before = (workspace.results / "figure3.csv").read_text()
     write_figure3(pd.DataFrame(runs[:10]), workspace)
@@ -218,6 +222,7 @@ def test_a_table_is_published_only_if_all_its_records_are(site, monkeypatch):
     monkeypatch.setattr(publishing, "write_claims", lambda *_: None)
     record_runs(workspace, folder, [20.0, 21.0], [21.0, 22.0])
     write_table("table1", rows_of(workspace, folder, 2), workspace, folder)
+    write_figure3(pd.DataFrame(errors_of("baseline") + errors_of("loc")), workspace)
     changed = rows_of(workspace, folder, 2)[1].experiments[1]
     write_record(record(changed, 22.0, dirty=True), workspace.results / "records")
     said = publish(workspace, folder)
@@ -226,6 +231,7 @@ def test_a_table_is_published_only_if_all_its_records_are(site, monkeypatch):
         f"table1: not published, of its rows not every record is ({SSD} loc: 1 of 2 seeds); see what is left "
         "out above"
     ) in said
+    assert any(line.startswith("figure3: not published, of its runs not every record is") for line in said)
     assert {path.name for path in published.results.iterdir()} == {"records"}
 
 
