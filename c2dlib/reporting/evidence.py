@@ -153,15 +153,14 @@ def own_runs(
             method,
             record.seed,
             data=workspace.data_name,
-            data_hash=annotation_hash or record.data["annotation_hash"],
+            data_hash=record.experiment.get("data_hash", annotation_hash),
             eval_split="test",
         )
         if e.hash() == record.hash:
             runs.append((e, record))
-    if runs and not annotation_hash:
-        hashes = Counter(record.data["annotation_hash"] for _, record in runs)
-        runs = [run for run in runs if run[1].data["annotation_hash"] == hashes.most_common(1)[0][0]]
-    return runs
+    hashes = Counter(record.data["annotation_hash"] for _, record in runs)
+    present = annotation_hash or (hashes.most_common(1)[0][0] if hashes else "")
+    return [run for run in runs if run[1].data["annotation_hash"] == present]
 
 
 def methods_of(claims: list[PrimaryClaim]) -> list[str]:
