@@ -58,7 +58,7 @@ def _seeds_note(frame: pd.DataFrame) -> str:
     )
     if (frame.mAP.notna() & frame.gain.isna() & (frame.method != "baseline")).any():
         note += (
-            "; a row without a gain started from other pre-trained weights than its baseline "
-            "and must not be compared with it"
+            "; a row without a gain started from other pre-trained weights than its baseline, or ran on "
+            "another kind of device, and must not be compared with it"
         )
     return note
