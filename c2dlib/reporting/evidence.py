@@ -8,7 +8,6 @@ differ.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -158,9 +157,9 @@ def own_runs(
         )
         if e.hash() == record.hash:
             runs.append((e, record))
-    hashes = Counter(record.data["annotation_hash"] for _, record in runs)
-    present = annotation_hash or (hashes.most_common(1)[0][0] if hashes else "")
-    return [run for run in runs if run[1].data["annotation_hash"] == present]
+    hashes = [record.data["annotation_hash"] for _, record in runs]
+    present = annotation_hash or max(hashes, key=hashes.count, default="")
+    return [run for run, own in zip(runs, hashes, strict=True) if own == present]
 
 
 def methods_of(claims: list[PrimaryClaim]) -> list[str]:
