@@ -7,6 +7,7 @@ if __name__ == "__main__":
         from c2dlib.cli import main
 
         code = main()
-    except KeyboardInterrupt:  # before any command began
+    except KeyboardInterrupt:
+        print("\nInterrupted before the command began.", file=sys.stderr)
         code = 130
     sys.exit(code)

@@ -131,7 +131,7 @@ def reproduce(
         name: A table, figure or notebook; `python -m c2dlib names` lists them.
         jobs: Runs at the same time; 0: one per core, or one per GPU.
     """
-    check_scale(scale)
+    check_scale(scale, presets=name == "your_data")
     check_jobs(jobs)
     overrides = parse_overrides(settings)
     from c2dlib.reporting.preview import preview

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import papermill
 import pytest
 
 from c2dlib.cli import COMMANDS, main
-from c2dlib.config.experiment import scale_names
+from c2dlib.config.experiment import scale_data, scale_names
 from c2dlib.records import ROOT
 from c2dlib.reporting import notebooks, work_list
 from c2dlib.reporting.work_list import TABLES
@@ -122,6 +123,17 @@ def test_a_notebook_without_a_student_shows_that_of_its_scale(here, monkeypatch)
     monkeypatch.setattr(work_list, "scale_tables", lambda _: given)
     assert main(["reproduce", "method", "--scale", "smoke"]) == 0
     assert [told["student"] for _, told in calls] == ["SSD300-VGG16", "SSD512-VGG16", "RetinaNet-R50"]
+
+
+def test_your_data_takes_a_preset_and_its_student(here, monkeypatch, capsys):
+    calls, scenes = executed(monkeypatch), scale_data("smoke")
+    monkeypatch.setattr("c2dlib.workspace.scale_data", lambda _: scenes)
+    assert main(["reproduce", "your_data", "--scale", "laptop"]) == 0
+    ((_, told),) = calls
+    assert (told["scale"], told["student"]) == ("laptop", "FasterRCNN-MV2")
+    capsys.readouterr()
+    assert main(["reproduce", "method", "--scale", "laptop"]) == 2  # no other notebook does
+    assert "unknown SCALE 'laptop'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -243,6 +255,19 @@ def test_ctrl_c_is_no_traceback(here, monkeypatch, capsys):
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text]
     assert line.startswith("Interrupted. To go on: ")
     assert line.endswith("python -m c2dlib reproduce table2 --scale smoke --device cpu --jobs 1")
+
+
+def test_ctrl_c_while_the_program_loads_is_one_line(monkeypatch, capsys):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "c2dlib.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "c2dlib.cli")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("c2dlib", run_name="__main__")
+    assert end.value.code == 130 and capsys.readouterr().err == "\nInterrupted before the command began.\n"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

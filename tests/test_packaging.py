@@ -162,7 +162,7 @@ def test_make_takes_a_value_as_it_is_typed(tmp_path, value):
 INTERRUPTED = """
 import sys
 from c2dlib import cli
-def check_scale(_):
+def check_scale(*_, **__):
     raise KeyboardInterrupt
 cli.check_scale = check_scale
 sys.exit(cli.main(sys.argv[3:]))

@@ -468,9 +468,13 @@ def scale_names() -> list[str]:
     return sorted(path.stem for path in SCALES.glob("*.yaml"))
 
 
-def check_scale(scale: str) -> str:
-    """``scale`` if there is one of that name; else a ValueError that names the scales."""
-    return known(scale, scale_names(), "SCALE")
+def check_scale(scale: str, presets: bool = False) -> str:
+    """``scale`` if there is one of that name; else a ValueError that names the scales.
+
+    Args:
+        presets: a preset of `train` is accepted too.
+    """
+    return known(scale, [*scale_names(), *(preset_names() if presets else [])], "SCALE")
 
 
 def preset_names() -> list[str]:

@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from c2dlib.config.experiment import Experiment, check_overrides, experiment, known, scale_tables
+from c2dlib.config.experiment import (
+    Experiment,
+    check_overrides,
+    experiment,
+    known,
+    preset_names,
+    preset_student,
+    scale_tables,
+)
 from c2dlib.config.methods import CLASS_CONTROLS, IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.files import read_csv
@@ -346,8 +354,8 @@ def work_list(
 
 
 def ablated(scale: str) -> str:
-    """The student of the tables and notebooks that name none, at a scale."""
-    return scale_tables(scale).get("ablated", ABLATED)
+    """The student of the tables and notebooks that name none, at a scale; of a preset its own."""
+    return preset_student(scale) if scale in preset_names() else scale_tables(scale).get("ablated", ABLATED)
 
 
 def first_seed(table: str, scale: str) -> int:

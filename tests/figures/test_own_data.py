@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from c2dlib.config.experiment import preset_names
+from c2dlib.config.experiment import preset_names, scale_data
 from c2dlib.figures.own_data import OwnDataPage
 from c2dlib.records import ROOT
 from tests.reporting.helpers import record
@@ -20,8 +20,19 @@ def page(tmp_path_factory) -> OwnDataPage:
 
 
 def test_without_a_curve_every_preset_that_has_one_is_named(page):
-    text = page.curves()
-    assert all(name in text for name in preset_names())
+    text = page.curves().data
+    assert all(f"`{name}`" in text for name in preset_names())
+
+
+def test_without_a_student_it_is_the_presets(tmp_path, monkeypatch):
+    scenes = scale_data("smoke")
+    monkeypatch.setattr("c2dlib.workspace.scale_data", lambda _: scenes)
+    places = {"results": str(tmp_path / "results"), "runs": str(tmp_path / "runs"), "device": "cpu"}
+    students = [
+        OwnDataPage("", "ours", [0], {}, 1, scale=scale, data="", **places).distilled.student
+        for scale in ("smoke", "laptop")
+    ]
+    assert students == ["SSD300-VGG16", "FasterRCNN-MV2"]
 
 
 @pytest.mark.parametrize(
