@@ -83,6 +83,7 @@ def training_curves(records: list[RunRecord], names: dict[str, str] | None = Non
         rows[0][0].set_ylabel(student)
     for column in zip(*grid, strict=True):
         [*(ax for ax in column if ax.axison)][-1].tick_params(labelbottom=True)
+    grid[0][0].set_xlim(left=0)  # all panels share this axis: set after they are drawn
     if records:
         figure.supxlabel("training step")
         legend_above(figure, [ax for row in grid for ax in row])
@@ -142,7 +143,6 @@ def _losses(ax: Axes, runs: list[RunRecord], baselines: list[RunRecord]) -> None
                     label=label,
                 )
     plain_axes(ax)
-    ax.set_xlim(left=0)
     ax.locator_params(axis="x", nbins=3)
     ax.set_yscale("log", nonpositive="mask")
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -86,6 +86,13 @@ def test_each_row_has_its_panel_and_the_baseline_of_its_setting(drawn):
     ]
 
 
+def test_the_longest_run_is_drawn_to_its_end(drawn):
+    lengths = {"KDcls": 800, "loc": 2400}
+    runs = [record("A", m, {"step": [10, last], "loss": [2.0, 1.0]}) for m, last in lengths.items()]
+    for ax in drawn(figures.training_curves(runs)).axes:
+        assert ax.get_xlim()[0] == 0 and ax.get_xlim()[1] >= 2400
+
+
 def test_students_have_rows_of_their_own(drawn):
     runs = [
         record(s, m, CURVE) for s, methods in (("A", ["KDcls", "loc"]), ("B", ["KDcls"])) for m in methods
