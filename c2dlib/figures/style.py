@@ -3,6 +3,7 @@
 - A figure is at most ``PAGE`` inches wide, the width of a page on GitHub and of an exported notebook, and its
   text has at least 9 points there. It is a PNG of twice the pixels of that width with a palette of 256
   colours: a third of the bytes of one without, for photographs too, and fewer than an SVG of many marks.
+  Photographs beside a colour bar have none: what the bar explains has its exact colour.
 - Every function of this package that makes a figure returns a ``Picture``, which has a text for those who
   cannot see it. matplotlib's global settings are not changed: ``@rc_context(STYLE)`` holds inside a function.
 - No meaning is in a colour alone: methods also differ in their lines, detections in their lines and marks.
@@ -83,10 +84,11 @@ class Picture(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=SHARPNESS * PIXELS)
         image = Image.open(buffer).convert("RGB")
-        if any(shown.get_array().ndim == 3 for ax in self.axes for shown in ax.images):
-            image = image.quantize(256, Image.Quantize.MEDIANCUT)
-        else:
+        photographs = any(shown.get_array().ndim == 3 for ax in self.axes for shown in ax.images)
+        if not photographs:
             image = _with_palette(image)
+        elif not any(ax.get_label() == "<colorbar>" for ax in self.axes):  # matplotlib's label
+            image = image.quantize(256, Image.Quantize.MEDIANCUT)
         text, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
         text.add_itxt("Description", self.alt)
         image.save(buffer, "png", optimize=True, pnginfo=text)

@@ -7,7 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgb
 from PIL import Image
 
 from c2dlib.figures import style
@@ -80,6 +82,18 @@ def test_a_photographs_palette_is_close_to_its_colours():
     figure.savefig(buffer, dpi=192)
     exact = np.asarray(Image.open(buffer).convert("RGB"), float)
     assert np.abs(np.asarray(image.convert("RGB")) - exact).mean() < 5
+
+
+def test_a_colour_bar_has_its_exact_colours():
+    """Beside a picture of other colours, too."""
+    figure, ((ax, other),) = new_figure(1, 2, (4, 2))
+    x, y = np.mgrid[0:1:40j, 0:1:40j]
+    other.imshow(np.stack([x, y, (x + y) / 2], 2))
+    colors = ScalarMappable(Normalize(-1, 1), colormaps["PuOr_r"])
+    figure.colorbar(colors, ax=ax)
+    shown = {color for _, color in Image.open(io.BytesIO(figure.png())).convert("RGB").getcolors(1 << 20)}
+    middle = [tuple(round(255 * v) for v in colors.to_rgba(value)[:3]) for value in (-0.5, 0.2, 0.7)]
+    assert set(middle) <= shown
 
 
 def test_a_notebook_shows_the_figure_at_its_size_with_its_text(monkeypatch):
