@@ -10,6 +10,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -97,7 +98,7 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], colors: list[str]) ->
                 x1,
                 y1,
                 label,
-                color="white",
+                color=_text_color(color),
                 parse_math=False,  # a class name may hold dollar signs
                 va="bottom",
                 zorder=4 - i / len(labels),
@@ -112,7 +113,7 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], colors: list[str]) ->
         for box, label, text in zip(boxes.tolist(), labels, texts, strict=True):
             if not label:
                 continue
-            text.set_text(_shortened(text, label, image.width - 2 * pad, renderer))
+            text.set_text(shortened(text, label, image.width - 2 * pad, renderer))
             extent = text.get_window_extent(renderer)
             size = extent.width + 2 * pad, extent.height + 2 * pad
             corners = ax.transData.transform([box[:2], box[2:]])  # left and top, right and bottom
@@ -123,7 +124,25 @@ def draw_boxes(ax: Axes, boxes: Tensor, labels: list[str], colors: list[str]) ->
     AtDrawing(ax, place)
 
 
-def _shortened(text: Text, label: str, width: float, renderer: RendererBase) -> str:
+def _text_color(background: str) -> str:
+    """Black on a light colour, white on a dark one."""
+    red, green, blue = to_rgb(background)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def fit_into(ax: Axes, texts: list[Text], share: float = 1.0) -> None:
+    """Shorten the lines of texts that are wider than a share of their axes, when these are drawn."""
+    whole = [text.get_text().splitlines() for text in texts]
+
+    def place(renderer: RendererBase) -> None:
+        width = share * ax.get_window_extent(renderer).width
+        for text, lines in zip(texts, whole, strict=True):
+            text.set_text("\n".join([shortened(text, line, width, renderer) for line in lines]))
+
+    AtDrawing(ax, place)
+
+
+def shortened(text: Text, label: str, width: float, renderer: RendererBase) -> str:
     """The label, without its middle where it is wider than ``width``: its end may be a score."""
     for kept in range(len(label), -1, -1):
         shown = label if kept == len(label) else f"{label[:kept].rstrip()}…{label[kept:][-SCORE:]}"

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from torch import Tensor
 
-from c2dlib.figures.images import show_image
+from c2dlib.figures.images import fit_into, show_image
 from c2dlib.figures.style import (
     BLUE,
     FAINT,
@@ -32,6 +32,8 @@ FEW_CROPS = 20  # a bin with fewer says little
 @rc_context(STYLE)
 def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: list, maps: Tensor) -> Picture:
     """Up to six crops as the teacher reads them; below each, an early map and the five likeliest classes.
+
+    Names that are too long for their place lose their middle.
 
     Args:
         crops: [G, 3, s, s] in 0..255.
@@ -57,9 +59,13 @@ def teacher_view(crops: Tensor, labels: Tensor, probabilities: Tensor, names: li
             color=[GREEN if c == labels[i] else FAINT for c in best.indices],
             alpha=0.6,
         )
-        for y, c in enumerate(best.indices.tolist()):
-            text = f"{names[c]}  {best.values[y]:.2f}"
-            ax.text(0.03, y, text, va="center", parse_math=False, clip_on=True)
+        lines = [f"{names[c]}  {p:.2f}" for c, p in zip(best.indices, best.values, strict=True)]
+        likeliest = [
+            ax.text(0.03, y, line, va="center", parse_math=False, in_layout=False)
+            for y, line in enumerate(lines)
+        ]
+        fit_into(ax, likeliest, 0.97)
+        fit_into(axes[0][i], [axes[0][i].title])
         ax.set(xlim=(0, 1), yticks=[], xticks=[0, 1], ylim=(len(best.values) - 0.4, -0.6))
     for row, words in zip(axes, ("crop", "early map", "probability"), strict=True):
         row[0].set_ylabel(words)
@@ -201,7 +207,7 @@ def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Picture:
     Args:
         crops: [G, 3, s, s] in 0..255.
         maps: [G, s, s], of ``teacher.attention``: falls of a probability.
-        titles: a text per crop.
+        titles: a text per crop; a line that is wider than the crop loses its middle.
     """
     count = max(len(crops), 1)
     width = min(1.8, (PAGE - 0.9) / count)
@@ -215,6 +221,7 @@ def attention_maps(crops: Tensor, maps: Tensor, titles: list[str]) -> Picture:
         values = maps[i].numpy()
         axes[1][i].imshow(colors.to_rgba(values), alpha=(np.abs(values) / most) ** 0.5 * 0.85)
         axes[0][i].set_title(titles[i], fontsize=STYLE["font.size"], parse_math=False)
+        fit_into(axes[0][i], [axes[0][i].title])
     figure.colorbar(colors, ax=[row[-1] for row in axes], location="right", shrink=0.8).set_label(
         "fall of the probability\nwhen covered"
     )

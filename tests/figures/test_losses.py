@@ -45,3 +45,4 @@ def test_moving_crop_shows_every_crop(drawn):
     assert [text.get_text() for text in whole.texts] == ["0", "1", "2"]
     colors = [text.get_bbox_patch().get_facecolor() for text in whole.texts]
     assert colors == [ax.spines["top"].get_edgecolor() for ax in figure.axes[1:]]
+    assert [text.get_color() for text in whole.texts] == ["black", "white", "white"]  # on orange, red, blue

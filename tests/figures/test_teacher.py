@@ -68,6 +68,21 @@ def test_a_class_name_may_hold_dollar_signs(drawn):
         drawn(figure)
 
 
+def test_long_names_are_shortened_to_their_place(drawn):
+    """Six crops with names as COCO's: every probability is read, no title lies on another."""
+    names = ["baseball glove", "tennis racket", "sports ball", "traffic light", "fire hydrant", "snowboard"]
+    crops, maps = torch.rand(6, 3, 8, 8) * 255, torch.randn(6, 4, 3, 3)
+    probabilities = torch.full((6, 6), 0.1).fill_diagonal_(0.5)
+    figure = drawn(figures.teacher_view(crops, torch.arange(6), probabilities, names, maps))
+    for ax in figure.axes[12:]:
+        right = ax.get_window_extent().x1
+        assert all(text.get_window_extent().x1 <= right for text in ax.texts)
+        assert sorted(text[-4:] for text in texts(ax)) == ["0.10"] * 4 + ["0.50"]
+    titles = [f"student: {name}\nteacher: 0.10" for name in names]
+    figure = drawn(figures.attention_maps(crops, torch.randn(6, 8, 8), titles))
+    assert figure.axes[0].get_title() == "student: ba…glove\nteacher: 0.10"
+
+
 def test_softened_shows_the_first_object_that_the_teacher_gets_right(drawn):
     logits = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 1.0]])
     figure = drawn(figures.softened(logits, torch.tensor([0, 0]), ["x", "y", "z"], (1, 2)))
