@@ -63,7 +63,9 @@ def table_bars(frame: pd.DataFrame) -> Picture:
             if pd.notna(paper):
                 ax.barh(y - apart, paper, 0.34, **PAPER, label="paper")
             if pd.isna(row.get("gain")):
-                why = "no baseline" if row.status == "done" else row.status.split(":")[0]
+                why = row.status.split(":")[0]
+                if row.status == "done":  # its baseline may have another device or other initial weights
+                    why = "no baseline" if pd.isna(base.mAP) else "not comparable"
                 ax.annotate(
                     why,
                     (0, y + apart),

@@ -52,6 +52,11 @@ def test_table_bars_without_a_baseline_or_any_method(drawn):
     drawn(figures.table_bars(frame()[frame().method == "baseline"]))
 
 
+def test_table_bars_name_a_row_that_has_another_device_than_its_baseline(drawn):
+    a, _ = drawn(figures.table_bars(frame().assign(gain=math.nan))).axes
+    assert texts(a) == ["not run", "not comparable", "not comparable"]
+
+
 def test_table_bars_of_one_seed_say_so_and_have_no_legend_without_marks(drawn):
     one = frame().assign(gain_low=math.nan, gain_high=math.nan, paper_mAP=math.nan)
     legend = drawn(figures.table_bars(one)).legends[0]
