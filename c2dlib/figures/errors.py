@@ -41,6 +41,7 @@ TYPE_STYLES = dict(
     )
 )
 LOW = 0.1  # share of the highest bar: error types that are lower are too low to be read
+SPREAD = 0.6  # share of a class's line over which the marks of its error types are spread
 SMALL = 1.0  # AP points: error types that change by less in every class are named and not drawn
 
 
@@ -188,7 +189,15 @@ def error_bars(by_iou: pd.DataFrame, iou: int = 50) -> Picture:
             if len(runs) > 1:
                 for x, kind in zip(places, shown, strict=True):
                     if kind not in ranges:
-                        ax.plot([x] * len(runs), runs[kind], ".", color="black", markersize=2.5)
+                        ax.plot(
+                            [x] * len(runs),
+                            runs[kind],
+                            "o",
+                            color="black",
+                            markeredgecolor="white",
+                            markeredgewidth=0.6,
+                            markersize=3,
+                        )
         for x, kind in enumerate(shown):
             if kind in ranges:
                 ax.text(x, of_student[kind].max() + 0.03 * most, ranges[kind], ha="center", va="bottom")
@@ -253,12 +262,13 @@ def errors_per_class(by_class: pd.DataFrame, method: str, other: str = "baseline
     for ax, student in zip(grid[0], students, strict=True):
         plain_axes(ax)
         ax.axvline(0, color="black", linewidth=0.8)
-        for kind in reversed(drawn):
+        for place, kind in reversed(list(enumerate(drawn))):
             color, marker = TYPE_STYLES[kind]
+            below = SPREAD * (place - (len(drawn) - 1) / 2) / max(len(drawn) - 1, 2)
             values = change[student][kind]
             ax.plot(
                 values.where(values.abs() >= SMALL / 2),
-                range(len(classes)),
+                [y + below for y in range(len(classes))],
                 marker,
                 color=color,
                 markeredgecolor="white",

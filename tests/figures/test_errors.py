@@ -82,6 +82,7 @@ def test_error_bars_have_a_linear_axis_and_numbers_where_bars_are_too_low(drawn)
     (ax,) = figure.axes
     assert ax.get_yscale() == "linear" and [bar.get_height() for bar in ax.patches] == [12.5, 10.5]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["Cls"] and not texts(ax)
+    assert {dots.get_markeredgecolor() for dots in ax.lines} == {"white"}  # seen on a black bar
     numbers = " ".join(ax.get_xlabel().split())
     assert numbers == "Loc 0.2–0.3, Both 0.0, Dupe 0.0, Bkg 0.0, Miss 0.1"
     assert "Cls 10.5 to 12.5; Loc 0.2 to 0.3; Both 0.0;" in figure.alt
@@ -117,8 +118,11 @@ def test_errors_per_class_draws_the_types_that_change_and_names_the_rest(drawn):
     assert "A: Loc -3.0 to +0.0." in figure.alt
     whole = frame.replace({"method": {"ours": "KDcls+loc+KDloc"}})  # the same method by its parts
     assert drawn(figures.errors_per_class(whole, "ours")).alt == figure.alt
-    every = frame.assign(**{kind: frame.Loc for kind in TYPES})
-    assert len(drawn(figures.errors_per_class(every, "ours")).legends[0].get_texts()) == len(TYPES)
+    every = drawn(figures.errors_per_class(frame.assign(**{kind: frame.Loc for kind in TYPES}), "ours"))
+    assert len(every.legends[0].get_texts()) == len(TYPES)
+    marks = [line for line in every.axes[0].lines if not line.get_label().startswith("_")]
+    heights = sorted(line.get_ydata()[0] for line in marks)
+    assert len(set(heights)) == len(TYPES) and -0.5 < heights[0] and heights[-1] < 0.5  # none covers another
     alone = drawn(figures.errors_per_class(frame[frame.method == "ours"], "ours"))
     assert texts(alone.axes[0]) == ["no student has runs of both C2D and baseline"]
 
