@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 from pathlib import Path
+from statistics import median
 
 from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.config.methods import canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
-from c2dlib.records import PUBLISHED, recorded_seeds
+from c2dlib.records import PUBLISHED, RecordError, read_record, recorded_seeds
 from c2dlib.reporting.console import read_lines, settings_of
 from c2dlib.reporting.request import Request
 from c2dlib.reporting.work_list import RowPlan
@@ -23,7 +25,7 @@ def preview(request: Request, results: Path = Path("results"), published: Path =
     """A line: how many rows, how many are finished here, and how long the others may take.
 
     The time is that of the published runs of these rows on a CPU; there is none for changed settings, or
-    where nothing is published. For figure3 it is that of Table 1, whose runs it needs.
+    where no run on a CPU is published. For figure3 it is that of Table 1, whose runs it needs.
 
     Args:
         results: the parent of this machine's results.
@@ -58,7 +60,7 @@ def preview(request: Request, results: Path = Path("results"), published: Path =
     seconds = _published_seconds(table, list(missing.values()), published / name)
     cores = request.jobs or os.cpu_count() or 1
     if math.isnan(seconds):
-        return f"{text}; how long is not known, nothing is published for these rows"
+        return f"{text}; how long is not known, for some of these rows no run on a CPU is published"
     where = f"{cores} core{'s' * (cores > 1)} (as the published runs took)"
     return f"{text}, about {_duration(seconds / cores)} on {where}"
 
@@ -95,14 +97,25 @@ def _data_hashes(data: str, results: Path) -> list[dict]:
 
 
 def _published_seconds(table: str, plans: list[RowPlan], published: Path) -> float:
-    """Seconds that these runs took, with the detectors that they imitate; NaN: not known."""
+    """Seconds that these runs took on a CPU, with the detectors that they imitate; NaN: not known."""
     seconds = {
-        _key(line["student"], line["method"], settings_of(line)): line["wall_seconds"]
+        _key(line["student"], line["method"], settings_of(line)): _cpu_seconds(line["records"], published)
         for line in read_lines(published / f"{table}.csv")
     }
     runs = [seconds.get(_key(plan.student, plan.method, plan.settings), math.nan) for plan in plans]
     teachers = {ARCHITECTURES[plan.student].detector_teacher for plan in plans if imitation_in(plan.method)}
     return sum([*runs, *(_teacher_seconds(teacher, published) for teacher in teachers)])
+
+
+def _cpu_seconds(names: str, published: Path) -> float:
+    """The median over those of a row's records that are from a CPU; NaN: there is none."""
+    seconds = []
+    for name in str(names).split():
+        with contextlib.suppress(RecordError):
+            record = read_record(published / "records" / f"{name}.json")
+            if record.device_kind == "CPU":
+                seconds.append(record.wall_seconds)
+    return median(seconds or [math.nan])
 
 
 def _key(student: str, method: str, settings: dict) -> tuple:
