@@ -129,26 +129,28 @@ def explore(runs: list[Experiment], workspace: Workspace):
         widgets.Button(description=text, tooltip=tip, layout={"width": "8em"})
         for text, tip in (("◀ previous", "the page before"), ("next ▶", "the page after"))
     )
+    page = widgets.BoundedIntText(
+        1, min=1, max=1, description="page", style=whole, layout={"width": "8em"}, continuous_update=False
+    )
     place, bars, images = widgets.Label(), widgets.HTML(), widgets.HTML()
-    page = pages = 0
 
-    def show_page() -> None:
-        images.value = _html(browser.figure(run.value, kind.value, iou.value, category.value, page))
-        place.value = f"page {page + 1} of {pages}"
-        previous.disabled, following.disabled = page == 0, page + 1 == pages
+    def show_page(_=None) -> None:
+        images.value = _html(browser.figure(run.value, kind.value, iou.value, category.value, page.value - 1))
+        previous.disabled, following.disabled = page.value == 1, page.value == page.max
 
     def show_choice(_=None) -> None:
-        nonlocal page, pages
         count = len(browser.matching(run.value, kind.value, iou.value, category.value))
-        page, pages = 0, max(-(-count // PER_PAGE), 1)
+        page.unobserve(show_page, "value")
+        page.value, page.max = 1, max(-(-count // PER_PAGE), 1)
+        page.observe(show_page, "value")
+        place.value = f"of {page.max}"
         bars.value = _html(browser.bars(run.value, iou.value))
         show_page()
 
     def turn(button) -> None:
-        nonlocal page
-        page += 1 if button is following else -1
-        show_page()
+        page.value += 1 if button is following else -1
 
+    page.observe(show_page, "value")
     for control in (run, kind, category, iou):
         control.observe(show_choice, "value")
     for button in (previous, following):
@@ -159,7 +161,7 @@ def explore(runs: list[Experiment], workspace: Workspace):
         [
             widgets.HBox([run, category], layout=wrapped),
             kind,
-            widgets.HBox([iou, previous, place, following], layout=wrapped),
+            widgets.HBox([iou, previous, page, place, following], layout=wrapped),
             images,
             bars,
         ]
