@@ -82,7 +82,17 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
     shown = gains[gains.metric == "mAP"].set_index(["place", "student", "method"])
     for y, row in enumerate(rows):
         line = baselines[(baselines.place == row[0]) & (baselines.student == row[1])].iloc[0]
-        errors.barh([y - 0.17, y + 0.17], [line.Cls50, line.Loc50], height=0.32, color=[BLUE, ORANGE])
+        colors = [BLUE, ORANGE]
+        errors.barh(
+            [y - 0.17, y + 0.17],
+            [line.Cls50, line.Loc50],
+            height=0.32,
+            color=colors,
+            edgecolor=colors,  # a bar that is almost 0 is seen too
+            linewidth=1.5,
+            clip_on=False,
+            zorder=3,
+        )
         for offset, cost in ((-0.17, line.Cls50), (0.17, line.Loc50)):
             text = "not measured" if pd.isna(cost) else f" {cost:.1f}"
             errors.text(0 if pd.isna(cost) else cost, y + offset, text, va="center")
@@ -95,14 +105,16 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
                         ax.plot([gain.low, gain.high], [y + offset] * 2, color=color, linewidth=1.6)
                     face = color if filled else "white"
                     ax.plot(gain.gain, y + offset, "o", color=color, markerfacecolor=face, markersize=5)
+    run_methods = {method for *_, method in shown.index}
     for ax, (method, control) in zip(panels, COMPARED.items(), strict=True):
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_title(f"{method_label(method)}\n○ {method_label(control)}", fontsize=TEXT)
+        below = f"○ {method_label(control)}" if canonical(control) in run_methods else " "
+        ax.set_title(f"{method_label(method)}\n{below}", fontsize=TEXT)
         ax.set_xlabel("gain, mAP")
     errors.set_title("the baseline loses,\nat IoU .50", fontsize=TEXT)
     errors.set_xlabel("AP points")
     errors.margins(x=0.15)
-    _finish(figure, axes, rows)
+    _finish(figure, axes, rows, any(canonical(control) in run_methods for control in COMPARED.values()))
     measured = [
         f"{line.place}, {line.student}: {line.Cls50:.1f} to classes, {line.Loc50:.1f} to boxes"
         for line in baselines.itertuples()
@@ -116,8 +128,12 @@ def regimes_plot(baselines: pd.DataFrame, gains: pd.DataFrame) -> Picture:
     return figure
 
 
-def _finish(figure: Picture, axes: list, rows: list[tuple[str, str]]) -> None:
-    """Row labels, one range for all gains, lines between data sets, and the legend."""
+def _finish(figure: Picture, axes: list, rows: list[tuple[str, str]], controls: bool) -> None:
+    """Row labels, one range for all gains, lines between data sets, and the legend.
+
+    Args:
+        controls: whether any was run.
+    """
     for ax in axes:
         plain_axes(ax)
         ax.grid(axis="y", visible=False)
@@ -133,11 +149,11 @@ def _finish(figure: Picture, axes: list, rows: list[tuple[str, str]]) -> None:
     ]
     axes[0].set_yticks(range(len(rows)), texts)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    keys = [
-        Patch(color=BLUE),
-        Patch(color=ORANGE),
-        Line2D([], [], marker="o", color="black"),
-        Line2D([], [], marker="o", color=GREY, markerfacecolor="white"),
-    ]
-    names = ["wrong classes", "inexact boxes", "method, with 95 % interval", "what it is compared with"]
-    show_legend(figure, keys, names, 4)
+    keys = {
+        "wrong classes": Patch(color=BLUE),
+        "inexact boxes": Patch(color=ORANGE),
+        "method, with 95 % interval": Line2D([], [], marker="o", color="black"),
+    }
+    if controls:
+        keys["what it is compared with"] = Line2D([], [], marker="o", color=GREY, markerfacecolor="white")
+    show_legend(figure, list(keys.values()), list(keys), 4)

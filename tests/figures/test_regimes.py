@@ -43,6 +43,12 @@ def test_every_place_with_runs_has_a_row_and_every_gain_a_point(drawn):
     assert points(kd_cls) == [0.5, 2.0] and points(c2d) == [-1.0] and points(loc) == points(both) == []
     assert [1.0, 3.0] in [list(line.get_xdata()) for line in kd_cls.lines]
     assert kd_cls.get_xlim() == c2d.get_xlim()
+    titles = [ax.get_title().split("\n")[1] for ax in (kd_cls, loc, both, c2d)]
+    assert titles == ["○ KDcls-labels", " ", " ", " "]  # no control is named that has no point
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == ["wrong classes", "inexact boxes"] and names[-1] == "what it is compared with"
+    alone = drawn(regimes_plot(baselines, gains[gains.method != "KDcls-labels"])).legends[0].get_texts()
+    assert [text.get_text() for text in alone] == names[:-1]
     nothing = drawn(regimes_plot(baselines[:0], gains[:0]))
     assert nothing.alt.startswith("not run with all planned seeds yet: Badges, 800 steps, Badges, ")
 
