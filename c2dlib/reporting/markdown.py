@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 MISSING = "–"
@@ -18,6 +19,14 @@ def markdown_table(head: list[str], rows: list[list[str]], text_columns: Collect
     return "\n".join(
         ["| " + " | ".join(head) + " |", "|" + rule, *("| " + " | ".join(row) + " |" for row in rows)]
     )
+
+
+def as_text(text: str) -> str:
+    """A text from data, such as a class name, for a line of Markdown, which then shows it as it is written.
+
+    It makes no link, no formula and no HTML, whatever it holds.
+    """
+    return re.sub(r"[][<>&`$*_~|\\]", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
 def missing(value: object) -> bool:
