@@ -3,6 +3,7 @@ torchvision."""
 
 import json
 
+import onnx
 import pandas as pd
 import pytest
 import torch
@@ -162,13 +163,30 @@ def test_an_export_says_what_its_check_found(trained, tmp_path, capsys, monkeypa
     assert "not checked: in noise there is no detection with a score above 0.05" in said
     assert "--picture FILE" in said and "the same boxes" not in said
 
-    def differs(path, *_):
-        raise exporting.ExportError(f"{path}: image 0: only the detector finds class 1")
+    def differs(*_):
+        raise exporting.ExportError("image 0: only the detector finds class 1")
 
     monkeypatch.setattr(exporting, "check_onnx", differs)
-    assert main(["export", checkpoint, str(path)]) == 2 and not path.exists()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {path}: image 0: only the detector finds class 1; the file is removed. ")
+    before, new = path.read_bytes(), tmp_path / "new.onnx"
+    for target in (path, new):
+        assert main(["export", checkpoint, str(target)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {target}: image 0: only the detector finds class 1; nothing was wr")
+    assert path.read_bytes() == before and not new.exists()
+
+
+def test_an_export_replaces_only_an_export(trained, tmp_path, capsys, monkeypatch):
+    checkpoint, path = str(run_folder(trained[2], trained[0])), tmp_path / "own.onnx"
+    monkeypatch.setattr(exporting, "check_onnx", lambda *_: 1)
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([], "of another program", [], []))
+    for content in (foreign.SerializeToString(), b"", b"no model"):
+        path.write_bytes(content)
+        assert main(["export", checkpoint, str(path)]) == 2 and path.read_bytes() == content
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path}: is there already, and export did not write it.")
+    path.unlink()
+    for _ in range(2):
+        assert main(["export", checkpoint, str(path)]) == 0
 
 
 @pytest.mark.parametrize("threshold", ["nan", "5", "-1", "inf"])
