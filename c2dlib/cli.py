@@ -241,8 +241,9 @@ def plan(
     from c2dlib.reporting.work_list import experiments
 
     known(gpu, cost.GPUS, "GPU")
-    if gpus < 1:
-        raise ValueError(f"--gpus {gpus} must be at least 1")
+    for option, value in (("--gpus", gpus), ("--gpus-per-node", gpus_per_node)):
+        if value < 1:
+            raise ValueError(f"{option} {value} must be at least 1")
     request = Request(name, scale, data, seeds, 0, device, students, methods, overrides)
     workspace, folder, rows = open_table(request)
     planned = jobs.plan_jobs(
@@ -330,7 +331,9 @@ def bench(
     """
     _loading(f"bench: {what}")
     from c2dlib.cluster import bench as library
+    from c2dlib.workspace import chosen_device
 
+    chosen_device(device)
     if what == "ratios":
         return library.bench(device, repeats)
     if what == "agreement":

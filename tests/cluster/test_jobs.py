@@ -152,7 +152,8 @@ def test_what_is_misspelt_in_a_plan_is_named(here, capsys):
         (["tabel2"], "Did you mean table2"),
         (["table2", "--gpu", "A10"], "Did you mean A100"),
         (["table2", "--students", "SSD51"], "Did you mean SSD512-VGG16"),
-        (["table2", "--gpus", "0"], "at least 1"),
+        (["table2", "--gpus", "0"], "--gpus 0 must be at least 1"),
+        (["table2", "--slurm", "out", "--gpus-per-node", "0"], "--gpus-per-node 0 must be at least 1"),
         (["table2", "--slurm", "out", "--gpus", "12"], "must be a multiple of the 8 GPUs of a node"),
     ):
         assert main(["plan", *arguments, "--scale", "coco", "--data", str(here)]) == 2

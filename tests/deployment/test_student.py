@@ -200,6 +200,7 @@ def test_the_device_is_a_gpu_if_there_is_one(trained, tmp_path, monkeypatch, giv
     workspace, data, e, record = trained
     checkpoint, devices = str(run_folder(e, workspace)), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(
         report, "evaluate_student", lambda *a: (devices.append(a[3]), (record.metrics, []))[1]
     )
@@ -207,6 +208,24 @@ def test_the_device_is_a_gpu_if_there_is_one(trained, tmp_path, monkeypatch, giv
     assert main(["evaluate", checkpoint, "--data", str(data.root), "--out", str(tmp_path), *given]) == 0
     assert main(["detect", checkpoint, "any.png", *given]) == 0
     assert devices == [device] * 2
+
+
+def test_a_device_that_is_not_there_is_refused(trained, capsys, monkeypatch):
+    workspace, data, e, _ = trained
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    checkpoint = str(run_folder(e, workspace))
+    picture = data.splits["test"].image_folder / data.splits["test"].annotations["images"][0]["file_name"]
+    for command in (
+        ["detect", checkpoint, str(picture), "--device", "cuda"],
+        ["evaluate", checkpoint, "--data", str(data.root), "--device", "mps"],
+        ["bench", "--device", "cuda"],
+    ):
+        assert main(command) == 2
+        device = command[-1]
+        assert capsys.readouterr().err == (
+            f"error: DEVICE={device}: not available here; choose cpu or auto\n"
+        )
 
 
 def test_data_must_be_named_unless_they_are_badges(trained, tmp_path, capsys):
