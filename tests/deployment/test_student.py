@@ -84,7 +84,9 @@ def test_files_that_are_no_student_are_told(trained, tmp_path):
         load_student(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("about", ["", "[]", "{}", '{"experiment": {}}', "1", '{"stranger": 1}'])
+@pytest.mark.parametrize(
+    "about", ["", "[]", "[" * 100_000, "{}", '{"experiment": {}}', "1", '{"stranger": 1}']
+)
 def test_a_description_without_its_fields_is_told(tmp_path, about):
     save_file({"weight": torch.ones(1)}, tmp_path / "bare.safetensors", {"c2dlib": about})
     with pytest.raises(WeightsError, match="bare.safetensors: damaged, or not a run's student"):
