@@ -45,6 +45,13 @@ def known_counts(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", '{"columns": []}'])
+def test_a_damaged_file_of_counts_is_named(tmp_path, text):
+    (tmp_path / "counts.json").write_text(text)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/counts.json: damaged .*--what counts"):
+        cost.read_bench("counts", tmp_path)
+
+
 def test_counts_of_a_step_by_hand():
     """VGG16's convolutions at 300 px are 30.7 GMAC (the SSD paper's table 7 has 31.4 with the extra layers):
     times two, times three for forward and backward, less the gradient of the input. The weights are not kept
