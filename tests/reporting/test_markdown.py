@@ -23,3 +23,8 @@ def test_a_text_from_data_is_shown_as_it_is_written(text):
 
 def test_a_text_from_data_stays_in_its_line():
     assert as_text("a\n\n# b") == "a # b"
+
+
+def test_the_name_of_a_file_stays_readable_in_markdown():
+    assert as_text("val2017/my_data-2.jpg: café (1)") == "val2017/my_data-2.jpg: café (1)"
+    assert as_text("_a__b_") == "&#95;a&#95;&#95;b&#95;"
