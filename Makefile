@@ -42,6 +42,13 @@ CALLED_WITH := $(foreach v,$(KNOWN),$(if $(or $(filter $v,$(GIVEN)),$(and $(filt
 # Values are taken as they are typed: make does not expand a $ in them, here or in the environment of a command.
 $(foreach v,$(KNOWN),$(eval override $v := $$(value $v)))
 
+# A line break would end the command in a recipe, and the rest would be a command of its own.
+define LINE_BREAK
+
+
+endef
+$(if $(findstring $(LINE_BREAK),$(DATA)),$(error DATA has a line break: rename the folder))
+
 # Packages come from the index alone: a stray local build must not replace a pinned one.
 unexport PIP_FIND_LINKS UV_FIND_LINKS
 

@@ -241,8 +241,9 @@ def plan(
     from c2dlib.reporting.work_list import experiments
 
     known(gpu, cost.GPUS, "GPU")
-    if gpus < 1:
-        raise ValueError(f"--gpus {gpus} must be at least 1")
+    for option, value in (("--gpus", gpus), ("--gpus-per-node", gpus_per_node)):
+        if value < 1:
+            raise ValueError(f"{option} {value} must be at least 1")
     request = Request(name, scale, data, seeds, 0, device, students, methods, overrides)
     workspace, folder, rows = open_table(request)
     planned = jobs.plan_jobs(
@@ -330,7 +331,9 @@ def bench(
     """
     _loading(f"bench: {what}")
     from c2dlib.cluster import bench as library
+    from c2dlib.workspace import chosen_device
 
+    chosen_device(device)
     if what == "ratios":
         return library.bench(device, repeats)
     if what == "agreement":
@@ -550,12 +553,12 @@ def export(
 ) -> int:
     """Export a student as ONNX and check that onnxruntime detects the same boxes.
 
-    Class names and threshold are in the file's metadata. A file that fails the check is removed.
+    Class names and threshold are in the file's metadata. A model that fails the check is not written.
 
     $ python -m c2dlib export runs/photos-quick/RUN student.onnx --picture photo.jpg
 
     Args:
-        onnx: The file to write; its name ends in .onnx.
+        onnx: The file to write; its name ends in .onnx. Only an earlier export is replaced.
         picture: A picture of the kind the student will see, for the check; empty: noise, in which it may
             detect nothing to compare.
     """
@@ -564,27 +567,25 @@ def export(
     _loading(checkpoint)
     import torch
 
-    from c2dlib.deployment.export import COMPARED_ABOVE, ExportError, check_onnx, export_onnx
+    from c2dlib.deployment.export import COMPARED_ABOVE, ExportError, export_checked
     from c2dlib.deployment.student import load_student, read_picture
 
     student = load_student(checkpoint)
     torch.manual_seed(0)
     example = read_picture(picture) if picture else torch.rand(3, 480, 640)
     names = [category.name for category in student.categories]
-    path = export_onnx(student.model, Path(onnx), example, names, student.threshold)
     try:
-        compared = check_onnx(path, student.model, [example])
+        compared = export_checked(student.model, Path(onnx), example, names, student.threshold)
     except ExportError as error:
-        path.unlink()
         return _print_error(
-            f"{error}; the file is removed. Try the versions of torch, onnx and onnxruntime that "
+            f"{onnx}: {error}; nothing was written. Try the versions of torch, onnx and onnxruntime that "
             "requirements.lock names."
         )
     if compared:
-        print(f"written: {path}; onnxruntime detects the same boxes as torch ({compared} boxes compared)")
+        print(f"written: {onnx}; onnxruntime detects the same boxes as torch ({compared} boxes compared)")
     else:
         print(
-            f"written: {path}; not checked: in {picture or 'noise'} there is no detection with a score above "
+            f"written: {onnx}; not checked: in {picture or 'noise'} there is no detection with a score above "
             f"{COMPARED_ABOVE} to compare. Name a picture with objects: --picture FILE"
         )
     threshold = f"threshold {student.threshold.score:.2f}" if student.threshold else "no threshold"

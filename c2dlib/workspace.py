@@ -28,9 +28,18 @@ Progress = Callable[[str, int, int], None]  # name of the work, steps done, step
 
 
 def chosen_device(device: str) -> str:
-    """cpu, cuda or mps; ``auto`` is cuda where there is such a GPU, else cpu."""
+    """cpu, cuda or mps; ``auto`` is cuda where there is such a GPU, else cpu.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    here = ["cpu"]
+    here += ["cuda"] if torch.cuda.is_available() else []
+    here += ["mps"] if torch.backends.mps.is_available() else []
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if "cuda" in here else "cpu"
+    if device not in here:
+        raise ValueError(f"DEVICE={device}: not available here; choose {', '.join(here)} or auto")
     return device
 
 
@@ -90,9 +99,9 @@ def open_workspace(
     Raises:
         DataError: with everything that is wrong with the folder; if it has no test split and the scale's
             tables report test.
-        ValueError: for an unknown scale.
+        ValueError: for an unknown scale, or a device that is not here.
     """
-    scenes = scale_data(scale)
+    device, scenes = chosen_device(device), scale_data(scale)
     if name := embedded(data):
         if (family := EMBEDDED[name]) != "graded":
             scenes = {**scenes, "family": family}

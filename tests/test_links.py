@@ -166,3 +166,19 @@ def test_links_to_what_is_not_there_are_text_on_a_page(tmp_path):
     assert "gone" not in " ".join(links.addresses) and "https://a.b/c" in links.addresses
     assert dead(links, index.parent) == [] and "linked/table1.ipynb" in links.addresses
     assert not [address for address in links.addresses if address.startswith("..")]
+
+
+def test_a_page_holds_no_other_file_of_the_machine(tmp_path):
+    """A link in a text may be the name of a class in data that were downloaded."""
+    results = tmp_path / "badges-smoke"
+    results.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    (results / "errors.csv").write_text("a")
+    (results / "way.txt").symlink_to(tmp_path / "secret.txt")
+    links = f"[x]({tmp_path}/secret.txt) [y](../secret.txt) ![z](way.txt) [own](errors.csv)"
+    cell = nbformat.v4.new_markdown_cell(links)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), results / "table1.ipynb")
+    index = results_site(Workspace("smoke", tmp_path, results, tmp_path / "runs", "cpu"))
+    copied = {path.name for path in index.parent.rglob("*") if path.is_file()}
+    assert "errors.csv" in copied and not {"secret.txt", "way.txt"} & copied
+    assert "secret" not in (index.parent / "table1.html").read_text()

@@ -159,6 +159,15 @@ def test_make_takes_a_value_as_it_is_typed(tmp_path, value):
     assert not (tmp_path / "executed").exists()
 
 
+@needs_make
+@pytest.mark.parametrize("value", ["x\ny", "x'\ntouch executed\n'", "x\n"])
+def test_a_folder_with_a_line_break_is_refused(value):
+    result = make("-n", "-i", "show-table1", f"DATA={value}")
+    assert result.returncode == 2 and not result.stdout
+    (line,) = result.stderr.splitlines()
+    assert "DATA has a line break: rename the folder" in line
+
+
 INTERRUPTED = """
 import sys
 from c2dlib import cli

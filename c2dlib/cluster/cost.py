@@ -5,7 +5,6 @@ Arithmetic and memory are counted, which any machine can do; time is measured, o
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -22,6 +21,7 @@ from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
 from c2dlib.distillation.build import build_distillers, build_imitation
+from c2dlib.files import parse_json
 from c2dlib.records import ROOT
 from c2dlib.teacher.classifier import Teacher, build_classifier
 from c2dlib.training.run import detector_teacher
@@ -137,9 +137,18 @@ def count(e: Experiment) -> dict:
 
 
 def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
-    """The rows of ``results/bench/<name>.json``; none where it was not made."""
+    """The rows of ``results/bench/<name>.json``; none where it was not made.
+
+    Raises:
+        ValueError: if it is damaged; the message names it.
+    """
     path = folder / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    try:
+        return parse_json(path.read_bytes())["rows"] if path.exists() else []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: damaged ({error!r:.60}); make bench ARGS='--what {name}' writes it anew"
+        ) from error
 
 
 def counted(e: Experiment, folder: Path = BENCH) -> dict | None:

@@ -74,11 +74,44 @@ NOT_NEGATIVE = (
     "lambda_l",
     "lambda_kl",
     *IMITATION_WEIGHTS.values(),
+    "teacher_image_size",
     "detector_teacher_steps",
+    "detector_teacher_epochs",
+    "detector_teacher_lr",
+)
+POSITIVE = (
+    "image_size",
+    "max_size",
+    "batch_size",
+    "accumulate",
+    "width",
+    "depth",
+    "fpn_channels",
+    "box_head_dim",
+    "rois_per_image",
+    "rpn_top_n",
+    "anchor_scale",
+    "lr",
+    "sampling_size",
+    "pool_obj",
+    "pool_maps",
+    "teacher_width",
+    "teacher_size",
+    "teacher_steps",
+    "teacher_images",
+    "teacher_lr",
+    "detector_teacher_width",
+    "detector_teacher_fpn",
+    "pretrain_scenes",
+    "pretrain_steps",
+    "pretrain_batch",
+    "pretrain_size",
+    "pretrain_lr",
 )
 LIMITS = {  # setting -> its smallest and largest value
     "image_size": (32, 4096),  # 32 is the coarsest stride of a backbone
     "max_size": (32, 4096),
+    "first_level": (2, 3),
     "frozen_stages": (0, 5),  # a backbone has five
     "detector_teacher_frozen": (-1, 5),
     "score_threshold": (0, 1),
@@ -350,9 +383,11 @@ class Experiment:
         self._check_values()
 
     def _convert_types(self) -> None:
-        """Turn an int into the float, a list into the tuple a setting needs; refuse any other type."""
+        """Turn an int into the float, a list into the tuple a setting needs; refuse what it cannot hold."""
         for f in dataclasses.fields(self):
             value, wanted = getattr(self, f.name), type(f.default)
+            if type(value) is int and abs(value) >= 2**63:
+                raise ValueError(f"{f.name} is a number of more than 63 bits: {f.metadata['doc']}")
             if wanted is float and type(value) is int:
                 object.__setattr__(self, f.name, float(value))
             elif wanted is tuple and isinstance(value, list):
@@ -380,20 +415,7 @@ class Experiment:
             "eval_split": ["val", "test"],
         }.items():
             known(getattr(self, name), choices, name)
-        for name in (
-            "image_size",
-            "max_size",
-            "batch_size",
-            "accumulate",
-            "width",
-            "depth",
-            "lr",
-            "sampling_size",
-            "pool_obj",
-            "pool_maps",
-            "teacher_size",
-            "teacher_steps",
-        ):
+        for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be positive")
         check_reference("backbone_weights", self.backbone_weights, SOURCES)

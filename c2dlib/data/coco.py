@@ -74,9 +74,17 @@ class CocoSplit(Dataset):
 
         Args:
             number: 0: the first ones, 1: as many that follow, and so on; parts have no image in common.
+
+        Raises:
+            DataError: if there are too few images for a part of this number.
         """
         part = copy.copy(self)
         part._share, part._number = share, number
+        if number and not part.with_boxes():
+            raise DataError(
+                f"{self.root}: {len(self.with_boxes())} images of {self.name} with boxes have no part "
+                f"number {number} (draw) of the share {share:g} (train_share); parts are numbered from 0"
+            )
         return part
 
     def with_masks(self) -> CocoSplit:

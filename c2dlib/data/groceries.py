@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,7 +145,7 @@ def make_groceries(target: str | Path, source: str = URL, wanted: Published | No
         [
             f"{target}: made from {source} at {wanted.commit}",
             *lines,
-            f"ready: make reproduce-table1 SCALE=photos DATA={target}",
+            f"ready: make reproduce-table1 SCALE=photos DATA={shlex.quote(str(target))}",
         ]
     )
 

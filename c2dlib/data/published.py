@@ -6,6 +6,7 @@ import filecmp
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -88,7 +89,7 @@ def check_data(data: str | Path) -> str:
     if devkit := next(
         (p for p in (root, root / "VOCdevkit") if (p / "VOC2007").is_dir() or (p / "VOC2012").is_dir()), None
     ):
-        return report(load_folder(convert_voc(devkit, root.parent / f"{root.name}-coco")))
+        return report(convert_voc(devkit, root.parent / f"{root.name}-coco"))
     try:
         return report(load_folder(root))
     except DataError as error:
@@ -134,10 +135,10 @@ def report(folder: CocoFolder) -> str:
                     f"{len(own['annotations']):,} annotations; published: {images:,} and {rows:,}). "
                     "Good enough for runs of your own; numbers from it are not the paper's."
                 )
-    return "\n".join([*lines, f"ready: make reproduce-table1 DATA={folder.root}"])
+    return "\n".join([*lines, f"ready: make reproduce-table1 DATA={shlex.quote(str(folder.root))}"])
 
 
-def convert_voc(devkit: Path, target: Path) -> Path:
+def convert_voc(devkit: Path, target: Path) -> CocoFolder:
     """PASCAL VOC as a COCO-format folder: 2007 + 2012 trainval for training, 2007 test for val.
 
     Without the 2007 test set: the train and val sets of 2012, or else of 2007. Objects marked difficult
@@ -159,7 +160,7 @@ def convert_voc(devkit: Path, target: Path) -> Path:
                 f"{target}: is there already and is not the conversion of {devkit} ({difference}); nothing "
                 "is written into it. Move it to another place, or delete it, and run again."
             )
-        return target
+        return load_folder(target)
     if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
         raise DataError(f"{target}: is a file or a link; move it away and run again.")
     with whole_folder(target) as temporary:
@@ -171,14 +172,16 @@ def convert_voc(devkit: Path, target: Path) -> Path:
                 _link(source, made / f"{split}2017" / name)
             (made / f"annotations/instances_{split}2017.json").write_text(text, encoding="utf-8")
         try:
-            load_folder(made)
+            warnings = load_folder(made).report.warnings
         except DataError as error:
             text = str(error).replace(f"{LAYOUT}\n", "").replace(str(made), str(devkit))
             raise DataError(
                 f"{text}\nNothing is written. An image NAME.jpg of train2017/ or val2017/ is "
                 "VOC*/JPEGImages/NAME.jpg, its boxes are those of VOC*/Annotations/NAME.xml."
             ) from error
-    return target
+    folder = load_folder(target, check_images=False)  # they were checked before it appeared here
+    folder.report.warnings[:] = warnings
+    return folder
 
 
 def _voc_splits(devkit: Path) -> dict[str, list[tuple[str, str]]]:

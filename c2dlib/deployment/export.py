@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from c2dlib.evaluation.scores import Threshold
-from c2dlib.files import errors_named, write_whole
+from c2dlib.files import check_replaceable, errors_named, write_whole
 
 OPSET = 17
+INPUT = "image: RGB, 3 x height x width, 0..1; boxes come as x1, y1, x2, y2 in its pixels"  # in the metadata
 COMPARED_ABOVE = 0.05  # score of the detections that the check compares
 
 
@@ -84,9 +85,37 @@ def export_onnx(
     return path
 
 
+def export_checked(
+    detector: nn.Module, path: Path, image: Tensor, names: list[str], threshold: Threshold | None
+) -> int:
+    """Export a detector as ``export_onnx`` does; the file is written after ``check_onnx`` accepted it.
+
+    Returns:
+        How many detections were compared; 0: nothing is checked.
+
+    Raises:
+        FileExistsError: if ``path`` is there and is no export.
+        ExportError: if the exported model fails the check.
+        OSError: if the file cannot be written; in each case what was there is intact.
+    """
+    check_replaceable(path, _is_export, "export")
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export_onnx(detector, Path(folder) / path.name, image, names, threshold)
+        compared = check_onnx(exported, detector, [image])
+        write_whole(path, exported.read_bytes())
+    return compared
+
+
+def _is_export(content: bytes) -> bool:
+    """Whether a file is one that ``export_onnx`` wrote."""
+    return {"input": INPUT}.items() <= {
+        entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props
+    }.items()
+
+
 def _metadata(names: list[str] | None, threshold: Threshold | None) -> dict[str, str]:
     """The metadata of an ONNX file."""
-    metadata = {"input": "image: RGB, 3 x height x width, 0..1; boxes come as x1, y1, x2, y2 in its pixels"}
+    metadata = {"input": INPUT}
     if names:
         metadata["names"] = json.dumps({label: name for label, name in enumerate(names, start=1)})
     if threshold:
@@ -136,7 +165,7 @@ def check_onnx(path: Path, detector: nn.Module, images: list[Tensor], above: flo
             if alone.any():
                 k = int(alone.nonzero()[0])
                 raise ExportError(
-                    f"{path}: image {i}: only {whose} finds class {int(one[2][k])} at "
+                    f"image {i}: only {whose} finds class {int(one[2][k])} at "
                     f"{[round(v, 1) for v in one[0][k].tolist()]}, score {one[1][k]:.3f}"
                 )
             compared += int((one[1] > above).sum())

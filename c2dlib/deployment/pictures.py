@@ -86,8 +86,9 @@ def _pictures_below(place: Path, out: Path) -> list[Path]:
         path
         for path in sorted(place.rglob("*"))
         if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()  # no folder, and no pipe, which would be waited for
         and not (inside and path.parent.resolve().is_relative_to(out))
-        and not (path.suffix.lower() == ".png" and path.is_file() and _is_drawn(_head(path)))
+        and not (path.suffix.lower() == ".png" and _is_drawn(_head(path)))
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from c2dlib.data.validation import DataError
 from c2dlib.detectors.build import build_student
 from c2dlib.evaluation.metrics import coco_metrics, detect
 from c2dlib.evaluation.scores import Threshold
+from c2dlib.files import parse_json
 from c2dlib.training.checkpoints import student_hash
 from c2dlib.workspace import Progress
 
@@ -78,7 +78,7 @@ def _description(
         WeightsError: if the file does not match its hash, or a field is missing or has no such value.
     """
     try:
-        about = json.loads(text)
+        about = parse_json(text)
         written_hash = about.pop("sha256", None)
         if unknown := set(about) - {"experiment", "categories", "area_cuts", "threshold"}:
             raise ValueError(f"unknown field {', '.join(sorted(unknown))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from html import unescape
 
 from c2dlib import figures
 from c2dlib.config.experiment import Experiment, known, preset_names
@@ -61,7 +62,7 @@ def train(
     records = _run(experiments, workspace, jobs)
     print(f"\n{result(pairs, records).to_string(index=False)}\n")
     for sentence in caveats(pairs, records, folder.image_counts):
-        print(f"- {sentence.replace('**', '').replace('`', '')}")
+        print(f"- {unescape(sentence.replace('**', '').replace('`', ''))}")
     done = [e for e in experiments if finished(e, workspace)]
     for e in done:
         print(_kept(e, records[e.hash()]))

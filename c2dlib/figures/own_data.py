@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -82,14 +83,15 @@ class OwnDataPage(PairPage):
         """
         folder = run_folder(self.distilled, self.workspace)
         record = self.workspace.results / "records" / f"{self.records[self.distilled.hash()].name}.json"
+        place = shlex.quote(str(_short(folder)))
         inside = Path(sys.executable).is_relative_to(ROOT)  # no folder of this machine is shown to others
         program = f"{interpreter(ROOT) if inside else 'python'} -m c2dlib"
         return Markdown(
             f"- checkpoint: `{_short(folder / 'student.safetensors')}`\n- ONNX: `{_short(self.onnx)}`\n"
             f"- record: `{_short(record)}`\n\n"
             "```sh\n"
-            f"{program} detect {_short(folder)} photo.jpg\n"
-            f"{program} evaluate {_short(folder)} --data FOLDER\n"
+            f"{program} detect {place} photo.jpg\n"
+            f"{program} evaluate {place} --data FOLDER\n"
             f"{program} runs\n```"
         )
 

@@ -31,7 +31,7 @@ from c2dlib.records import ROOT, RunRecord, circumstances
 from c2dlib.reporting import claims, errors, ledger, tables
 from c2dlib.reporting.evidence import evidence
 from c2dlib.reporting.labels import method_label, run_labels
-from c2dlib.reporting.markdown import folded, markdown_table, number, without_columns
+from c2dlib.reporting.markdown import as_text, folded, markdown_table, number, without_columns
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
@@ -98,7 +98,7 @@ class Page:
 
     def where(self) -> Markdown:
         """The validated data, the commit, the device and the versions of this session."""
-        warnings = "".join(f"\n- {warning}" for warning in self.folder.report.warnings)
+        warnings = "".join(f"\n- {as_text(warning)}" for warning in self.folder.report.warnings)
         return Markdown(
             f"```text\n{self.folder.report.summary()}\n```\n{warnings}\n\n{session(self.workspace.device)}"
         )

@@ -21,7 +21,7 @@ from c2dlib.reporting.errors import run_errors
 from c2dlib.reporting.evidence import Evidence, evidence
 from c2dlib.reporting.labels import without_masks
 from c2dlib.reporting.ledger import NO_REGIME, claims_file, ledger_text
-from c2dlib.reporting.markdown import MISSING, markdown_table
+from c2dlib.reporting.markdown import MISSING, as_text, markdown_table
 from c2dlib.reporting.paper_claims import SOURCES, Claim, Gain, RowChoice, claims_at
 from c2dlib.reporting.published import is_published
 from c2dlib.reporting.statistics import Difference, difference_text, mean_of, paired_difference
@@ -54,7 +54,7 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
     found, frame = evidence(workspace, folder), all_comparisons(workspace, folder)
     write_whole(workspace.results / "claims.csv", frame.to_csv(index=False, float_format="%.4f"))
     published = is_published(workspace)
-    lines = [f"# The claims on {workspace.data_name}, scale {workspace.scale}", ""]
+    lines = [f"# The claims on {as_text(workspace.data_name)}, scale {workspace.scale}", ""]
     if (workspace.results / "reading.md").exists():
         lines += ["What was tried, and what the numbers suggest: [reading.md](reading.md).", ""]
     if found:

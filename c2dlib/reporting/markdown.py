@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 MISSING = "–"
+# What Markdown or HTML may read as markup; an underscore inside a word is none.
+SPECIAL = re.compile(r"(?!(?<=[^\W_])_(?=[^\W_]))[][<>&`$*_~|\\]")
 
 
 def markdown_table(head: list[str], rows: list[list[str]], text_columns: Collection[int]) -> str:
@@ -18,6 +21,14 @@ def markdown_table(head: list[str], rows: list[list[str]], text_columns: Collect
     return "\n".join(
         ["| " + " | ".join(head) + " |", "|" + rule, *("| " + " | ".join(row) + " |" for row in rows)]
     )
+
+
+def as_text(text: str) -> str:
+    """A text from data, such as a class name, for a line of Markdown, which then shows it as it is written.
+
+    It makes no link, no formula and no HTML, whatever it holds. ``html.unescape`` restores it for a terminal.
+    """
+    return SPECIAL.sub(lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
 def missing(value: object) -> bool:

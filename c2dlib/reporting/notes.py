@@ -12,6 +12,7 @@ from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label, run_labels, without_masks
+from c2dlib.reporting.markdown import as_text
 from c2dlib.reporting.statistics import mean_of
 from c2dlib.reporting.work_list import CONTROL, Row
 from c2dlib.workspace import Workspace
@@ -71,7 +72,7 @@ def _data(workspace: Workspace, folder: CocoFolder, records: list[RunRecord]) ->
     counts = ", ".join(f"{count} {name}" for name, count in folder.image_counts.items())
     return [
         (
-            f"Data: {workspace.data_name}, {len(folder.categories)} classes, {counts} images; "
+            f"Data: {as_text(workspace.data_name)}, {len(folder.categories)} classes, {counts} images; "
             f"metrics on `{split}`; annotation hash `{folder.annotation_hash[:12]}`."
         )
     ]

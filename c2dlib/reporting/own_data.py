@@ -7,7 +7,7 @@ import pandas as pd
 from c2dlib.config.experiment import Experiment
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label
-from c2dlib.reporting.markdown import MISSING, number
+from c2dlib.reporting.markdown import MISSING, as_text, number
 from c2dlib.reporting.notes import by_classifier, taught
 from c2dlib.reporting.statistics import difference_text, mean_of, paired_difference
 
@@ -89,7 +89,7 @@ def caveats(pairs: list[Pair], records: dict[str, RunRecord], images: dict[str, 
     if len({r.device_kind for r in done}) > 1:
         sentences.append("**Some of these runs are from a CPU, others from a GPU; a gain needs one kind.**")
     if rule := next((r.data["val_split"] for r in done if "val_split" in r.data), ""):
-        sentences.append(f"{rule[0].upper()}{rule[1:]}.")
+        sentences.append(as_text(f"{rule[0].upper()}{rule[1:]}."))
     for pair in pairs:
         for e in pair.values():
             record = records.get(e.hash())

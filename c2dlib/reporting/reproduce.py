@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,8 @@ def _print_table(
     print(f"{work_list.TABLES[table].title}\n\n{shown(frame.to_dict('records'))}\n")
     records = tables.collect(rows, workspace)
     for note in [*whose_numbers(workspace, rows), *notes(workspace, folder, records, rows)]:
-        print(textwrap.fill(f"- {note.replace('**', '')}", console.WIDTH, subsequent_indent="  "))
+        text = unescape(note.replace("**", ""))
+        print(textwrap.fill(f"- {text}", console.WIDTH, subsequent_indent="  "))
     print(f"\n{done} of {len(frame)} rows have a finished run.\nWritten: {path}.csv, .md{also}")
     if sentence := agreement(frame):
         print(textwrap.fill(sentence, console.WIDTH))

@@ -119,12 +119,17 @@ class Site:
         return path.relative_to(self.root) if path.is_relative_to(self.root) else Path("linked", path.name)
 
     def _address(self, target: Path, page: Path) -> str:
-        """The address of a source or a file for a page; empty if it is not there."""
+        """The address of a source or a file for a page; empty if it is not there, or not to be copied."""
         if target in self.results:
             return _relative(INDEX, page)
         if target in self.pages:
             return _relative(self.pages[target], page)
-        return self._file(target, page) if target.is_file() else ""
+        return self._file(target, page) if self._may_copy(target) else ""
+
+    def _may_copy(self, path: Path) -> bool:
+        """Whether a file lies in the project or the results: pages lead to no other file of the machine."""
+        places = [place.resolve() for place in (ROOT, *self.results)]
+        return path.is_file() and any(path.resolve().is_relative_to(place) for place in places)
 
     def _file(self, path: Path, page: Path) -> str:
         """The address of a file, of which the site gets a copy."""

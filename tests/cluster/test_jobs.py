@@ -45,6 +45,13 @@ def known_counts(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", '{"columns": []}'])
+def test_a_damaged_file_of_counts_is_named(tmp_path, text):
+    (tmp_path / "counts.json").write_text(text)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/counts.json: damaged .*--what counts"):
+        cost.read_bench("counts", tmp_path)
+
+
 def test_counts_of_a_step_by_hand():
     """VGG16's convolutions at 300 px are 30.7 GMAC (the SSD paper's table 7 has 31.4 with the extra layers):
     times two, times three for forward and backward, less the gradient of the input. The weights are not kept
@@ -152,7 +159,8 @@ def test_what_is_misspelt_in_a_plan_is_named(here, capsys):
         (["tabel2"], "Did you mean table2"),
         (["table2", "--gpu", "A10"], "Did you mean A100"),
         (["table2", "--students", "SSD51"], "Did you mean SSD512-VGG16"),
-        (["table2", "--gpus", "0"], "at least 1"),
+        (["table2", "--gpus", "0"], "--gpus 0 must be at least 1"),
+        (["table2", "--slurm", "out", "--gpus-per-node", "0"], "--gpus-per-node 0 must be at least 1"),
         (["table2", "--slurm", "out", "--gpus", "12"], "must be a multiple of the 8 GPUs of a node"),
     ):
         assert main(["plan", *arguments, "--scale", "coco", "--data", str(here)]) == 2

@@ -121,11 +121,24 @@ def test_wrong_types_are_refused(wrong):
         ("temperature", 1e-300),
         ("momentum", 2.0),
         ("weight_decay", -1.0),
+        ("first_level", 1),
+        ("first_level", 4),
+        *((name, 0) for name in ("fpn_channels", "box_head_dim", "rois_per_image", "rpn_top_n")),
+        *((name, 0.0) for name in ("anchor_scale", "teacher_width", "teacher_lr", "pretrain_lr")),
+        *((f"pretrain_{name}", value) for name in ("scenes", "steps", "batch", "size") for value in (0, -3)),
+        *(("teacher_images", 0), ("detector_teacher_width", 0.0), ("detector_teacher_fpn", 0)),
+        *(("teacher_image_size", -1), ("detector_teacher_epochs", -1), ("detector_teacher_lr", -0.1)),
     ],
 )
 def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name}=.* must (be|not)"):
         experiment("smoke", SSD, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["lr", "steps", "seed"])
+def test_a_number_that_no_field_can_hold_is_refused(name):
+    with pytest.raises(ValueError, match=f"^{name} is a number of more than 63 bits: "):
+        Experiment().replace(**{name: 10**400})
 
 
 def test_whole_numbers_and_lists_become_what_the_field_is():

@@ -302,3 +302,5 @@ def test_parts_of_a_split_have_no_image_in_common(tmp_path):
     parts = [train.part(0.3, number).with_boxes() for number in range(3)]
     assert parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and train.with_boxes() == list(range(10))
     assert train.part(1.0).with_boxes() == list(range(10)) and train.part(0.01).with_boxes() == [0]
+    with pytest.raises(DataError, match=r"10 images of train with boxes have no part number 500 \(draw\)"):
+        train.part(0.001, 500)

@@ -3,11 +3,13 @@
 import errno
 import hashlib
 import json
+import shlex
 
 import pytest
 from PIL import Image
 
 from c2dlib.data import published as prepare
+from c2dlib.data import validation
 from c2dlib.data.badges import make_badges
 from c2dlib.data.coco import load_folder
 from c2dlib.data.published import check_data
@@ -53,6 +55,19 @@ def both_years(tmp_path):
         {"trainval": {"2008_000001": [("person", (3, 3, 12, 22), 0), ("dog", (1, 1, 5, 5), 0)]}},
     )
     return tmp_path
+
+
+def test_a_new_conversion_looks_at_every_image_once(both_years, monkeypatch):
+    looked, check = [], validation._check_images
+    monkeypatch.setattr(validation, "_check_images", lambda *a: (looked.append(a[0]), check(*a))[1])
+    assert check_data(both_years) == check_data(both_years)  # made, then compared and checked
+    assert len(looked) == 2
+
+
+def test_the_command_that_is_printed_is_one_command_whatever_the_folder_is_called(tmp_path):
+    root = make_badges(tmp_path / "a b;$(x)", train=2, val=1, test=0)
+    (ready,) = (line for line in check_data(root).splitlines() if line.startswith("ready: "))
+    assert shlex.split(ready)[1:] == ["make", "reproduce-table1", f"DATA={root}"]
 
 
 def test_voc_becomes_a_coco_folder(both_years):

@@ -67,9 +67,7 @@ def test_the_exported_student_finds_the_same(name, images, tmp_path):
 
 def test_another_student_is_not_mistaken_for_it(images, tmp_path):
     path = export_onnx(student("SSD300-VGG16"), tmp_path / "student.onnx", images[0])
-    with pytest.raises(
-        ExportError, match=r"student.onnx: image 0: only the detector finds class [123] at \["
-    ):
+    with pytest.raises(ExportError, match=r"^image 0: only the detector finds class [123] at \["):
         check_onnx(path, student("SSD300-VGG16", seed=3), images)
 
 

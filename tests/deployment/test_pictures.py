@@ -68,6 +68,12 @@ def test_the_highest_score_is_told_where_nothing_is_shown(student, tmp_path):
     ]
 
 
+def test_a_pipe_and_a_folder_with_the_name_of_a_picture_are_left_out(tmp_path):
+    inside = picture(tmp_path / "x/c.jpg/a.jpg")
+    os.mkfifo(tmp_path / "x/b.jpg")
+    assert list(find_pictures([tmp_path / "x"], tmp_path / "out")) == [inside]
+
+
 def test_folders_patterns_and_files(tmp_path, monkeypatch):
     for name in ("x/a.jpg", "x/deep/a.png", "x/b.JPG", "x/notes.txt", "y/c.webp", "y/d.png"):
         picture(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")

@@ -3,6 +3,7 @@ torchvision."""
 
 import json
 
+import onnx
 import pandas as pd
 import pytest
 import torch
@@ -83,7 +84,9 @@ def test_files_that_are_no_student_are_told(trained, tmp_path):
         load_student(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("about", ["", "[]", "{}", '{"experiment": {}}', "1", '{"stranger": 1}'])
+@pytest.mark.parametrize(
+    "about", ["", "[]", "[" * 100_000, "{}", '{"experiment": {}}', "1", '{"stranger": 1}']
+)
 def test_a_description_without_its_fields_is_told(tmp_path, about):
     save_file({"weight": torch.ones(1)}, tmp_path / "bare.safetensors", {"c2dlib": about})
     with pytest.raises(WeightsError, match="bare.safetensors: damaged, or not a run's student"):
@@ -162,13 +165,30 @@ def test_an_export_says_what_its_check_found(trained, tmp_path, capsys, monkeypa
     assert "not checked: in noise there is no detection with a score above 0.05" in said
     assert "--picture FILE" in said and "the same boxes" not in said
 
-    def differs(path, *_):
-        raise exporting.ExportError(f"{path}: image 0: only the detector finds class 1")
+    def differs(*_):
+        raise exporting.ExportError("image 0: only the detector finds class 1")
 
     monkeypatch.setattr(exporting, "check_onnx", differs)
-    assert main(["export", checkpoint, str(path)]) == 2 and not path.exists()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {path}: image 0: only the detector finds class 1; the file is removed. ")
+    before, new = path.read_bytes(), tmp_path / "new.onnx"
+    for target in (path, new):
+        assert main(["export", checkpoint, str(target)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {target}: image 0: only the detector finds class 1; nothing was wr")
+    assert path.read_bytes() == before and not new.exists()
+
+
+def test_an_export_replaces_only_an_export(trained, tmp_path, capsys, monkeypatch):
+    checkpoint, path = str(run_folder(trained[2], trained[0])), tmp_path / "own.onnx"
+    monkeypatch.setattr(exporting, "check_onnx", lambda *_: 1)
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([], "of another program", [], []))
+    for content in (foreign.SerializeToString(), b"", b"no model"):
+        path.write_bytes(content)
+        assert main(["export", checkpoint, str(path)]) == 2 and path.read_bytes() == content
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path}: is there already, and export did not write it.")
+    path.unlink()
+    for _ in range(2):
+        assert main(["export", checkpoint, str(path)]) == 0
 
 
 @pytest.mark.parametrize("threshold", ["nan", "5", "-1", "inf"])
@@ -182,6 +202,7 @@ def test_the_device_is_a_gpu_if_there_is_one(trained, tmp_path, monkeypatch, giv
     workspace, data, e, record = trained
     checkpoint, devices = str(run_folder(e, workspace)), []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(
         report, "evaluate_student", lambda *a: (devices.append(a[3]), (record.metrics, []))[1]
     )
@@ -189,6 +210,24 @@ def test_the_device_is_a_gpu_if_there_is_one(trained, tmp_path, monkeypatch, giv
     assert main(["evaluate", checkpoint, "--data", str(data.root), "--out", str(tmp_path), *given]) == 0
     assert main(["detect", checkpoint, "any.png", *given]) == 0
     assert devices == [device] * 2
+
+
+def test_a_device_that_is_not_there_is_refused(trained, capsys, monkeypatch):
+    workspace, data, e, _ = trained
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    checkpoint = str(run_folder(e, workspace))
+    picture = data.splits["test"].image_folder / data.splits["test"].annotations["images"][0]["file_name"]
+    for command in (
+        ["detect", checkpoint, str(picture), "--device", "cuda"],
+        ["evaluate", checkpoint, "--data", str(data.root), "--device", "mps"],
+        ["bench", "--device", "cuda"],
+    ):
+        assert main(command) == 2
+        device = command[-1]
+        assert capsys.readouterr().err == (
+            f"error: DEVICE={device}: not available here; choose cpu or auto\n"
+        )
 
 
 def test_data_must_be_named_unless_they_are_badges(trained, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """What the notebook your_data shows beside the figures: its commands, and which presets have a curve."""
 
+import dataclasses
+import shlex
 import sys
 
 import pytest
@@ -47,3 +49,12 @@ def test_the_commands_start_as_from_the_repository_and_name_no_folder_of_the_mac
     starts = [f"{shown} -m c2dlib {name}" for name in ("detect runs/", "evaluate runs/", "runs")]
     assert all(map(str.startswith, commands, starts)) and len(commands) == 3
     assert "/opt" not in text and str(ROOT) not in text
+
+
+def test_a_command_is_one_command_whatever_the_data_are_called(page, monkeypatch):
+    place = page.workspace.results.with_name("a b;$(x)-smoke")
+    monkeypatch.setattr(page, "workspace", dataclasses.replace(page.workspace, results=place))
+    lines = page.places().data.split("```sh\n")[1].splitlines()
+    for line, rest in zip(lines, (["photo.jpg"], ["--data", "FOLDER"]), strict=False):
+        *_, folder = shlex.split(line)[: -len(rest)]
+        assert folder.startswith("runs/a b;$(x)-smoke/") and shlex.split(line)[-len(rest) :] == rest

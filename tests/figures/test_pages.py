@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from c2dlib.config.experiment import FIXED
 from c2dlib.figures.pages import Page, PairPage, TablePage, session
+from c2dlib.reporting.formulas import markdown_to_html
 from c2dlib.reporting.labels import method_label
 from c2dlib.training.run import experiment_for
 from tests.reporting.helpers import record
@@ -38,6 +39,10 @@ def test_a_page_says_where_it_runs_without_naming_the_machines_folders(places):
         and "torchvision" in text
     )
     assert places["results"] not in text and places["runs"] not in text
+    page.folder.report.warnings.append("classes that train has no box of: [x](/etc/passwd)")
+    html = markdown_to_html(page.where().data)
+    page.folder.report.warnings.pop()
+    assert "<li>classes that train has no box of: [x](/etc/passwd)</li>" in html
 
 
 def test_the_example_has_three_to_six_objects_and_is_the_first_such_image(places):

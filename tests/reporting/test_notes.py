@@ -4,6 +4,7 @@ import dataclasses
 from types import SimpleNamespace
 
 from c2dlib.reporting.notes import comparison, notes, whose_numbers
+from c2dlib.reporting.reproduce import _print_table
 from c2dlib.reporting.tables import table
 from c2dlib.reporting.work_list import Row, work_list
 from tests.reporting.helpers import SSD, record
@@ -30,6 +31,15 @@ def test_notes_say_what_numbers_mean(place):
     )
     text = " ".join(notes(workspace, folder, {e.hash(): taught}))
     assert "top-1 61.2 %" in text and "cccccccccc (dirty)" in text
+
+
+def test_the_name_of_the_data_is_text_in_markdown_and_in_a_terminal(place, capsys):
+    workspace, folder = place
+    own = dataclasses.replace(workspace, results=workspace.results.with_name("a <b> & [c](d)-smoke"))
+    assert notes(own, folder, {})[0].startswith("Data: a &#60;b&#62; &#38; &#91;c&#93;(d), 12 classes")
+    rows = work_list("table1", own, folder, students=[SSD], methods=["KDcls"])
+    _print_table("table1", table(rows, {}), rows, own, folder)
+    assert "- Data: a <b> & [c](d), 12 classes" in capsys.readouterr().out
 
 
 def test_teachers_of_the_same_settings_and_other_weights_are_told_apart(place):

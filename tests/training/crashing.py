@@ -7,6 +7,7 @@ import builtins
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,7 @@ from c2dlib.training.run import experiment_for, run
 from c2dlib.workspace import open_workspace
 
 STUDENT = "SSD300-VGG16"
+HASH = re.compile(r"[.-]([0-9a-f]{12}|[0-9a-f]{16})(?=[./]|$)")
 SETTINGS = {
     "steps": 3,
     "image_size": 64,
@@ -68,19 +70,25 @@ def work(root: Path, data: str) -> dict:
 
 
 class Boundaries:
-    """Every moment before and after a write, fsync or rename, and before and after a removal."""
+    """Every moment before and after a write, fsync or rename, and before and after a removal.
 
-    def __init__(self, kill_at: str):
+    A moment is named by the path of its file below the root, without the hashes in it.
+    """
+
+    def __init__(self, root: Path, kill_at: str):
         self.kill_at, self.seen, self.name = kill_at, [], ""
         real_write, real_unlink = files.write_whole, Path.unlink
 
+        def name_of(path: Path) -> str:
+            return HASH.sub("", str(path.relative_to(root)))
+
         def write_whole(path: Path, content: bytes | str) -> None:
-            self.name = path.name.split(".")[0] if path.name.startswith("step") else path.name
+            self.name = name_of(path)
             real_write(path, content)
 
         def unlink(path: Path, missing_ok: bool = False) -> None:
             if path.exists() and not path.name.startswith("."):
-                self.name = path.name.split(".")[0] if path.name.startswith("step") else path.name
+                self.name = name_of(path)
                 self.around("unlink", real_unlink, path)
 
         for module in list(sys.modules.values()):
@@ -134,7 +142,7 @@ def start(root: Path, data: str, kill_at: str = "", after: float = 0.0) -> dict:
     answer.unlink(missing_ok=True)
     child = os.fork()
     if not child:
-        boundaries = Boundaries(kill_at)
+        boundaries = Boundaries(root, kill_at)
         try:
             result = work(root, data)
             answer.write_text(json.dumps({"result": result, "moments": boundaries.seen}))
