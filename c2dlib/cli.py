@@ -210,7 +210,6 @@ def plan(
     scale: Scale = "mini",
     data: Data = "",
     seeds: Seeds = 1,
-    device: Device = "auto",
     students: Students = (),
     methods: Methods = (),
     settings: Settings = (),
@@ -244,7 +243,7 @@ def plan(
     for option, value in (("--gpus", gpus), ("--gpus-per-node", gpus_per_node)):
         if value < 1:
             raise ValueError(f"{option} {value} must be at least 1")
-    request = Request(name, scale, data, seeds, 0, device, students, methods, overrides)
+    request = Request(name, scale, data, seeds, 0, "auto", students, methods, overrides)
     workspace, folder, rows = open_table(request)
     planned = jobs.plan_jobs(
         experiments(rows), workspace, folder, jobs.place_options(scale, data), cost.GPUS[gpu], gpus

@@ -12,14 +12,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 # A file that is being written: ".NAME.", eight random characters, ".tmp", perhaps a suffix.
-TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp(\.ipynb)?")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -158,10 +158,14 @@ def _open_folder(folder: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files in a folder whose processes have ended."""
+def sweep(folder: Path, names: Container[str] | None = None) -> None:
+    """Remove the temporary files in a folder whose processes have ended.
+
+    Args:
+        names: of the files that they were to become, in a folder where other programs write too; None: all.
+    """
     for path in sorted(folder.glob(".*")) if folder.is_dir() else []:
-        if TEMPORARY.fullmatch(path.name):
+        if (name := TEMPORARY.fullmatch(path.name)) and (names is None or name[1] in names):
             with contextlib.suppress(OSError), open(path, "rb") as file:  # locked, or just renamed
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]  # of the repository
 PUBLISHED = ROOT / "results" / "published"  # what the project publishes: <data>-<scale>/
 # Data sets that are made here, where DATA names no folder -> their family, see data/badges.py.
 EMBEDDED = {"badges": "graded", "badges-4": "merged", "badges-crowded": "crowded"}
+# A path that is absolute or begins with ../, perhaps with NAME= before it: NAME= and the path's last part.
+OUTSIDE = re.compile(r"^([^/]*?=)?(?:/|\.\./)(?:.*/)?([^/]+)/*$")
 
 
 class RecordError(Exception):
@@ -165,10 +168,11 @@ def recorded_seeds(results: Path) -> dict[tuple[str, str], list[int]]:
 def command() -> str:
     """The command that started this process, or a worker's parent process, without the machine's paths.
 
-    Of a path that is absolute or begins with ``..`` only the last part is kept: records are published.
+    Of a path that is absolute or begins with ``..`` only the last part is kept, also after a ``=``: records
+    are published.
     """
     program = Path(sys.argv[0])
-    arguments = [Path(part).name if part.startswith(("/", "../")) else part for part in sys.argv[1:]]
+    arguments = [OUTSIDE.sub(r"\1\2", word) for word in sys.argv[1:]]
     own_command = (
         f"python -m c2dlib {shlex.join(arguments)}" if program.parent.name == "c2dlib" else program.name
     )
@@ -185,27 +189,41 @@ def interpreter(start: Path | None = None) -> str:
     return shlex.quote(str(path.relative_to(start) if path.is_relative_to(start) else path))
 
 
+def git_environment() -> dict[str, str]:
+    """The environment for git: it asks no questions, and no variable names another repository."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    return kept | {"GIT_TERMINAL_PROMPT": "0"}
+
+
 @cache
 def circumstances() -> dict:
     """Commit, dirty flag and versions of the code that this process runs.
 
     They are read at the first call and kept, because a later checkout does not change the code that is
-    already loaded.
+    already loaded. The commit is ``unknown`` where the code is not in a repository of its own: unpacked from
+    an archive or installed, it may lie in a folder of another repository.
     """
 
     def git(*args: str) -> str:
         try:
             completed = subprocess.run(
-                ["git", "-C", str(ROOT), *args], check=False, capture_output=True, text=True
+                ["git", "-C", str(ROOT), *args],
+                check=False,
+                capture_output=True,
+                text=True,
+                env=git_environment(),
             )
         except OSError:  # git is not installed
             return "unknown"
         return completed.stdout.strip() if completed.returncode == 0 else "unknown"
 
+    own = (
+        git("rev-parse", "--show-prefix") == ""
+    )  # else ROOT is below another repository's folder, or in none
     changes = git("status", "--porcelain", "--", "c2dlib", "pyproject.toml", "requirements.lock")
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(changes),
+        "commit": git("rev-parse", "HEAD") if own else "unknown",
+        "dirty": not own or bool(changes),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
     }
 

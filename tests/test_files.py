@@ -68,6 +68,10 @@ def test_leftovers_are_swept_but_not_files_that_are_being_written(tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == [Path(temporary).name]
     assert not list(tmp_path.iterdir())
     sweep(tmp_path / "nowhere")
+    left.write_text("of a killed process")
+    (tmp_path / ".another.abcdefgh.tmp").write_text("of another program")
+    sweep(tmp_path, {"file"})
+    assert [p.name for p in tmp_path.iterdir()] == [".another.abcdefgh.tmp"]
 
 
 def test_a_file_swept_before_it_is_locked_is_begun_again(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -13,10 +14,13 @@ from c2dlib.records import (
     RunRecord,
     circumstances,
     command,
+    git_environment,
     interpreter,
     read_record,
     write_record,
 )
+
+COMMITTER = "-c user.name=t -c user.email=t@example.org -c commit.gpgsign=false"
 
 
 @pytest.fixture
@@ -130,6 +134,24 @@ def test_a_checkout_that_changes_while_a_run_trains_does_not_change_its_commit(t
     circumstances.cache_clear()
 
 
+@pytest.mark.parametrize("below", ["", "unpacked"])
+def test_the_commit_is_that_of_the_codes_own_repository(below, tmp_path, monkeypatch):
+    """Code in a folder of another repository has none. A variable that names another one changes nothing."""
+    heads = []
+    for name in ("own", "other"):
+        (tmp_path / name / below).mkdir(parents=True)
+        for arguments in ("init -q", f"{COMMITTER} commit -q --allow-empty -m {name}", "rev-parse HEAD"):
+            words = ["git", "-C", str(tmp_path / name), *arguments.split()]
+            done = subprocess.run(words, env=git_environment(), check=True, capture_output=True, text=True)
+        heads.append(done.stdout.strip())
+    monkeypatch.setattr("c2dlib.records.ROOT", tmp_path / "own" / below)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other/.git"))
+    circumstances.cache_clear()
+    now = circumstances()
+    assert (now["commit"], now["dirty"]) == (("unknown", True) if below else (heads[0], False))
+    circumstances.cache_clear()
+
+
 def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     circumstances.cache_clear()
@@ -144,6 +166,15 @@ def test_the_command_of_a_record_has_no_path_outside(monkeypatch, tmp_path):
     assert command() == "python -m c2dlib run S M --data 'my data' --out a/b"
     monkeypatch.setattr(sys, "argv", [started[0], "run", "--data", "../elsewhere/photos"])
     assert command() == "python -m c2dlib run --data photos"
+    words = [
+        "--data=/home/me/photos",
+        "--out=a/b",
+        "backbone_weights=../w.safetensors",
+        "/home/a=b/x",
+        "lr=0.1",
+    ]
+    monkeypatch.setattr(sys, "argv", [started[0], "run", *words])
+    assert command() == "python -m c2dlib run --data=photos --out=a/b backbone_weights=w.safetensors x lr=0.1"
 
 
 def test_the_interpreter_is_named_as_a_shell_reaches_it(monkeypatch, tmp_path):

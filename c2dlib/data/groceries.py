@@ -28,6 +28,7 @@ from tqdm import tqdm
 from c2dlib.data.coco import load_folder
 from c2dlib.data.validation import DataError
 from c2dlib.files import sha256, whole_folder
+from c2dlib.records import git_environment
 
 URL = "https://github.com/aleksandar-aleksandrov/groceries-object-detection-dataset"
 COMMIT = "0130c6cdbc9f8d278d8b9da5d07d97bcb6647d90"  # of the branch train-val, whose split is not used here
@@ -177,7 +178,7 @@ class Repository:
             ["git", "--git-dir", str(self.folder), "cat-file", "--batch"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=_environment(),
+            env=git_environment(),
         ) as process:
 
             def read(path: str) -> bytes:
@@ -192,12 +193,6 @@ class Repository:
             yield read
 
 
-def _environment() -> dict[str, str]:
-    """The environment for git: it asks no questions, and no variable names another repository."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
-    return kept | {"GIT_TERMINAL_PROMPT": "0"}
-
-
 def _git(folder: Path, *arguments: str, progress: bool = False) -> bytes:
     command = ["git", "--git-dir", str(folder), *arguments]
     try:
@@ -205,7 +200,7 @@ def _git(folder: Path, *arguments: str, progress: bool = False) -> bytes:
             command,
             stdout=subprocess.PIPE,
             stderr=None if progress else subprocess.PIPE,
-            env=_environment(),
+            env=git_environment(),
             check=False,
         )
     except FileNotFoundError as error:

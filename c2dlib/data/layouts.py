@@ -18,7 +18,7 @@ from pathlib import Path
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.validation import LAYOUT, SPLITS, DataError, read_annotations, read_object
 from c2dlib.data.yolo import read_description, read_yolo
-from c2dlib.files import parse_json, read_file, sha256, write_whole
+from c2dlib.files import parse_json, read_file, sha256, sweep, write_whole
 from c2dlib.records import data_name
 
 OTHER_LAYOUTS = (
@@ -277,6 +277,8 @@ def _part(content: dict, held_out: set[str], val: bool) -> dict:
 
 def _write(source: Source, root: Path) -> Path:
     """A COCO-format folder of a source: annotation files or links to them, and links to image folders."""
+    for folder in (root, root / "annotations"):
+        sweep(folder)
     for split in SPLITS:
         file, link = root / f"annotations/instances_{split}2017.json", root / f"{split}2017"
         if split not in source.splits:

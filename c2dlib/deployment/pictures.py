@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from c2dlib.data.validation import DataError
 from c2dlib.data.yolo import IMAGE_SUFFIXES
 from c2dlib.deployment.student import Checkpoint, read_picture
-from c2dlib.files import check_replaceable, write_whole
+from c2dlib.files import check_replaceable, sweep, write_whole
 from c2dlib.workspace import Progress
 
 COLOURS = (  # of Sasha Trubetskoy's "20 simple, distinct colors" (2017), the most distinct first
@@ -171,6 +171,10 @@ def detect_on(
     _check_nothing_is_replaced(copies, out / "detections.json")
     for path in copies:
         read_picture(path)
+    written = [*copies.values(), out / "detections.json"]
+    names = {path.name for path in written}
+    for folder in {path.parent for path in written}:
+        sweep(folder, names)
     student.model.to(device)
     found, text = [], PngImagePlugin.PngInfo()
     for entry in DRAWN.items():

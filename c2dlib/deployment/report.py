@@ -16,7 +16,7 @@ from c2dlib.deployment.student import evaluate as evaluate_student
 from c2dlib.deployment.student import load_student
 from c2dlib.evaluation.metrics import STATS
 from c2dlib.evaluation.scores import per_class, precision_recall
-from c2dlib.files import check_replaceable, write_whole
+from c2dlib.files import check_replaceable, sweep, write_whole
 from c2dlib.workspace import ProgressBar, open_workspace
 
 
@@ -53,6 +53,7 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
     target = Path(out) if out else place / f"{folder.name}-{split}"
     for name, is_own in WRITTEN.items():
         check_replaceable(target / name, is_own, "evaluate")
+    sweep(target, WRITTEN)
     metrics, detections = evaluate_student(student, folder, split, workspace.device, ProgressBar())
     annotations = folder.splits[split].annotations
     threshold = student.threshold.score if student.threshold else DEFAULT_THRESHOLD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from torchvision.ops.misc import ConvNormActivation
 from c2dlib.config.weights import WeightsError, weights_path
 from c2dlib.data.augment import VGG_STD
 from c2dlib.detectors.ssd import vgg_features
+from c2dlib.files import sha256
 
 IMAGENET = {
     "r50": ResNet50_Weights.IMAGENET1K_V1,
@@ -188,6 +190,17 @@ def read_weights(reference: str) -> dict[str, Tensor]:
         ) from error
 
 
+def _remove_damaged_download(url: str) -> None:
+    """Remove torch's copy of a downloaded file, if its content does not have the hash in its name.
+
+    torch compares them while it downloads, not when it reads the copy.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name  # NAME-HASH.pth
+    if path.exists() and not sha256(path.read_bytes()).startswith(path.stem.rpartition("-")[2]):
+        print(f"{path}: damaged (its content does not match its hash), downloaded again", file=sys.stderr)
+        path.unlink(missing_ok=True)
+
+
 def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[str, Tensor]) -> None:
     """Put initial weights into a backbone, strictly.
 
@@ -208,6 +221,7 @@ def load_initial_weights(body: nn.Module, kind: str, source: str | Path | dict[s
                 "Name a file, "
                 f"backbone_weights=FILE.safetensors, or start from random weights, backbone_weights=none."
             )
+        _remove_damaged_download(IMAGENET[kind].url)
         weights = IMAGENET[kind].get_state_dict(progress=True, check_hash=True)
         prefix = {"v": "features.", "m": "features.", "r": ""}[kind[0]]
         keys = body.state_dict().keys()

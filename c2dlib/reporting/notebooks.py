@@ -17,7 +17,7 @@ from c2dlib.files import errors_named, sweep, temporary_file, write_whole
 from c2dlib.records import ROOT
 from c2dlib.reporting.navigation import navigation, neighbours, with_navigation
 from c2dlib.reporting.work_list import ablated
-from c2dlib.workspace import PUBLISHED, Workspace, open_workspace
+from c2dlib.workspace import PUBLISHED, Workspace, open_workspace, waiting_lock
 
 FOLDER = ROOT / "notebooks"
 PIECES = {
@@ -85,9 +85,9 @@ def execute(name: str, workspace: Workspace, given: dict) -> Path:
                         extra_arguments=["--log-level=CRITICAL"],  # errors of cells are in the notebook
                     )
             except papermill.PapermillExecutionError:
-                _keep(temporary, target.with_suffix(".failed.ipynb"))
+                _keep(temporary, target.with_suffix(".failed.ipynb"), workspace)
                 raise
-            _keep(temporary, target)
+            _keep(temporary, target, workspace)
         target.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     finally:
         del os.environ[HEADLESS]
@@ -109,18 +109,20 @@ def _unformatted(path: str | Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _keep(temporary: str, target: Path) -> None:
+def _keep(temporary: str, target: Path, workspace: Workspace) -> None:
     """Put the executed copy in place, readable by all and without the paths in papermill's metadata.
 
-    Its line of navigation, and that of its neighbours, leads to the copies that are there.
+    Its line of navigation, and that of its neighbours, leads to the copies that are there. One process at a
+    time does so: the copy of a neighbour is read and written again.
     """
     notebook = nbformat.read(temporary, 4)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
-    write_whole(target, nbformat.writes(notebook))
-    for name in (target.stem, *neighbours(target.stem).values()):
-        if (copy := target.parent / f"{name}.ipynb").exists():
-            _renew_navigation(copy)
+    with waiting_lock(workspace.runs / workspace.results.name, str(target.parent)):
+        write_whole(target, nbformat.writes(notebook))
+        for name in (target.stem, *neighbours(target.stem).values()):
+            if (copy := target.parent / f"{name}.ipynb").exists():
+                _renew_navigation(copy)
 
 
 def read_copy(path: Path) -> nbformat.NotebookNode | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from statistics import median
 from c2dlib.config.experiment import Experiment, experiment
 from c2dlib.config.methods import canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
+from c2dlib.files import read_file
 from c2dlib.records import PUBLISHED, RecordError, read_record, recorded_seeds
 from c2dlib.reporting.console import read_lines, settings_of
 from c2dlib.reporting.request import Request
@@ -66,33 +66,34 @@ def preview(request: Request, results: Path = Path("results"), published: Path =
 
 
 def _is_done(e: Experiment, results: Path) -> bool:
-    """Whether a finished run is recorded; the record is verified when it is used."""
-    path = results / "records" / f"{e.name}.{e.hash()}.json"
+    """Whether the record of a finished run is there, undamaged."""
     try:
-        return json.loads(path.read_text())["status"] == "done"
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_record(results / "records" / f"{e.name}.{e.hash()}.json").status == "done"
+    except RecordError:
         return False
 
 
 def _data_hashes(data: str, results: Path) -> list[dict]:
     """What an experiment on these data has as ``data_hash`` and ``eval_split``.
 
-    Of a COCO-format folder they are computed; else those of the records on this machine.
+    Of a COCO-format folder they are computed; else those of the undamaged records on this machine. There are
+    none for a folder that validation refuses because an annotation file cannot be read.
     """
     digest, files = hashlib.sha256(), {s: f"annotations/instances_{s}2017.json" for s in SPLITS}
     files = {s: file for s, file in files.items() if data and (Path(data).expanduser() / file).exists()}
     for file in files.values():  # as validation.validate does
-        content = (Path(data).expanduser() / file).read_bytes()
+        try:
+            content = read_file(Path(data).expanduser() / file)
+        except OSError:
+            return []
         digest.update(f"{file} {len(content)}\n".encode() + content)
     if files:
         return [{"data_hash": digest.hexdigest(), "eval_split": "test" if "test" in files else "val"}]
     found = set()
     for path in (results / "records").glob("*.json"):
-        try:
-            identity = json.loads(path.read_text())["experiment"]
+        with contextlib.suppress(RecordError):
+            identity = read_record(path).experiment
             found.add((identity["data_hash"], identity["eval_split"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return [{"data_hash": known, "eval_split": split} for known, split in sorted(found)]
 
 
@@ -125,10 +126,13 @@ def _key(student: str, method: str, settings: dict) -> tuple:
 
 
 def _teacher_seconds(teacher: str, published: Path) -> float:
-    """Of the record of a detector that students imitate; 0 where it has none."""
+    """Of the record of a detector that students imitate; 0: there is none, NaN: it is damaged."""
     for seed in recorded_seeds(published).get((teacher, "baseline"), [])[:1]:
         path = min((published / "records").glob(f"{teacher}.baseline.s{seed}.*.json"))
-        return float(json.loads(path.read_text())["wall_seconds"])
+        try:
+            return read_record(path).wall_seconds
+        except RecordError:
+            return math.nan
     return 0.0
 
 

@@ -162,7 +162,7 @@ def fit(
                 final = losses(images, targets)
             named = {f"loss term {name} after this last step": v.detach() for name, v in final.items()}
             require_finite(_largest_weights(trained) | named, step, several)
-        if saves and (last or time.monotonic() - saved > save_interval):
+        if saves and (last or (time.monotonic() - saved > save_interval and _finite(trained))):
             save_start = time.monotonic()
             save(step + 1)
             saved = time.monotonic()
@@ -199,6 +199,11 @@ def _largest_weights(trained: dict[str, nn.Module]) -> dict[str, Tensor]:
         for name, tensors in weights.items()
         if tensors
     }
+
+
+def _finite(trained: dict[str, nn.Module]) -> bool:
+    """Whether all weights are numbers; if not, the next step stops the training."""
+    return all(bool(largest.isfinite()) for largest in _largest_weights(trained).values())
 
 
 @contextlib.contextmanager

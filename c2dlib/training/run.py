@@ -36,7 +36,7 @@ from c2dlib.evaluation.scores import Threshold, best_threshold
 from c2dlib.files import json_with_hash, remove_hidden_files, sha256, sweep, write_whole
 from c2dlib.records import RunRecord, circumstances, code_version, command, write_record
 from c2dlib.teacher.classifier import Teacher
-from c2dlib.training.checkpoints import student_file, student_hash
+from c2dlib.training.checkpoints import load_checkpoint, student_file, student_hash
 from c2dlib.training.classifiers import classifier_teacher, initial_weights, mean_probabilities, read_split
 from c2dlib.training.finished import (
     damage,
@@ -156,7 +156,9 @@ def _prepare_folders(e: Experiment, workspace: Workspace, with_weights: bool) ->
     folder = run_folder(e, workspace)
     remove_hidden_files(folder)
     sweep(workspace.results / "records")
-    if e.keep_best_every and (problem := history_problem(folder, e.keep_best_every)):
+    if load_checkpoint(folder) is None:
+        remove_working_files(folder)  # evaluations and best weights may be of other images or teachers
+    elif e.keep_best_every and (problem := history_problem(folder, e.keep_best_every)):
         print(
             f"{problem}\n{e.name} begins anew: its evaluations decide which weights are kept", file=sys.stderr
         )
@@ -449,7 +451,8 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
     A damaged file of an earlier start is named on stderr; it stops nothing.
 
     Raises:
-        DataError: if annotations or image files changed since; the checkpoint is left as it is.
+        DataError: if annotations or image files changed since, or the checkpoint is of a run with other
+            settings; it is left as it is.
     """
     present = {
         "identity": json.loads(json.dumps(e.identity())),
@@ -468,6 +471,12 @@ def require_same_data(e: Experiment, data: CocoFolder, folder: Path) -> None:
         own = {"weights": earlier.pop("weights")} if "weights" in earlier else {}
         if path.parent == folder:
             weights = own
+            theirs, ours = settings(earlier), settings(present)
+            if differing := sorted(k for k in theirs | ours if theirs.get(k) != ours.get(k)):
+                raise DataError(
+                    f"{path}: the checkpoint beside it is not of {e.name} but of a run with another "
+                    f"{', '.join(differing)}. Delete {folder} to train {e.name}."
+                )
         if settings(earlier) == settings(present) and earlier != present:
             what = "annotations" if earlier["data_hash"] != present["data_hash"] else "image files"
             raise DataError(

@@ -25,7 +25,8 @@ class Validator:
     """Evaluates a student on val while it is trained; called after every step.
 
     With ``keep_best_every`` it keeps the weights of the highest mAP, and tells when ``patience`` evaluations
-    in a row were not better. An evaluation that was made before an interruption is not repeated.
+    in a row were not better. An evaluation that was made before an interruption is not repeated, if the run
+    goes on from a checkpoint.
 
     Attributes:
         history: step -> metrics in percent, see ``coco_metrics``.
@@ -152,7 +153,9 @@ def read_working_file(path: Path) -> dict | None:
     try:
         text = path.read_bytes().decode()
         body = parse_json(text)
-        if isinstance(body, dict) and (set(body) == STARTED or all(key.isdigit() for key in body)):
+        if isinstance(body, dict) and (
+            set(body) == STARTED or (path.name == HISTORY and body and all(key.isdigit() for key in body))
+        ):
             return body  # of an earlier version, without a hash
         return read_json_with_hash(text)
     except (OSError, ValueError) as error:

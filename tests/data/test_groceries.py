@@ -16,6 +16,7 @@ from c2dlib.data import groceries
 from c2dlib.data.coco import load_folder
 from c2dlib.data.groceries import Published, make_groceries, parse_boxes, published, read_split
 from c2dlib.data.validation import DataError
+from c2dlib.records import git_environment
 
 SPLIT = """# split, class, digest, numbers
 train beans 000000000000 0 -1 2
@@ -64,7 +65,7 @@ def picture(seed: int, size: int = 224) -> bytes:
 def git(folder: Path, *arguments: str, given: bytes = b"") -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
     command = ["git", "-C", str(folder), *identity, *arguments]
-    environment = groceries._environment()
+    environment = git_environment()
     done = subprocess.run(command, input=given, stdout=subprocess.PIPE, env=environment, check=True)
     return done.stdout.decode().strip()
 

@@ -511,8 +511,12 @@ def test_what_is_damaged_in_a_folder_made_here_is_written_anew(damaged, tmp_path
     folder = load_data(root, tmp_path / "made")
     for name in ("layout.json", "annotations/instances_train2017.json"):
         (folder.root / name).write_bytes(damaged)
+    left = [folder.root / name for name in (".layout.json.abcdefgh.tmp", "annotations/.x.json.abcdefgh.tmp")]
+    for path in left:
+        path.write_bytes(damaged)
     again = load_data(root, tmp_path / "made")
     assert objects(again) == objects(folder) and origin(again.root) == {"layout": "YOLO"}
+    assert not [path for path in left if path.exists()]
 
 
 def test_what_is_not_recognised_is_told_every_layout(tmp_path):

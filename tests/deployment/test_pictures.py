@@ -14,6 +14,7 @@ from c2dlib.data.coco import Category
 from c2dlib.data.validation import DataError
 from c2dlib.deployment.pictures import class_colour, detect_on, draw, find_pictures, summary
 from c2dlib.deployment.student import Checkpoint, read_picture
+from c2dlib.files import write_whole
 
 
 class Fixed(nn.Module):
@@ -175,9 +176,12 @@ def test_the_same_call_again_replaces_its_own_files(student, tmp_path, monkeypat
     before = contents(tmp_path)
     for out in ("boxes", "mine", ".", "mine/boxes"):
         for threshold in (0.5, 0.1):
+            for name in (".detections.json.abcdefgh.tmp", "deep/.b.png.abcdefgh.tmp"):
+                write_whole(Path(out) / name, "of a killed process")
             found = detect_on(student, ["mine"], Path(out), threshold)
             assert [one.path for one in found] == [Path("mine/a.jpg"), Path("mine/deep/b.jpg")]
         listed = json.loads((Path(out) / "detections.json").read_text())
+        assert not list(tmp_path.rglob("*.tmp"))
         assert [len(shown) for shown in listed.values()] == [3, 3]
     assert {path: path.read_bytes() for path in paths} == before
 

@@ -130,8 +130,9 @@ def test_the_commands(trained, tmp_path, capsys):
     assert "no such checkpoint" in capsys.readouterr().err
     written = (out / "metrics.json").read_bytes()
     (out / "metrics.json").write_text(json.dumps(record.metrics | {"mAP": 1.0}, indent=1))
+    (out / ".metrics.json.abcdefgh.tmp").write_text("of a killed process")
     assert main(["evaluate", checkpoint, *given]) == 0  # replaces what evaluate wrote, and nothing else:
-    assert (out / "metrics.json").read_bytes() == written
+    assert (out / "metrics.json").read_bytes() == written and not list(out.glob(".*"))
     capsys.readouterr()
     for name, content in (
         ("metrics.json", b'{"accuracy": 1}'),

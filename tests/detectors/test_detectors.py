@@ -1,12 +1,15 @@
 """Each detector's step against plain torchvision; architectures against torchvision's own and by formula."""
 
+from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch.hub import load_state_dict_from_url
 from torchvision.models.detection import (
     fasterrcnn_resnet50_fpn,
     fcos_resnet50_fpn,
@@ -19,9 +22,11 @@ from c2dlib.config.experiment import experiment, parse_override
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.config.weights import WeightsError
 from c2dlib.data.augment import VGG_MEAN
+from c2dlib.detectors import backbones
 from c2dlib.detectors.backbones import build_body, load_initial_weights
 from c2dlib.detectors.build import build_student, parameter_count
 from c2dlib.detectors.ssd import SSD300, build_ssd
+from c2dlib.files import sha256
 
 BARE = {"weights": None, "weights_backbone": None, "num_classes": 81}
 
@@ -469,6 +474,31 @@ def test_torchvisions_imagenet_weights_fit(monkeypatch, kind, name):
         loaded.pop("0.weight")
     if device == "cpu":
         assert all(torch.equal(v, published[prefix + k]) for k, v in loaded.items())
+
+
+def test_a_damaged_download_of_imagenet_weights_is_loaded_again(monkeypatch, tmp_path, capsys):
+    """torch itself compares a file with the hash in its name while it downloads, not later."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    published = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    torch.save(published, tmp_path / "weights")
+    content = (tmp_path / "weights").read_bytes()
+    origin = (tmp_path / "weights").rename(tmp_path / f"net-{sha256(content)[:8]}.pth")
+    imagenet = SimpleNamespace(
+        url=origin.as_uri(), get_state_dict=partial(load_state_dict_from_url, origin.as_uri())
+    )
+    monkeypatch.setitem(backbones.IMAGENET, "mv2", imagenet)
+    kept, body = tmp_path / "torch/hub/checkpoints" / origin.name, build_body("mv2", 1.0, 1.0, "frozen")
+    load_initial_weights(body, "mv2", "imagenet")
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (flipped, content[:middle]):
+        kept.write_bytes(damaged)
+        capsys.readouterr()
+        load_initial_weights(body, "mv2", "imagenet")
+        assert f"{kept}: damaged" in capsys.readouterr().err and kept.read_bytes() == content
+        assert all(torch.equal(v, published[f"features.{k}"]) for k, v in body.state_dict().items())
+    origin.unlink()
+    load_initial_weights(body, "mv2", "imagenet")  # what is whole is not downloaded again
 
 
 def test_an_unknown_backbone_is_refused():

@@ -357,7 +357,7 @@ def test_a_damaged_copy_is_named_and_ends_nothing(tmp_path, capsys, content):
     assert f"{damaged}: not a whole notebook" in capsys.readouterr().err
     executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Why?")])
     nbformat.write(executed, tmp_path / "executed.ipynb")
-    notebooks._keep(str(tmp_path / "executed.ipynb"), workspace.results / "table1.ipynb")
+    notebooks._keep(str(tmp_path / "executed.ipynb"), workspace.results / "table1.ipynb", workspace)
     assert f"{damaged}: not a whole notebook" in capsys.readouterr().err
     (workspace.results / "empty.md").write_text("")
     index = results_site(workspace)

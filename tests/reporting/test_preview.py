@@ -1,6 +1,7 @@
 """The first line of a table's command: what is finished here, what will be trained, how long it takes."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from c2dlib.records import write_record
 from c2dlib.reporting.preview import preview
 from c2dlib.reporting.request import Request
 from c2dlib.reporting.work_list import work_list
+from c2dlib.training.run import detector_teacher
 from tests.reporting.helpers import SSD, record
 
 ROWS = {"students": (SSD,), "methods": ("baseline", "KDcls")}
@@ -85,6 +87,43 @@ def test_finished_runs_of_these_data_are_counted(folders, place, tmp_path):
     (results / "records").mkdir()
     (results / "records" / f"{baseline.name}.{baseline.hash()}.json").write_text("{")  # damaged
     assert line(ask, folders).startswith("2 rows: 0 on this machine")
+
+
+def test_a_damaged_record_is_left_out(folders, place):
+    """Its changed settings are no settings, and it may be nested too deeply."""
+    records = folders["results"] / "badges-smoke" / "records"
+    (row,) = work_list("table1", *place, students=[SSD], methods=["baseline"])
+    (e,) = row.experiments
+    path = write_record(record(e, experiment=json.loads(json.dumps(e.identity()))), records)
+    ask, whole = {"name": "table1", "scale": "smoke", **ROWS}, path.read_text()
+    assert line(ask, folders).startswith("2 rows: 1 on this machine, 1 to train")
+    for damaged in (whole.replace('"eval_split": "test"', '"eval_split": "tesu"'), "[" * 99999):
+        assert damaged != whole
+        path.write_text(damaged)
+        assert line(ask, folders).startswith("2 rows: 0 on this machine, 2 to train")
+
+
+def test_a_pipe_in_the_place_of_annotations_is_not_waited_for(folders, tmp_path):
+    (tmp_path / "mine/annotations").mkdir(parents=True)
+    os.mkfifo(tmp_path / "mine/annotations/instances_val2017.json")
+    ask = {"name": "table1", "scale": "smoke", "data": str(tmp_path / "mine"), **ROWS}
+    assert line(ask, folders).startswith("2 rows: 0 on this machine, 2 to train")
+
+
+def test_a_damaged_record_of_an_imitated_detector_leaves_the_time_unknown(folders, place):
+    student, published = "FasterRCNN-R50", folders["published"] / "badges-smoke"
+    (row,) = work_list("table2", *place, students=[student], methods=["FKD"])
+    path = write_record(
+        record(detector_teacher(row.experiments[0]), wall_seconds=540.0), published / "records"
+    )
+    own = record(row.experiments[0])
+    write_record(own, published / "records")
+    lines = ["student,method,paper_mAP,seeds,status,records", f"{student},FKD,41.5,1,done,{own.name}", ""]
+    write_whole(published / "table2.csv", "\n".join(lines))
+    ask = {"name": "table2", "scale": "smoke", "jobs": 1, "students": (student,), "methods": ("FKD",)}
+    assert "1 to train, about 10 minutes on 1 core" in line(ask, folders)
+    path.write_text(path.read_text().replace("540.0", "640.0"))
+    assert "1 to train; how long is not known" in line(ask, folders)
 
 
 def test_the_hash_of_a_folder_is_the_one_of_its_validation(place, tmp_path, folders):

@@ -53,7 +53,8 @@ def work(root: Path, data: str) -> dict:
     record = run(e, workspace, with_weights=True)
     frame = write_table("table1", [Row(STUDENT, "KDcls", {"mAP": 1.0}, (e,))], workspace, folder)
     for name in ("table1", "table2"):
-        notebooks._keep(str(notebooks.FOLDER / f"{name}.ipynb"), workspace.results / f"{name}.ipynb")
+        source, target = notebooks.FOLDER / f"{name}.ipynb", workspace.results / f"{name}.ipynb"
+        notebooks._keep(str(source), target, workspace)
     return {
         "notebooks": [files.sha256(path.read_bytes()) for path in sorted(workspace.results.glob("*.ipynb"))],
         "metrics": record.metrics,

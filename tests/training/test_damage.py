@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from c2dlib.config.identity import digest, teacher_identity
 from c2dlib.config.weights import WeightsError
+from c2dlib.data.validation import DataError
 from c2dlib.deployment.student import evaluate, load_student
 from c2dlib.detectors.backbones import build_body
 from c2dlib.files import json_with_hash, sha256, write_whole
@@ -89,7 +90,7 @@ def test_any_changed_or_missing_byte_of_a_working_file_is_named(tmp_path, capsys
         path = tmp_path / name
         path.write_text(whole := json_with_hash(body))
         assert read_working_file(path) == body
-        for damaged in damages(whole.encode(), 0):
+        for damaged in (*damages(whole.encode(), 0), b"{}"):
             path.write_bytes(damaged)
             assert read_working_file(path) is None, damaged
             assert f"{path}: damaged (" in capsys.readouterr().err
@@ -205,7 +206,7 @@ def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
     whole, started = path.read_bytes(), read_working_file(path)
     del started["weights"]  # cannot be known again
     shutil.copytree(path.parent, other)
-    for damaged in (*damages(whole, 20), b"", b"[]", b"\xff"):
+    for damaged in (*damages(whole, 20), b"", b"[]", b"{}", b"\xff"):
         (other / "started.json").write_bytes(damaged)
         path.write_bytes(damaged)
         runs.require_same_data(e, data, path.parent)
@@ -217,6 +218,27 @@ def test_a_damaged_start_blocks_nothing(place, tmp_path, monkeypatch, capsys):
     assert run(e, workspace, lambda what, done, of: seen.append((what, done))).status == "done"
     assert (e.name, 1) not in seen and "validation.json: damaged" in capsys.readouterr().err
     shutil.rmtree(other)
+
+
+def test_the_folder_of_another_run_is_not_gone_on_with(place, monkeypatch):
+    """Its files name the run that they are of, whatever the folder is called."""
+    workspace, data = place
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    one, other = (
+        experiment_for(workspace, data, STUDENT, "baseline", s, **TINY | {"steps": 2}) for s in (7, 8)
+    )
+
+    def stop(what, done, of):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(one, workspace, stop)
+    copy = shutil.copytree(run_folder(one, workspace), run_folder(other, workspace))
+    with pytest.raises(DataError, match=rf"of a run with another seed\. Delete {re.escape(str(copy))} to"):
+        run(other, workspace)
+    shutil.rmtree(copy)
+    assert run(other, workspace).status == "done"
 
 
 DEEP = "[" * 99999

@@ -185,6 +185,22 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(monkeypatch, t
     assert all(v.isfinite().all() for v in load_checkpoint(tmp_path)["modules"]["student"].values())
 
 
+def test_weights_that_are_not_finite_never_reach_a_checkpoint(monkeypatch, tmp_path):
+    """The update after a finite gradient can overflow; the loss tells it one step later."""
+    toy, update = Toy(monkeypatch, tmp_path), loop._update
+
+    def overflowing(optimizer, step):
+        update(optimizer, step)
+        if step == 5:
+            nn.init.constant_(toy.net[0].weight, math.inf)
+
+    monkeypatch.setattr(loop, "_update", overflowing)
+    with pytest.raises(NonFiniteLoss, match="step 6"):
+        toy.fit()
+    state = load_checkpoint(tmp_path)
+    assert state["step"] == 5 and all(v.isfinite().all() for v in state["modules"]["student"].values())
+
+
 def test_a_line_is_learnt(tmp_path):
     torch.manual_seed(0)
     line, x = nn.Linear(1, 1), torch.linspace(-1, 1, 16)[:, None]

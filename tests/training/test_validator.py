@@ -120,6 +120,7 @@ def test_a_run_keeps_its_best_weights_also_after_an_interruption(tmp_path, monke
     """The run itself, once whole and once interrupted after step 5: the weights of step 4 are its student."""
     values, seen = {2: 1.0, 4: 8.0, 6: 2.0, 8: 1.0}, {}
     real = validator.detect
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
 
     def detect(model, split, device):
         seen[len(seen)] = {k: v.clone() for k, v in model.state_dict().items()}
@@ -161,6 +162,33 @@ def test_a_run_keeps_its_best_weights_also_after_an_interruption(tmp_path, monke
     student = load_student(run_folder(e, workspace)).model.state_dict()
     assert all(torch.equal(student[k], seen[1][k]) for k in student)
     assert not all(torch.equal(student[k], seen[3][k]) for k in student)
+
+
+@pytest.mark.parametrize("checkpoint", ["none", "damaged"])
+def test_without_a_checkpoint_evaluations_are_made_again(checkpoint, tmp_path, monkeypatch):
+    """Nothing says that they, and the best weights, are of the same images and teachers."""
+    evaluated = []
+
+    def metrics(*_):
+        evaluated.append(len(evaluated))
+        return {"mAP": 9.0 - len(evaluated), "AP50": 0.0}
+
+    def stop(what, done, of):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(validator, "coco_metrics", metrics)
+    workspace, data = open_workspace(
+        "smoke", results=tmp_path / "results", runs=tmp_path / "runs", device="cpu"
+    )
+    e = experiment_for(workspace, data, "SSD300-VGG16", **TINY)
+    with pytest.raises(KeyboardInterrupt):
+        run(e, workspace, stop)
+    assert len(evaluated) == 2 and sorted(read_history(run_folder(e, workspace))) == [2, 4]
+    if checkpoint == "damaged":
+        (run_folder(e, workspace) / "step-00000005.0123456789abcdef.pt").write_bytes(b"cut")
+    record = run(e, workspace)
+    assert len(evaluated) == 6 and [entry["mAP"] for entry in record.validation.values()] == [6, 5, 4, 3]
 
 
 @pytest.mark.parametrize("file", ["validation.json", "best-00000004.safetensors"])
