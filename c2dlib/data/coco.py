@@ -83,7 +83,8 @@ class CocoSplit(Dataset):
         if number and not part.with_boxes():
             raise DataError(
                 f"{self.root}: {len(self.with_boxes())} images of {self.name} with boxes have no part "
-                f"number {number} (draw) of the share {share:g} (train_share); parts are numbered from 0"
+                f"number {number} (draw) of the share {share:g} (train_share); choose a smaller "
+                "draw or a larger train_share"
             )
         return part
 
