@@ -217,9 +217,8 @@ def circumstances() -> dict:
             return "unknown"
         return completed.stdout.strip() if completed.returncode == 0 else "unknown"
 
-    own = (
-        git("rev-parse", "--show-prefix") == ""
-    )  # else ROOT is below another repository's folder, or in none
+    # Else ROOT lies below the folder of another repository, or in none.
+    own = git("rev-parse", "--show-prefix") == ""
     changes = git("status", "--porcelain", "--", "c2dlib", "pyproject.toml", "requirements.lock")
     return {
         "commit": git("rev-parse", "HEAD") if own else "unknown",
