@@ -70,6 +70,7 @@ NOT_NEGATIVE = (
     "box_loss_weight",
     "class_loss_weight",
     "max_positives",
+    "remembered_crops",
     "lambda_kc",
     "lambda_l",
     "lambda_kl",
@@ -261,6 +262,12 @@ class Experiment:
 
     lambda_kc: float = setting("Weight of KD_cls (eq. 12).", 0.4, used_by="KDcls")
     temperature: float = setting("Temperature T of KD_cls.", 2.0, used_by="KDcls")
+    remembered_crops: int = setting(
+        "Crops whose logits KD_cls keeps, so that the teacher does not read them again; 0: none. It saves "
+        "time where flips are the only augmentation, so that crops come back.",
+        0,
+        used_by="machine",
+    )
     lambda_l: float = setting("Weight of loc, for images in 0..255.", 0.15, used_by="loc")
     lambda_kl: float = setting("Weight of KD_loc.", 0.15, used_by="KDloc")
     sampling_size: int = setting(

@@ -63,7 +63,7 @@ def build_distillers(
     if "KDcls" in names:
         if teacher is None:
             raise ValueError(f"{e.method} needs a classification teacher")
-        distillers.append(ClassificationDistiller(teacher, e.lambda_kc, e.temperature))
+        distillers.append(ClassificationDistiller(teacher, e.lambda_kc, e.temperature, e.remembered_crops))
     if "KDcls-labels" in names:
         distillers.append(LabelControl(e.lambda_kc, e.temperature))
     for name in ("KDcls-smooth", "KDcls-mean"):

@@ -24,3 +24,6 @@ class Distiller:
     def adapters(self) -> dict[str, nn.Module]:
         """Name in a checkpoint -> module that is trained with the student and dropped afterwards."""
         return {}
+
+    def forget(self) -> None:
+        """Compute everything anew at each step from now on, so that the step's cost can be measured."""

@@ -23,8 +23,11 @@ def distillation_cost(
 ) -> float:
     """Time of a training step in time of the same step without its distillers, see ``relative_cost``.
 
-    It changes the student's batch statistics. Each process measures its own step.
+    It changes the student's batch statistics, and the distillers remember nothing any more. Each process
+    measures its own step.
     """
+    for distiller in step.distillers:
+        distiller.forget()
     images = [image.to(device) for image in batch[0]]
     targets = [{k: v.to(device) for k, v in target.items()} for target in batch[1]]
     step.train()

@@ -12,7 +12,7 @@ from c2dlib.config.experiment import experiment
 from c2dlib.config.methods import METHODS, canonical, parts
 from c2dlib.detectors.train_output import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
 from c2dlib.distillation.build import build_distillers
-from c2dlib.distillation.classify import ClassificationDistiller
+from c2dlib.distillation.classify import ClassificationDistiller, RememberedLogits
 from c2dlib.distillation.controls import (
     ClassControl,
     L1Control,
@@ -153,6 +153,33 @@ def test_every_ground_truth_is_read_once_and_only_the_student_learns():
         assert tensor.grad.isfinite().all() and tensor.grad.any()
 
 
+def test_a_remembered_crop_is_not_read_again_and_has_the_same_logits():
+    teacher = Eye()
+    distill = ClassificationDistiller(teacher, 1.0, remembered_crops=3)
+    out = output()
+    expected = ClassificationDistiller(Eye(), 1.0)(out)["KDcls"].item()
+    for _ in range(2):
+        assert distill(out)["KDcls"].item() == pytest.approx(expected, rel=1e-6)
+    assert teacher.readings == [(1, False)] * 3  # one at a time, in the first step only
+    flipped = output(images=out.images.flip(3) * 255)
+    expected = ClassificationDistiller(Eye(), 1.0)(flipped)["KDcls"].item()
+    assert distill(flipped)["KDcls"].item() == pytest.approx(expected, rel=1e-6)
+    assert len(teacher.readings) == 6 and len(distill.remembered.logits) == 3  # the oldest made room
+    distill.forget()
+    distill(flipped)
+    assert teacher.readings[6:] == [(3, False)]
+
+
+def test_the_logits_of_a_remembered_crop_do_not_depend_on_the_others():
+    """So a training that goes on from a checkpoint has the numbers of one that was never interrupted."""
+    teacher = Teacher(build_classifier("resnet18", 3, 32, width=0.25), 3, 32)
+    crops = torch.rand(20, 3, 32, 32) * 255
+    whole = RememberedLogits(teacher, 100)(crops)
+    parts = RememberedLogits(teacher, 100)
+    assert torch.equal(torch.cat([parts(crops[12:]), parts(crops[:12])]).roll(12, 0), whole)
+    torch.testing.assert_close(whole, teacher.read(crops).logits)
+
+
 def test_kd_cls_compares_with_the_reading_of_the_own_ground_truth():
     """Colour 255 c fills ground truth c's channel: its logits are one-hot, gathered to its positives."""
     images = torch.zeros(3, 3, 24, 32)
@@ -251,11 +278,13 @@ def test_no_positives(softmax):
 
 
 def test_distillers_of_an_experiment():
-    e = experiment("smoke", "SSD300-VGG16", "ours+FKD", lambda_kc=0.7, kd_loc_layers=2)
+    changes = {"lambda_kc": 0.7, "kd_loc_layers": 2, "remembered_crops": 9}
+    e = experiment("smoke", "SSD300-VGG16", "ours+FKD", **changes)
     fkd, teacher = object(), Eye()
     classification, localisation, last = build_distillers(e, teacher, fkd)
     assert last is fkd and classification.teacher is teacher and localisation.teacher is teacher
     assert (classification.lambda_kc, classification.temperature) == (0.7, e.temperature)
+    assert classification.remembered.limit == 9
     assert localisation.terms == ["loc", "KDloc"] and localisation.weights == {
         "loc": e.lambda_l,
         "KDloc": e.lambda_kl,

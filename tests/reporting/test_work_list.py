@@ -318,7 +318,9 @@ def test_the_seed_that_chose_a_setting_is_in_no_other_table(tmp_path):
 
 
 def test_choices_at_photos_change_both_weights_of_loc_and_kd_loc():
-    rows = plan_rows("choices", "photos", methods=["loc+KDloc"], data="groceries")
+    rows = plan_rows(
+        "choices", "photos", students=["FasterRCNN-MV1x025"], methods=["loc+KDloc"], data="groceries"
+    )
     assert [row.changes for row in rows] == [
         {"eval_split": "val", "steps": 5000, "lambda_l": value, "lambda_kl": value}
         for value in (0.0026, 0.01, 0.05)

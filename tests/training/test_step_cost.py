@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from c2dlib.cluster.cost import random_step, scene
+from c2dlib.config.experiment import experiment
 from c2dlib.training import step_cost
-from c2dlib.training.step_cost import PeakMemory, relative_cost
+from c2dlib.training.step_cost import PeakMemory, distillation_cost, relative_cost
 
 
 def test_relative_cost_by_two_losses_of_known_time(monkeypatch):
@@ -22,6 +24,17 @@ def test_relative_cost_by_two_losses_of_known_time(monkeypatch):
 
     ratio = relative_cost(loss_that_takes(0.01), loss_that_takes(0.03), "cpu", "no", turns=3)
     assert ratio == pytest.approx(3)
+
+
+def test_the_cost_is_that_of_a_teacher_that_reads_every_crop():
+    step, teacher = random_step(experiment("smoke", "SSD300-VGG16", "KDcls", remembered_crops=9))
+    batch, read, crops = scene(1), teacher.read, []
+    teacher.read = lambda of_step: crops.append(len(of_step)) or read(of_step)
+    step(*batch)
+    step(*batch)
+    assert crops == [1] * 7  # in the first step, one at a time
+    distillation_cost(step, batch, "cpu", "no", turns=1)
+    assert crops[7:] == [7] * 2  # the turn before the first, and the first
 
 
 def test_peak_memory_is_of_the_time_since_or_not_told(monkeypatch):
