@@ -5,6 +5,7 @@ Ground truth is blue, a right detection green, a wrong one dashed red; the metho
 is called C2D; *reproduced* are the numbers of this project's own runs.
 """
 
+from c2dlib.figures.choices import values_tried
 from c2dlib.figures.claims import claims_forest
 from c2dlib.figures.curves import convergence, training_curves
 from c2dlib.figures.errors import (
@@ -55,5 +56,6 @@ __all__ = [
     "top_results",
     "training_curves",
     "validation_curves",
+    "values_tried",
     "write_diagram",
 ]
