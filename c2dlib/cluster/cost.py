@@ -153,12 +153,16 @@ def read_bench(name: str, folder: Path = BENCH) -> list[dict]:
 
 def counted(e: Experiment, folder: Path = BENCH) -> dict | None:
     """The committed count of an experiment's step: of its own method, or of the most expensive one that is
-    known.
+    known; None where images of this size were not counted.
 
     For a detector that is imitated it is the count of its student.
     """
-    student = next(s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].detector_teacher))
-    rows = [row for row in read_bench("counts", folder) if row["student"] == student]
+    student = next((s for s in STUDENTS if e.student in (s, ARCHITECTURES[s].detector_teacher)), e.student)
+    rows = [
+        row
+        for row in read_bench("counts", folder)
+        if row["student"] == student and row["image_size"] == e.image_size
+    ]
     same_method = [row for row in rows if row["method"] == e.method]
     return max(same_method or rows, key=lambda row: row["gflops"], default=None)
 

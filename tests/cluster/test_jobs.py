@@ -34,6 +34,7 @@ def known_counts(tmp_path):
         {
             "student": "FasterRCNN-R50",
             "method": m,
+            "image_size": 800,
             "gflops": g,
             "activations_mb": 1000.0,
             "parameters": 41e6,
@@ -98,6 +99,11 @@ def test_measurements_go_before_counts(known_counts):
     assert other["source"] == "counted"
     unknown = cost.estimate(experiment("coco", "SSD300-VGG16"), 1, A100, folder=known_counts)
     assert unknown["source"] == "unknown" and unknown["hours"] != unknown["hours"]
+
+
+def test_a_student_or_an_image_size_that_was_not_counted_has_an_unknown_cost(known_counts):
+    for e in (experiment("photos", "SSD300-MV1x025"), experiment("mini", "FasterRCNN-R50")):
+        assert cost.estimate(e, 1, A100, folder=known_counts)["source"] == "unknown"
 
 
 def test_every_student_of_the_paper_has_been_counted():
