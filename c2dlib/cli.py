@@ -415,7 +415,7 @@ def readme() -> int:
 def names() -> int:
     """List the tables, notebooks, scales, students and methods."""
     from c2dlib.config.methods import METHODS
-    from c2dlib.config.students import STUDENTS
+    from c2dlib.config.students import ARCHITECTURES
     from c2dlib.reporting.notebooks import PIECES
     from c2dlib.reporting.work_list import TABLES
 
@@ -424,7 +424,7 @@ def names() -> int:
         "figures and notebooks": PIECES,
         "scales": scale_names(),
         "presets of train": preset_names(),
-        "students": STUDENTS,
+        "students": ARCHITECTURES,
         "methods": METHODS,
     }.items():
         print(f"{kind}: {' '.join(values)}")

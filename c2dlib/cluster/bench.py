@@ -245,6 +245,7 @@ def throughput(device: str, students: list[str], repeats: int) -> int:
                     "student": student,
                     "method": e.method,
                     "precision": precision,
+                    "image_size": e.image_size,
                     **_rates(e, device, max(1, e.batch_size // 8) if device == "cuda" else 1, repeats),
                 }
                 rows[name, student, e.method, precision] = row

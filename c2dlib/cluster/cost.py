@@ -197,6 +197,7 @@ def estimate(
         and r["student"] == e.student
         and r["method"] == e.method
         and r["precision"] == e.precision
+        and r["image_size"] == e.image_size
     ]
     if measured:
         per_second, source = measured[0]["images_per_second"], "measured"

@@ -264,7 +264,7 @@ class Experiment:
     temperature: float = setting("Temperature T of KD_cls.", 2.0, used_by="KDcls")
     remembered_crops: int = setting(
         "Crops whose logits KD_cls keeps, so that the teacher does not read them again; 0: none. It saves "
-        "time where flips are the only augmentation, so that crops come back.",
+        "time where crops come back: flips are the only augmentation, and all images have one size.",
         0,
         used_by="machine",
     )

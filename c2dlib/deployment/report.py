@@ -17,6 +17,7 @@ from c2dlib.deployment.student import load_student
 from c2dlib.evaluation.metrics import STATS
 from c2dlib.evaluation.scores import per_class, precision_recall
 from c2dlib.files import check_replaceable, sweep, write_whole
+from c2dlib.records import embedded
 from c2dlib.workspace import ProgressBar, open_workspace
 
 
@@ -25,7 +26,8 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
 
     Args:
         data: see ``data.layouts``; empty: the embedded Badges of a scale.
-        scale: its name, or a preset's; empty: as in the path of the run, else ``mini``.
+        scale: its name, or a preset's; it matters for embedded data only. Empty: as in the path of the run,
+            else ``mini``.
         split: train, val or test; empty: test where there is one, else val.
         out: where the files are written; empty: ``<data>-<split>`` beside the checkpoint.
         device: auto, cpu, cuda or mps.
@@ -47,7 +49,7 @@ def evaluate(checkpoint: str, data: str, scale: str, split: str, out: str, devic
     scales = [*scale_names(), *preset_names()]
     if not scale:
         of_run = place.resolve().parent.name.rpartition("-")[2]
-        scale = of_run if of_run in scales else "mini"
+        scale = of_run if of_run in scales and embedded(data) else "mini"
     workspace, folder = open_workspace(known(scale, scales, "SCALE"), data, device=device)
     split = split or folder.eval_split
     target = Path(out) if out else place / f"{folder.name}-{split}"

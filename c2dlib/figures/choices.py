@@ -1,4 +1,4 @@
-"""The values of a setting that were tried on val: which gave the highest mAP."""
+"""The values of a setting that were tried on val: which of them had the highest mAP."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from c2dlib.reporting.labels import frame_labels
 NAMES = (
     "baseline",
     "a value that was tried",
-    "highest of its method",
-    "on another kind of device than the baseline",
+    "highest value of that setting",
+    "not comparable with the baseline",
 )
 
 
@@ -20,8 +20,9 @@ NAMES = (
 def values_tried(frame: pd.DataFrame) -> Picture:
     """mAP on val of every value that was tried (table ``choices``); a panel per student.
 
-    The value with the highest mAP of a method is a green triangle, any other a blue dot. Marks are open where
-    the kind of device (CPU, GPU) is another than the baseline's: compare them with each other only.
+    Of a method's values of a setting, the one with the highest mAP is a green triangle, any other a blue dot.
+    A mark is open where no gain over the baseline is known, because the run has another seed, kind of device
+    (CPU, GPU) or initial weights: compare such marks of a setting with each other only.
 
     Args:
         frame: of ``reporting.tables.table``, with the column ``changed``. Rows that are not done are left
@@ -40,23 +41,25 @@ def values_tried(frame: pd.DataFrame) -> Picture:
         rows = frame[frame.student == student]
         own = (rows.method == "baseline") & rows.changed.isna()
         rows, baseline = rows[~own], rows[own]
+        seed = rows.changed.str.contains(", seed ", na=False)
+        setting = rows.changed.str.rsplit(" ", n=1).str[0].where(~seed, rows.changed.str.split().str[0])
+        best = rows.groupby(["method", setting.fillna("")]).mAP
+        highest = (best.transform("size") > 1) & (rows.mAP == best.transform("max"))
+        apart = (seed | (rows.gain.isna() & (rows.method != "baseline"))) & (len(baseline) > 0)
         if len(baseline):
             ax.axvline(baseline.mAP.iloc[0], color="black", linestyle="--", linewidth=1, label=NAMES[0])
-        for y, row in enumerate(rows.itertuples()):
-            of_method = rows[rows.method == row.method].mAP
-            highest = len(of_method) > 1 and row.mAP == of_method.max()
-            color, marker = (GREEN, "^") if highest else (BLUE, "o")
-            other_device = pd.isna(row.gain) and row.method != "baseline" and len(baseline) > 0
+        for y, (row, is_highest, is_apart) in enumerate(zip(rows.itertuples(), highest, apart, strict=True)):
+            color, marker = (GREEN, "^") if is_highest else (BLUE, "o")
             ax.plot(
                 row.mAP,
                 y,
                 marker,
                 color=color,
-                markersize=7 if highest else 5,
-                markerfacecolor="white" if other_device else color,
-                label=NAMES[2] if highest else NAMES[1],
+                markersize=7 if is_highest else 5,
+                markerfacecolor="white" if is_apart else color,
             )
-            if other_device:
+            ax.plot([], [], marker, color=color, label=NAMES[2] if is_highest else NAMES[1])
+            if is_apart:
                 ax.plot([], [], "o", color="black", markerfacecolor="white", markersize=5, label=NAMES[3])
             sentences.append(f"{student} {row.label} {row.mAP:.1f}")
         plain_axes(ax)
@@ -65,7 +68,8 @@ def values_tried(frame: pd.DataFrame) -> Picture:
     for ax in axes[len(students) :]:
         ax.set_axis_off()
     figure.supxlabel("mAP on val")
-    title = "One seed a row: a difference may be chance" if sentences else "No value has been tried yet"
+    title = "" if (frame.seeds > 1).any() else "One seed a row: a difference may be chance"
+    title = title if sentences else "No value has been tried yet"
     legend_above(figure, axes, 2, title, NAMES)
     figure.alt = f"mAP on val of the values that were tried: {listed(sentences, most=40)}"
     return figure

@@ -17,19 +17,12 @@ from c2dlib.records import ROOT, interpreter
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import markdown_table
 from c2dlib.reporting.own_data import caveats, gain_text, result
-from c2dlib.reporting.work_list import ablated
 from c2dlib.training.finished import run_folder, trained_student
 from c2dlib.training.schedule import run_all
 
 
 class OwnDataPage(PairPage):
-    """As ``PairPage``; its result has no number of the paper, whose classes and images are others.
-
-    An empty ``student`` is the one that the preset is made for, or that the scale's notebooks show.
-    """
-
-    def __init__(self, student: str, method: str, seeds: list[int], overrides: dict, jobs: int, **page):
-        super().__init__(student or ablated(page["scale"]), method, seeds, overrides, jobs, **page)
+    """As ``PairPage``; its result has no number of the paper, whose classes and images are others."""
 
     def train(self) -> Markdown:
         """Train the missing runs, with a line of progress.

@@ -35,7 +35,7 @@ from c2dlib.reporting.markdown import as_text, folded, markdown_table, number, w
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
-from c2dlib.reporting.work_list import TABLES, experiments, first_seed, work_list
+from c2dlib.reporting.work_list import TABLES, ablated, experiments, first_seed, work_list
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
@@ -90,6 +90,7 @@ class Page:
                 )
         self.split = self.folder.splits[self.folder.eval_split]
         self.class_names = self.split.class_names
+        self.student = ablated(scale)  # unless a notebook names another
 
     @property
     def writes(self) -> bool:
@@ -434,7 +435,8 @@ class PairPage(Page):
     """One student trained with and without a method: gain, errors, and the images on which AP changed.
 
     Args:
-        student, method: names of ``config``; the method is compared with ``baseline``.
+        student, method: names of ``config``; the method is compared with ``baseline``. An empty ``student``
+            is the one that the scale's notebooks show.
         seeds: the seeds to train; the errors and the images are those of the first.
         overrides: settings of Experiment to change in every run.
         jobs: runs at once; 0: one per core, or one on a GPU.
@@ -443,7 +445,8 @@ class PairPage(Page):
 
     def __init__(self, student: str, method: str, seeds: list[int], overrides: dict, jobs: int, **page):
         super().__init__(**page)
-        self.student, self.jobs = student, jobs
+        student = self.student = student or self.student
+        self.jobs = jobs
         self.pairs = [
             {
                 m: experiment_for(self.workspace, self.folder, student, m, seed, **overrides)

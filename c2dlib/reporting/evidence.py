@@ -212,13 +212,15 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
 
     With one draw: a mean per student and method, a residual variance per student over all its methods, and
     Welch's degrees of freedom over the students. With several draws: a mixed model, see ``mixed_estimate``.
+    Of a student with runs on both kinds of device, only seeds that all rows of the part have count: so a
+    difference is of runs on the same devices.
 
     Args:
         groups: the students of each group.
         runs: of ``collect_runs``.
     """
     weights = cell_weights(part, groups)
-    values = _values(runs, part.direction)
+    values = _same_devices(_values(runs, part.direction), list(weights))
     cells = {cell: values[(values.student == cell[0]) & (values.method == cell[1])] for cell in weights}
     if missing := _missing(cells, runs, part):
         return Finding(missing=missing)
@@ -244,7 +246,20 @@ def _values(runs: pd.DataFrame, direction: dict[str, float]) -> pd.DataFrame:
     """The runs that have all metrics of a direction, with the value of that sum."""
     columns = runs.reindex(columns=list(direction)).astype(float)
     values = sum(weight * columns[metric] for metric, weight in direction.items())
-    return runs[["student", "method", "seed", "draw"]].assign(value=values).dropna(subset="value")
+    kept = runs[["student", "method", "seed", "draw", "device"]]
+    return kept.assign(value=values).dropna(subset="value")
+
+
+def _same_devices(values: pd.DataFrame, cells: list[tuple[str, str]]) -> pd.DataFrame:
+    """Without the runs of ``cells`` whose seed another cell of a student with two kinds of device lacks."""
+    for student in dict.fromkeys(student for student, _ in cells):
+        own = values[values.student == student]
+        if own.device.nunique() > 1:
+            methods = [method for name, method in cells if name == student]
+            seeds = [set(own[own.method == method].seed) for method in methods]
+            lacking = own.method.isin(methods) & ~own.seed.isin(set.intersection(*seeds))
+            values = values.drop(index=own.index[lacking])
+    return values
 
 
 def _missing(cells: dict, runs: pd.DataFrame, part: Part) -> tuple[tuple[str, str, str], ...]:

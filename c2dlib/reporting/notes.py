@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from c2dlib.config.experiment import scale_tables
+from c2dlib.config.experiment import experiment
 from c2dlib.config.methods import IMITATIONS, canonical, imitation_in
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
@@ -14,7 +14,7 @@ from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label, run_labels, without_masks
 from c2dlib.reporting.markdown import as_text
 from c2dlib.reporting.statistics import mean_of
-from c2dlib.reporting.work_list import CONTROL, Row
+from c2dlib.reporting.work_list import CONTROL, Row, numbers_beside
 from c2dlib.workspace import Workspace
 
 SWAMPED = 100  # times the detector's own losses
@@ -51,19 +51,22 @@ def notes(
         *_masks(done),
         *_swamped(done),
         *_without_pair(done),
-        *_cost(done),
+        *_cost(done, workspace.scale),
         *_origin(every),
     ]
 
 
-def whose_numbers(workspace: Workspace, rows: list[Row]) -> list[str]:
+def whose_numbers(table: str, workspace: Workspace, rows: list[Row]) -> list[str]:
     """A sentence per student that has the rows, and beside them the numbers, of another one in the paper."""
-    others = scale_tables(workspace.scale).get("in_place_of", {})
-    return [
-        f"The paper's numbers beside {student} are those of {others[student]}, in whose place it stands at "
-        "this scale: compare gains, not mAP."
+    others = {
+        student: numbers_beside(student, table, workspace.scale)
         for student in dict.fromkeys(row.student for row in rows if row.paper)
-        if student in others
+    }
+    return [
+        f"The paper's numbers beside {student} are those of {other}, in whose place it stands at this scale: "
+        "compare gains, not mAP."
+        for student, other in others.items()
+        if other != student
     ]
 
 
@@ -113,15 +116,25 @@ def _control(records: list[RunRecord]) -> list[str]:
 def _classifiers(records: list[RunRecord], labels: dict[str, str]) -> list[str]:
     """A sentence per classification teacher: how accurate and how well calibrated it is."""
     sentences, groups = [], by_classifier(records)
+    several = len({_kind(group[0]) for group in groups}) > 1
     for group in groups:
         teacher, share = group[0].teacher, group[0].experiment.get("train_share")
-        title = teacher["title"] + (f" on {share:.3g} of the images" if share is not None else "")
+        title = teacher["title"] + (_kind(group[0]) if several else "")
+        title += f" on {share:.3g} of the images" if share is not None else ""
         sentences.append(
             f"{title}: top-1 {teacher['top1']:.1f} %, calibration error {teacher['ECE']:.1f} % "
             f"on the crops of `{teacher['split']}` (paper: 80.3 % top-1)."
             + taught(group, groups, "hash", labels)
         )
     return sentences
+
+
+def _kind(record: RunRecord) -> str:
+    """The width and the beginning of a run's classification teacher, where they are not the usual ones."""
+    e = record.experiment
+    width = "" if e.get("teacher_width", 1.0) == 1.0 else f", x {e['teacher_width']:g}"
+    trained_before = e.get("teacher_pretrained") or e.get("teacher_weights")
+    return width + ("" if trained_before else ", from random weights")
 
 
 def _detector_teachers(records: list[RunRecord], labels: dict[str, str]) -> list[str]:
@@ -263,14 +276,21 @@ def _without_pair(done: list[RunRecord]) -> list[str]:
     ]
 
 
-def _cost(done: list[RunRecord]) -> list[str]:
+def _cost(done: list[RunRecord], scale: str) -> list[str]:
     if not any(record.relative_seconds for record in done):
         return []
+    remembered = any(experiment(scale, student).remembered_crops for student in {r.student for r in done})
     return [
         (
             "x plain: the time of a step (forward and backward) divided by that of the plain student, both "
             "measured alternately in one process. s / step and wall s depend on what else ran on the "
             "machine. Memory: the peak, of tensors on a GPU, otherwise of the whole process."
+            + (
+                " With KD_cls, s / step and wall s may be of a teacher that read each crop once and kept its "
+                "logits (setting `remembered_crops`); x plain never is."
+                if remembered
+                else ""
+            )
         )
     ]
 

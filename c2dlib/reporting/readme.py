@@ -56,6 +56,12 @@ def _seeds_note(frame: pd.DataFrame) -> str:
         if seeds > 1
         else "one seed: differences have no interval and may be chance"
     )
+    fewer = frame[(frame.seeds > 0) & (frame.seeds < seeds)]
+    for count, rows in fewer.groupby("seeds"):
+        names = ", ".join(
+            f"{student} {method}" for student, method in zip(rows.student, rows.method, strict=True)
+        )
+        note += f"; {names}: {count}, each gain over the baseline of the same seeds"
     if (frame.mAP.notna() & frame.gain.isna() & (frame.method != "baseline")).any():
         note += (
             "; a row without a gain started from other pre-trained weights than its baseline, or ran on "

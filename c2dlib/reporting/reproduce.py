@@ -69,7 +69,7 @@ def _print_table(
     shown = console.published_table if is_published(workspace) else console.text_table
     print(f"{work_list.TABLES[table].title}\n\n{shown(frame.to_dict('records'))}\n")
     records = tables.collect(rows, workspace)
-    for note in [*whose_numbers(workspace, rows), *notes(workspace, folder, records, rows)]:
+    for note in [*whose_numbers(table, workspace, rows), *notes(workspace, folder, records, rows)]:
         text = unescape(note.replace("**", ""))
         print(textwrap.fill(f"- {text}", console.WIDTH, subsequent_indent="  "))
     print(f"\n{done} of {len(frame)} rows have a finished run.\nWritten: {path}.csv, .md{also}")

@@ -43,7 +43,8 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
     """
     path = workspace.results / f"{name}.csv"
     if path.exists():
-        rows = with_rows_of(path, rows, work_list(name, workspace, folder, with_recorded=True))
+        seeds = max(len(row.experiments) for row in rows)
+        rows = with_rows_of(path, rows, work_list(name, workspace, folder, seeds, with_recorded=True))
     records = collect(rows, workspace)
     frame = with_errors(table(rows, records), rows, workspace, TABLES[name].from_errors)
     frame = with_published(frame, name, rows, workspace)
@@ -56,7 +57,7 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
         markdown(
             frame.replace({"student": without_masks(list(records.values()))}),
             TABLES[name].title,
-            [*whose_numbers(workspace, rows), *notes(workspace, folder, records, rows)],
+            [*whose_numbers(name, workspace, rows), *notes(workspace, folder, records, rows)],
             [_reason(row, records) for row in rows],
         ),
     )
@@ -105,6 +106,8 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
         if row.method == "baseline" and not {"changed", "own_losses"} & row.settings.keys():
             baselines |= {key: record.metrics["mAP"] for key, record in _by_pair(row, records).items()}
     metrics = list(dict.fromkeys([*METRICS[1:], *(m for row in rows for m in row.paper if m != "mAP")]))
+    if any("teacher" in row.settings for row in rows) and TOP1 not in metrics:
+        metrics.append(TOP1)
     frame = pd.DataFrame([_line(row, records, baselines, metrics) for row in rows])
     settings = list(dict.fromkeys(name for row in rows for name in row.settings))
     first = [
@@ -276,7 +279,10 @@ def _with_costs(frame: pd.DataFrame, reasons: Sequence[str]) -> tuple[list[str],
             method_cell(line.method) + (f" ({reason})" if reason else ""),
             *map(_setting_cell, line[varied]),
             *result_cells(line),
-            *(f"{number(line[f'paper_{metric}'])} / {number(line[metric])}" for metric in compared),
+            *(
+                f"{number(line.get(f'paper_{metric}', math.nan))} / {number(line[metric])}"
+                for metric in compared
+            ),
             *(number(line[metric]) for metric in plain),
             *_cost_cells(line, with_memory=memory),
         ]

@@ -417,8 +417,8 @@ def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
         rows = [_plan(kind, student, line, baseline, first) for line in lines]
         methods = [row.method for row in rows]
         if "baseline" not in methods:
-            papers_student = scale_tables(scale).get("in_place_of", {}).get(student, student)
-            rows.insert(0, RowPlan(student, "baseline", {}, {}, _papers_baseline(papers_student), first))
+            paper = _papers_baseline(numbers_beside(student, table, scale))
+            rows.insert(0, RowPlan(student, "baseline", {}, {}, paper, first))
         distilled = any("KDcls" in method or method.startswith("ours") for method in methods)
         if distilled and CONTROL not in methods and not kind.on_val:
             rows.append(RowPlan(student, CONTROL, {}, {}, {}, first))
@@ -428,16 +428,16 @@ def _all_plans(table: str, scale: str, data: str) -> list[RowPlan]:
 
 def _lines_by_student(table: str, scale: str) -> dict[str, list[dict]]:
     """A table's lines at a scale, where other students may take the places of the paper's."""
-    kind, changes = TABLES[table], scale_tables(scale)
+    changes = scale_tables(scale)
     by_student: dict[str, list[dict]] = {}
-    for line in kind.own_lines(scale) if kind.own_lines else _paper_lines(table):
+    for line in _lines(table, scale):
         by_student.setdefault(line.get("student", ablated(scale)), []).append(line)
     if "in_place_of" not in changes:
         return by_student
     here = {}
-    for student, papers_student in changes["in_place_of"].items():
+    for student, of_paper in changes["in_place_of"].items():
         more = [{"method": method} for method in changes["more_rows"].get(table, {}).get(student, [])]
-        lines = [*by_student.get(student, []), *by_student.get(papers_student, []), *more]
+        lines = [*by_student.get(student, []), *by_student.get(of_paper, []), *more]
         if not ARCHITECTURES[student].detector_teacher:
             lines = [line for line in lines if not imitation_in(line.get("method", "baseline"))]
         if lines:
@@ -445,15 +445,28 @@ def _lines_by_student(table: str, scale: str) -> dict[str, list[dict]]:
     return here
 
 
-def student_here(papers_student: str, table: str, scale: str) -> str | None:
+def numbers_beside(student: str, table: str, scale: str) -> str:
+    """The paper's student whose numbers stand beside a student in a table at a scale."""
+    if student == ablated(scale) and not any("student" in line for line in _lines(table, scale)):
+        return ABLATED
+    return scale_tables(scale).get("in_place_of", {}).get(student, student)
+
+
+def student_here(of_paper: str, table: str, scale: str) -> str | None:
     """The student that has a paper's student's rows of a table at a scale; None if none takes its place."""
-    changes, kind = scale_tables(scale), TABLES[table]
+    changes = scale_tables(scale)
     if "in_place_of" not in changes:
-        return papers_student
-    lines = kind.own_lines(scale) if kind.own_lines else _paper_lines(table)
+        return of_paper
+    lines = _lines(table, scale)
     if {line.get("student", changes["ablated"]) for line in lines} == {changes["ablated"]}:
-        return changes["ablated"] if papers_student == ABLATED else None
-    return {there: here for here, there in changes["in_place_of"].items()}.get(papers_student)
+        return changes["ablated"] if of_paper == ABLATED else None
+    return {there: here for here, there in changes["in_place_of"].items()}.get(of_paper)
+
+
+def _lines(table: str, scale: str) -> list[dict]:
+    """A table's lines as the paper has them, or as the scale has its own."""
+    own_lines = TABLES[table].own_lines
+    return own_lines(scale) if own_lines else _paper_lines(table)
 
 
 def _plan(kind: Table, student: str, line: dict, baseline: Experiment, first: int) -> RowPlan:

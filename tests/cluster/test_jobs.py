@@ -86,6 +86,7 @@ def test_measurements_go_before_counts(known_counts):
         "student": "FasterRCNN-R50",
         "method": "baseline",
         "precision": "bf16",
+        "image_size": 800,
         "images_per_second": 40.0,
     }
     (known_counts / "throughput.json").write_text(json.dumps({"rows": [row]}))

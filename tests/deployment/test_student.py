@@ -2,6 +2,7 @@
 torchvision."""
 
 import json
+import shutil
 
 import onnx
 import pandas as pd
@@ -97,6 +98,18 @@ def test_the_threshold_of_highest_f1_on_val_is_in_the_checkpoint(trained):
     workspace, data, e, _ = trained
     student, val = load_student(run_folder(e, workspace)), data.splits["val"]
     assert student.threshold == best_threshold(val.annotations, detect(student.model, val, "cpu"), "val")
+
+
+def test_ones_own_data_need_no_test_split_whatever_the_scale_of_the_student(trained, tmp_path, capsys):
+    workspace, data, e, _ = trained
+    run = shutil.copytree(
+        run_folder(e, workspace), tmp_path / "shelves-photos" / "run"
+    )  # its tables report test
+    own = shutil.copytree(data.root, tmp_path / "own")
+    (own / "annotations" / "instances_test2017.json").unlink()
+    shutil.rmtree(own / "test2017")
+    assert main(["evaluate", str(run), "--data", str(own), "--device", "cpu"]) == 0
+    assert f"{e.name} on own val, " in capsys.readouterr().out
 
 
 def test_the_commands(trained, tmp_path, capsys):

@@ -91,6 +91,7 @@ def test_the_residual_is_pooled_over_all_methods_of_a_student_and_welch_over_stu
             "method": ["baseline", "baseline", "KDcls", "KDcls", "loc", "loc"] + ["baseline", "KDcls"] * 2,
             "seed": [0, 1, 0, 1, 0, 1, 0, 0, 1, 1],
             "draw": "d",
+            "device": "CPU",
             "mAP": [10.0, 12.0, 13.0, 13.0, 9.0, 13.0, 20.0, 20.5, 21.0, 21.5],
         }
     )
@@ -155,6 +156,16 @@ def test_rows_of_fewer_than_three_seeds_have_no_interval_and_no_verdict():
         assert (
             frame.verdict[0] == word and pd.isna(frame.low[0]) and frame.value[0] == pytest.approx(2, abs=0.5)
         )
+
+
+def test_of_a_student_on_two_kinds_of_device_a_difference_is_of_the_same_seeds():
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("B", "baseline"): 10.0}, seeds=5)
+    runs.loc[runs.seed > 2, "mAP"] += 5.0  # on the GPU
+    less = runs[(runs.method != "KDcls") | (runs.seed < 3)]
+    assert find(gain(), ONE.groups, less).value == pytest.approx(12 - (3 * 10 + 2 * 15) / 5)
+    two = less.assign(device=less.seed.gt(2).map({True: "GPU", False: "CPU"}))
+    finding = find(gain(), ONE.groups, two)
+    assert finding.value == pytest.approx(2) and (finding.fewest, finding.most) == (3, 3)
 
 
 def test_several_draws_widen_the_interval_by_what_differs_between_them():

@@ -148,6 +148,9 @@ def test_whose_numbers_of_the_paper_stand_beside_a_student_in_place_of_another(p
             ("SSD300-VGG16", "baseline", {"mAP": 25.6}),
         )
     ]
-    (note,) = whose_numbers(dataclasses.replace(workspace, scale="photos"), rows)
+    photos = dataclasses.replace(workspace, scale="photos")
+    (note,) = whose_numbers("table1", photos, rows)
     assert "beside FasterRCNN-MV1x025 are those of FasterRCNN-QR50" in note
-    assert not whose_numbers(workspace, rows)
+    (note,) = whose_numbers("table4", photos, rows)  # it names no student: its numbers are SSD300's
+    assert "beside FasterRCNN-MV1x025 are those of SSD300-VGG16" in note
+    assert not whose_numbers("table1", workspace, rows)

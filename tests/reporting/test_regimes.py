@@ -84,6 +84,30 @@ def test_published_runs_are_shown_when_all_planned_seeds_are_there(tmp_path):
     assert regimes.regimes(tmp_path)[0].seeds.tolist() == [8]
 
 
+def test_a_plan_may_have_fewer_seeds_of_a_student_or_of_a_row(capsys, tmp_path):
+    place = regimes.Place("f", "n", "c", 5, fewer=(("A", "loc", 3), ("B", "", 2)))
+    methods = ["baseline", "KDcls", "loc", "loc+KDloc", "KDcls+loc+KDloc"]
+
+    def runs(seeds: int, of_loc: int) -> pd.DataFrame:
+        counts = dict.fromkeys(methods, seeds) | {"loc": of_loc}
+        return pd.DataFrame([{"method": m, "seed": s} for m, count in counts.items() for s in range(count)])
+
+    assert place.complete("A", runs(5, 3)) and not place.complete("A", runs(5, 2))
+    assert not place.complete("A", runs(4, 3)) and not place.complete("C", runs(5, 3))
+    assert place.complete("B", runs(2, 2))
+    made(tmp_path / "published", {"baseline": [40.0], "KDcls": [41.0]})
+    regimes.regimes(tmp_path)
+    assert (
+        "Badges-4: SSD300-VGG16 is left out until all its planned seeds are there" in capsys.readouterr().err
+    )
+
+
+def test_the_seeds_of_a_student_are_those_of_its_baseline_and_of_its_gains(tmp_path):
+    made(tmp_path, {"baseline": [40.0] * 5, "loc": [41.0] * 3})
+    (shown,) = cells(regimes.regimes_markdown(*regimes.regimes(tmp_path)))
+    assert shown["seeds"] == "3 to 5"
+
+
 def test_the_committed_text_is_what_the_records_say():
     written = next(path for path in (ROOT / "results").rglob("regimes.md"))
     assert regimes.regimes_markdown(*regimes.regimes(ROOT / "results")) == written.read_text()

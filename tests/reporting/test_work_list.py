@@ -399,3 +399,10 @@ def test_reweighted_baselines_have_a_gain_and_are_no_baseline_of_others(mini):
     assert frame.gain.tolist() == pytest.approx([math.nan, *range(1, 12)], nan_ok=True)
     assert frame_labels(frame)[1] == "baseline, boxes x 2" and frame_labels(frame)[-1] == "C2D"
     assert rows[0].experiments == work_list("controls", *mini)[0].experiments  # its run is shared
+
+
+def test_a_table_without_students_has_the_numbers_of_the_papers_ssd300():
+    (baseline, *_) = plan_rows("table4", "photos", data="groceries")
+    assert (baseline.student, baseline.paper["mAP"]) == ("FasterRCNN-MV1x025", 25.6)
+    (baseline,) = plan_rows("table1", "photos", 1, ["FasterRCNN-MV1x025"], ["baseline"], data="groceries")
+    assert baseline.paper["mAP"] == 23.3  # of Faster R-CNN-QR50, in whose place it stands
