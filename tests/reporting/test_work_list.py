@@ -362,7 +362,7 @@ def test_seeds_go_through_the_draws(tmp_path):
     for row in rows:
         assert [(e.seed, e.draw) for e in row.experiments] == [(s, s % 4) for s in range(6)]
         assert {e.data for e in row.experiments} == {"badges-4"} and row.experiments[0].train_share == 0.25
-    choices = work_list("choices", *place, seeds=2, students=[SSD], methods=["loc"])
+    choices = work_list("choices", *place, seeds=2, students=[SSD], methods=["loc+KDloc"])
     assert {(e.seed, e.draw, e.eval_split) for row in choices for e in row.experiments} == {
         (100, 0, "val"),
         (101, 1, "val"),
