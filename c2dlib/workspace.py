@@ -17,7 +17,7 @@ from tqdm import tqdm
 from c2dlib import distributed
 from c2dlib.config.experiment import scale_data, scale_tables
 from c2dlib.config.identity import digest
-from c2dlib.data.badges import VERSION, make_badges
+from c2dlib.data.badges import family_version, make_badges
 from c2dlib.data.coco import CocoFolder, load_folder
 from c2dlib.data.layouts import load_data
 from c2dlib.data.validation import DataError
@@ -105,7 +105,8 @@ def open_workspace(
     if name := embedded(data):
         if (family := EMBEDDED[name]) != "graded":
             scenes = {**scenes, "family": family}
-        folder = opened(make_badges(runs / "data" / name / digest({**scenes, "version": VERSION}), **scenes))
+        key = digest({**scenes, **family_version(family)})
+        folder = opened(make_badges(runs / "data" / name / key, **scenes))
     else:
         folder = load_data(data, runs / "data", check_images, runs / "cache")
         if scale_tables(scale).get("split", folder.eval_split) != folder.eval_split:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from c2dlib.files import json_with_hash, parse_json, read_json_with_hash, sha256, whole_folder
 
-VERSION = 4  # of the generator: raise it with any change of pixels or boxes
+VERSION = 4  # of the generator: raise it with any change of pixels or boxes; of one look: its revision
 SIZE = 128
 AREA_CUTS = [34, 46]  # px; COCO's 32 and 96 do not fit scenes this small
 HUB_RADII = (0.18, 0.32)  # of the body's radius
@@ -71,6 +71,7 @@ class Look:
     objects: int = 6  # at most
     blend: tuple[float, float] = (0.0, 0.0)  # how much of a body's colour is that of its background
     edge: float = 1.0  # px over which a body's border fades
+    revision: int = 0  # raise it with any change of this look alone: its scenes then are another data set
 
 
 LOOKS = {
@@ -314,6 +315,12 @@ def _is_complete(root: Path, info: dict) -> bool:
     return True
 
 
+def family_version(family: str) -> dict[str, int]:
+    """What changes with a family's pixels and boxes: the generator's version, and the look's revision."""
+    revision = LOOKS[family].revision
+    return {"version": VERSION} | ({"revision": revision} if revision else {})
+
+
 def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, family: str = "graded") -> Path:
     """A COCO folder of so many images per split (0: no files of that split); returns root.
 
@@ -336,7 +343,7 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
         "description": f"Badges ({family}), procedural scenes",
         "family": family,
         "seed": seed,
-        "version": VERSION,
+        **family_version(family),
         "images": counts,
         "area_cuts": AREA_CUTS,
     }
@@ -345,9 +352,10 @@ def make_badges(root: Path, train: int, val: int, test: int, seed: int = 0, fami
     if _is_complete(root, info):
         return root
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
+        version = ", ".join(f"{name} {number}" for name, number in family_version(family).items())
         raise FileExistsError(
             f"Badges: {root} exists but is not the whole of family {family}, seed {seed}, "
-            f"version {VERSION}, images {counts}; delete it or choose another folder"
+            f"{version}, images {counts}; delete it or choose another folder"
         )
     try:
         with whole_folder(root) as temporary:

@@ -39,6 +39,10 @@ DESCRIPTIVE = (
     "with one-hot labels in place of the teacher's probabilities. *C2D*: KD_cls + loc + KD_loc, the paper's "
     "method."
 )
+OVER_DRAWS = (
+    "Seeds share draws of training set, backbone and teacher: the gains of a draw's seeds count as one, by "
+    "their mean."
+)
 PerRun = dict[tuple[int, str], float]  # (seed, RunRecord.pairing) -> a number
 PerSeed = dict[int, float]
 
@@ -64,17 +68,18 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
         lines += [ledger_text(found, published), ""]
     else:
         lines += [NO_REGIME.format(file=claims_file(published)), ""]
-    lines += [_head(frame), ""]
+    lines += [_head(frame, scale_tables(workspace.scale).get("draws", 1)), ""]
     for name, of_source in frame.groupby("source", sort=False):
         lines += [f"### {name}", "", markdown(of_source), ""]
     write_whole(workspace.results / "claims.md", "\n".join(lines))
     return found
 
 
-def _head(frame: pd.DataFrame) -> str:
+def _head(frame: pd.DataFrame, draws: int) -> str:
     excluding = int(((frame.low > 0) | (frame.high < 0)).sum())
+    what = f"{DESCRIPTIVE} {OVER_DRAWS}" if draws > 1 else DESCRIPTIVE
     return (
-        f"## Descriptive comparisons\n\n{DESCRIPTIVE}\n\n**None of these {len(frame)} comparisons has a "
+        f"## Descriptive comparisons\n\n{what}\n\n**None of these {len(frame)} comparisons has a "
         f"verdict.** "
         f"Of {int(frame.low.notna().sum())} intervals {excluding} exclude 0; they are not corrected for "
         f"their number: "
@@ -138,8 +143,10 @@ def _has_rows(claim: Claim, rows: list[Row], workspace: Workspace) -> bool:
 def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
     """The student's row with this method and these settings; None if there is none.
 
+    Of several rows, it is the one that has no other settings.
+
     Raises:
-        ValueError: if several rows have them.
+        ValueError: if several rows have them, and each of them others besides.
     """
     matching = [
         row
@@ -149,6 +156,9 @@ def find_row(rows: list[Row], student: str, choice: RowChoice) -> Row | None:
         and choice.settings.items() <= row.settings.items()
     ]
     if len(matching) > 1:
+        exact = [row for row in matching if row.settings == choice.settings]
+        if len(exact) == 1:
+            return exact[0]
         raise ValueError(
             f"{len(matching)} rows of {student} have method {choice.method} and settings {choice.settings}"
         )
@@ -175,8 +185,10 @@ def comparisons(
             and students.issuperset(claim.students)
             and _has_rows(claim, rows, workspace)
         ):
-            paper, _ = (Difference(None, None, None), 0) if claim.control else _effect(claim, numbers.paper)
-            effect, seeds = _effect(claim, numbers.reproduced)
+            paper = Difference(None, None, None)
+            if not claim.control:
+                paper, _ = _effect(claim, numbers.paper, {0: 0})
+            effect, seeds = _effect(claim, numbers.reproduced, numbers.draws)
             lines.append(
                 {"claim": _text(claim, names), "control": claim.control, "paper": paper.mean}
                 | {"effect": effect.mean, "low": effect.low, "high": effect.high, "seeds": seeds}
@@ -190,6 +202,7 @@ class Numbers:
 
     def __init__(self, rows: list[Row], records: dict[str, RunRecord], workspace: Workspace):
         self.rows, self.records, self.workspace = rows, records, workspace
+        self.draws = {e.seed: e.draw for row in rows for e in row.experiments}  # seed -> draw
 
     def reproduced(self, student: str, choice: RowChoice, metric: str, iou: int | None) -> PerRun:
         """A metric of a row in its finished runs; with ``iou`` from their TIDE errors.
@@ -217,7 +230,7 @@ class Numbers:
         return {(0, ""): row.paper[metric]} if row and iou is None and metric in row.paper else {}
 
 
-def _effect(claim: Claim, numbers) -> tuple[Difference, int]:
+def _effect(claim: Claim, numbers, draws: dict[int, int]) -> tuple[Difference, int]:
     """The mean of the claim's gains, minus the mean of those they are compared with; and the number of
     seeds."""
     gains, others = ([_gain(gain, numbers) for gain in part] for part in (claim.gains, claim.than))
@@ -225,7 +238,8 @@ def _effect(claim: Claim, numbers) -> tuple[Difference, int]:
     if others:
         other = _mean_per_seed(others)
         effect = {seed: value - other[seed] for seed, value in effect.items() if seed in other}
-    return paired_difference([(value, 0.0) for value in effect.values()]), len(effect)
+    pairs = [(value, 0.0) for value in effect.values()]
+    return paired_difference(pairs, [draws[seed] for seed in effect]), len(effect)
 
 
 def _gain(gain: Gain, numbers) -> PerSeed:

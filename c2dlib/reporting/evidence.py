@@ -37,6 +37,7 @@ from c2dlib.workspace import Workspace
 
 LEVEL = 0.05  # of each family of claims
 FEWEST_SEEDS = 3  # a row with fewer gets no verdict
+NO_FIT = "the mixed model has no valid fit"
 REPRODUCED, CONTRADICTED, EQUIVALENT, UNDECIDED = "reproduced", "contradicted", "equivalent", "undecided"
 EXPLORED = {
     REPRODUCED: "in the paper's direction",
@@ -68,7 +69,7 @@ class Runs:
 class Finding:
     """What is known about one part of a claim, over its groups or on a single student."""
 
-    estimate: Estimate | None = None  # None without enough runs for a residual variance
+    estimate: Estimate | None = None  # None without enough runs for a variance, or where no model fits
     value: float | None = None  # of the sum, also where there is only one seed
     fewest: int = 0  # runs of a row: the row with the fewest
     most: int = 0
@@ -211,7 +212,8 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     """Estimate a part from the runs.
 
     With one draw: a mean per student and method, a residual variance per student over all its methods, and
-    Welch's degrees of freedom over the students. With several draws: a mixed model, see ``mixed_estimate``.
+    Welch's degrees of freedom over the students. With several draws: a mixed model, see ``mixed_estimate``;
+    where it has no valid fit there is a value without an estimate.
     Of a student with runs on both kinds of device, only seeds that all rows of the part have count: so a
     difference is of runs on the same devices.
 
@@ -302,7 +304,7 @@ def _one_draw(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Es
     return welch_sum(estimates)
 
 
-def _several_draws(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Estimate:
+def _several_draws(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Estimate | None:
     runs = values[values.student.isin({student for student, _ in weights})]
     runs = runs.assign(cell=runs.student + " " + runs.method)
     return mixed_estimate(runs, {f"{student} {method}": w for (student, method), w in weights.items()})
@@ -415,7 +417,8 @@ def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> d
             verdict = "not run"
         elif not testable[c.id]:
             fewest = min(f.fewest for f in findings[c.id])
-            verdict = "no verdict: one seed" if fewest == 1 else f"no verdict: {fewest} seeds"
+            why = "one seed" if fewest == 1 else f"{fewest} seeds"
+            verdict = f"no verdict: {why if fewest < FEWEST_SEEDS else NO_FIT}"
         else:
             estimates = [f.estimate for f in findings[c.id] if f.estimate]
             verdict = _verdict(c, estimates, {name: ps[c.id] for name, ps in adjusted.items()})

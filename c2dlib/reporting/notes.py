@@ -51,6 +51,7 @@ def notes(
         *_masks(done),
         *_swamped(done),
         *_without_pair(done),
+        *_draws(rows, records),
         *_cost(done, workspace.scale),
         *_origin(every),
     ]
@@ -273,6 +274,17 @@ def _without_pair(done: list[RunRecord]) -> list[str]:
         f"**{student}, {', '.join(map(method_label, methods))}: {reason}. No gain is computed; do not "
         "compare their mAP with the other rows.**"
         for (student, reason), methods in found.items()
+    ]
+
+
+def _draws(rows: Sequence[Row], records: dict[str, RunRecord]) -> list[str]:
+    """What a gain is where a row has several draws and several seeds of a draw."""
+    by_row = [[e.draw for e in row.experiments if e.hash() in records] for row in rows]
+    if not any(1 < len(set(draws)) < len(draws) for draws in by_row):
+        return []
+    return [
+        "Seeds share draws of training set, backbone and teacher: a gain is the mean over draws of the mean "
+        "over the seeds of a draw, and its interval is over draws."
     ]
 
 

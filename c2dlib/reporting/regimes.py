@@ -10,18 +10,20 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from c2dlib.config.methods import canonical
 from c2dlib.files import write_whole
 from c2dlib.reporting.errors import run_errors
-from c2dlib.reporting.evidence import FEWEST_SEEDS, find, one_device_per_seed, own_runs, run_line
+from c2dlib.reporting.evidence import FEWEST_SEEDS, Finding, find, one_device_per_seed, own_runs, run_line
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.markdown import MISSING, markdown_table, number
 from c2dlib.reporting.paper_claims import COMPACT
 from c2dlib.reporting.primary_claims import Part, Term
-from c2dlib.reporting.statistics import difference_text
+from c2dlib.reporting.statistics import difference_text, welch_sum
+from c2dlib.reporting.work_list import ABLATED
 from c2dlib.workspace import Workspace
 
 
@@ -79,14 +81,43 @@ PROFILE = ("Cls", "Loc")  # TIDE's errors
 PROFILE_IOUS = (50, 75)
 
 
+class Expectation(NamedTuple):
+    """A difference in mAP that the plan expects to be above 0, on one data set or between two."""
+
+    number: int  # in the plan
+    method: str
+    over: str
+    place: str
+    than: str = ""  # the data set whose same difference is subtracted
+
+    @property
+    def text(self) -> str:
+        difference = f"{method_label(self.method)} - {method_label(self.over)}"
+        return f"{difference}, {self.place}" + (f" minus {self.than}" if self.than else "")
+
+
+EXPECTED_OF = ABLATED  # the student of the expectations
+EXPECTED = [
+    Expectation(1, "loc+KDloc", "baseline", "Badges-4"),
+    Expectation(2, "loc+KDloc", "baseline", "Badges-4", "Badges"),
+    Expectation(2, "loc+KDloc", "baseline", "Badges-crowded", "Badges"),
+    Expectation(3, "KDcls", "baseline", "Badges", "Badges-4"),
+    *(
+        Expectation(4, "loc", over, place)
+        for over in ("loc-L1", "loc-other")
+        for place in ("Badges", "Badges-4", "Badges-crowded")
+    ),
+]
+
+
 def place_folder(place: Place, results: Path) -> Path:
     """Where a place's records are: a user's own in ``results/``, else those in ``results/published/``."""
     own, published = results / place.folder, results / "published" / place.folder
     return published if not (own / "records").exists() and (published / "records").exists() else own
 
 
-def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The baselines and the gains of every place that has runs.
+def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The baselines and the gains of every place that has runs, and the plan's expectations.
 
     Args:
         results: the folder of the results folders.
@@ -97,8 +128,9 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         Published runs of a student are left out until all its planned seeds are there.
         Gains over the baseline, a line per place, student, method and metric: ``gain`` in points, ``low``,
         ``high`` (95 %; NaN with fewer than three seeds) and ``seeds``.
+        Of ``expectations``.
     """
-    baselines, gains = [], []
+    baselines, gains, expected = [], [], {}
     for place in PLACES:
         folder = place_folder(place, results)
         planned = folder.parent.name == "published" and not place.exploratory
@@ -137,10 +169,13 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
                 }
             )
             gains += _gains(place, str(student), of_student)
+            if student == EXPECTED_OF:
+                expected[place.name] = of_student
     columns = [f"{kind}{iou}" for kind in PROFILE for iou in PROFILE_IOUS]
     return (
         pd.DataFrame(baselines, columns=["place", "student", "seeds", "draws", "mAP", *columns]),
         pd.DataFrame(gains, columns=["place", "student", "method", "metric", "gain", "low", "high", "seeds"]),
+        expectations(expected),
     )
 
 
@@ -158,14 +193,47 @@ def _gains(place: Place, student: str, runs: pd.DataFrame) -> list[dict]:
     lines = []
     for method in (m for m in METHODS[1:] if m in set(runs.method)):
         for metric in GAINS:
-            part = Part((Term(1, "one", method, metric), Term(-1, "one", "baseline", metric)), above=0.0)
-            found = find(part, {"one": [student]}, runs)
+            found = _difference(student, method, "baseline", metric, runs)
             line = {"place": place.name, "student": student, "method": method, "metric": metric}
             line |= {"gain": found.value, "low": None, "high": None, "seeds": found.fewest}
             if found.estimate and found.fewest >= FEWEST_SEEDS:
                 line["low"], line["high"] = found.estimate.interval()
             lines.append(line)
     return lines
+
+
+def _difference(student: str, method: str, over: str, metric: str, runs: pd.DataFrame) -> Finding:
+    terms = tuple(Term(weight, "one", canonical(m), metric) for weight, m in ((1, method), (-1, over)))
+    return find(Part(terms, above=0.0), {"one": [student]}, runs)
+
+
+def expectations(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The plan's expectations.
+
+    The differences of two data sets are taken as independent.
+
+    Args:
+        runs: of EXPECTED_OF, by the name of the place; a place without runs is left out.
+
+    Returns:
+        A line each: ``number``, ``difference``, ``value`` in points of mAP (NaN where a row was not run),
+        ``low``, ``high`` (95 %; NaN with fewer than three seeds, or without a valid fit) and ``seeds``.
+    """
+    lines = []
+    for e in EXPECTED:
+        places = [e.place, e.than] if e.than else [e.place]
+        line: dict[str, float | str | None] = {"number": e.number, "difference": e.text}
+        found = [_difference(EXPECTED_OF, e.method, e.over, "mAP", runs[p]) for p in places if p in runs]
+        values = [f.value for f in found if f.value is not None]
+        estimates = [f.estimate for f in found if f.estimate and f.fewest >= FEWEST_SEEDS]
+        if len(values) == len(places):
+            line["value"] = values[0] - sum(values[1:])
+            line["seeds"] = " and ".join(str(f.fewest) for f in found)
+        if len(estimates) == len(places):
+            signed = list(zip((1.0, -1.0), estimates, strict=False))
+            line["low"], line["high"] = welch_sum(signed).interval()
+        lines.append(line)
+    return pd.DataFrame(lines, columns=["number", "difference", "value", "low", "high", "seeds"])
 
 
 def missing(baselines: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
@@ -183,8 +251,8 @@ def missing(baselines: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def regimes_markdown(baselines: pd.DataFrame, gains: pd.DataFrame) -> str:
-    """The text of ``regimes.md``: the table, what is missing, how to read it."""
+def regimes_markdown(baselines: pd.DataFrame, gains: pd.DataFrame, expected: pd.DataFrame) -> str:
+    """The text of ``regimes.md``: the table, how to read it, what is missing, the plan's expectations."""
     shown = gains[gains.metric == "mAP"].set_index(["place", "student", "method"])
     rows = []
     for line in baselines.itertuples():
@@ -225,8 +293,30 @@ def regimes_markdown(baselines: pd.DataFrame, gains: pd.DataFrame) -> str:
             "",
             *(f"- {sentence}" for sentence in [*explored, *missing(baselines, gains)]),
             "",
+            "## The plan's expectations",
+            "",
+            _expectations_table(expected),
+            "",
+            f"Each difference is expected to be above 0 for {EXPECTED_OF} (`results/regimes_plan.md`). "
+            "There is no verdict. Between two data sets, the differences of both are taken as independent, "
+            "but Badges and Badges-4 share their draws: that interval is rather too wide.",
+            "",
         ]
     )
+
+
+def _expectations_table(expected: pd.DataFrame) -> str:
+    rows = [
+        [
+            str(line.number),
+            line.difference,
+            "not run" if pd.isna(line.value) else difference_text(line.value, line.low, line.high),
+            MISSING if pd.isna(line.value) else line.seeds,
+        ]
+        for line in expected.itertuples()
+    ]
+    head = ["expectation", "difference", "mAP [95 % CI]", "seeds"]
+    return markdown_table(head, rows, text_columns=(1,))
 
 
 ALT = (
@@ -248,9 +338,13 @@ def _gain(shown: pd.DataFrame, line, method: str) -> str:
 
 
 def write_regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write ``regimes.csv`` (gains, with the baselines' errors) and ``regimes.md`` into ``results``."""
-    baselines, gains = regimes(results)
+    """Write ``regimes.csv`` (gains, with the baselines' errors) and ``regimes.md`` into ``results``.
+
+    Returns:
+        Baselines and gains, as of ``regimes``.
+    """
+    baselines, gains, expected = regimes(results)
     frame = gains.merge(baselines.drop(columns="seeds"), on=["place", "student"], how="left")
     write_whole(results / "regimes.csv", frame.to_csv(index=False, float_format="%.4f"))
-    write_whole(results / "regimes.md", regimes_markdown(baselines, gains))
+    write_whole(results / "regimes.md", regimes_markdown(baselines, gains, expected))
     return baselines, gains

@@ -7,16 +7,22 @@ degrees of freedom that a test needs.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
 from c2dlib.reporting.markdown import difference_text as difference_text
+
+# Of statsmodels. They need no gradient: those that do often stop early where a variance is 0.
+OPTIMIZERS = ("powell", "nm")
 
 
 class Difference(NamedTuple):
@@ -27,13 +33,24 @@ class Difference(NamedTuple):
     high: float | None
 
 
-def paired_difference(pairs: list[tuple[float | None, float | None]]) -> Difference:
+def paired_difference(
+    pairs: list[tuple[float | None, float | None]], draws: Sequence[int] = ()
+) -> Difference:
     """Mean of first - second over the pairs, with Student's t interval from two pairs on.
 
     Args:
         pairs: two values per seed; a pair with a None is left out.
+        draws: of each pair; empty: one. Where there are several, the pairs of a draw count as one, by their
+            mean.
     """
-    differences = [first - second for first, second in pairs if first is not None and second is not None]
+    by_draw: dict[int, list[float]] = {}
+    for (first, second), draw in zip(pairs, draws or [0] * len(pairs), strict=True):
+        if first is not None and second is not None:
+            by_draw.setdefault(draw, []).append(first - second)
+    if len(by_draw) > 1:
+        differences = [statistics.fmean(of_draw) for of_draw in by_draw.values()]
+    else:
+        differences = [difference for of_draw in by_draw.values() for difference in of_draw]
     if not differences:
         return Difference(None, None, None)
     mean = statistics.fmean(differences)
@@ -156,7 +173,7 @@ def holm(p_values: list[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist()
 
 
-def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
+def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate | None:
     """A weighted sum of cell means over several draws, by a mixed model.
 
     Every cell (a student with a method) has a fixed mean. Random, per draw of training set, backbone and
@@ -168,29 +185,42 @@ def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate
         weights: of cells; others have weight 0.
 
     Returns:
-        The degrees of freedom are those of the interaction of draw and method in a balanced design.
+        The degrees of freedom are those of the interaction of draw and method in a balanced design. None if
+        the model does not converge, or gives the sum no variance above 0.
     """
+    if (runs.groupby("cell").value.nunique() == 1).all():
+        return None  # the optimizers would look for a maximum that does not exist
+    columns = ["cell", "student", "method", "draw", "value"]
+    fitted = _mixed_fit(tuple(runs[columns].itertuples(index=False, name=None)), tuple(columns))
+    if fitted is None:
+        return None
+    means, covariance = fitted
+    vector = np.array([weights.get(cell, 0.0) for cell in sorted(runs.cell.unique())])
+    variance = float(vector @ covariance @ vector)
+    if not variance > 0:  # also where it is not a number
+        return None
+    df = (runs.draw.nunique() - 1) * (runs.method.nunique() - 1)
+    return Estimate(float(vector @ means), variance**0.5, df)
+
+
+@cache  # the claims have many sums of the same runs
+def _mixed_fit(lines: tuple[tuple, ...], columns: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The means of the sorted cells and their covariance, by the most likely fit that converged."""
     from statsmodels.regression.mixed_linear_model import MixedLM
 
-    cells = sorted(runs.cell.unique())
+    runs = pd.DataFrame(lines, columns=list(columns))
     random = {"cell": "0 + C(cell)", "student": "0 + C(student)"}
     if runs.student.nunique() > 1:
         random["method"] = "0 + C(method)"
-    with (
-        warnings.catch_warnings()
-    ):  # a variance that is estimated as 0 lies on the border; that is a valid fit
-        warnings.simplefilter("ignore")
-        fit = MixedLM.from_formula("value ~ 0 + C(cell)", groups="draw", vc_formula=random, data=runs).fit(
-            reml=True
-        )
-    vector = [weights.get(cell, 0.0) for cell in cells]
-    covariance = fit.cov_params().iloc[: len(cells), : len(cells)].to_numpy()
-    variance = sum(
-        a * b * covariance[i, j] for i, a in enumerate(vector) for j, b in enumerate(vector)
-    )  # of the weighted sum
-    value = sum(weight * mean for weight, mean in zip(vector, fit.fe_params, strict=True))
-    return Estimate(
-        float(value),
-        max(float(variance), 0.0) ** 0.5,
-        (runs.draw.nunique() - 1) * (runs.method.nunique() - 1),
-    )
+    model = MixedLM.from_formula("value ~ 0 + C(cell)", groups="draw", vc_formula=random, data=runs)
+    fits = []
+    for optimizer in OPTIMIZERS:
+        with warnings.catch_warnings(), contextlib.suppress(np.linalg.LinAlgError):
+            warnings.simplefilter("ignore")  # a variance of 0 lies on the border; that is a valid fit
+            fits.append(model.fit(reml=True, method=[optimizer]))
+    fits = [fit for fit in fits if fit.converged and math.isfinite(fit.llf)]
+    if not fits:
+        return None
+    best = max(fits, key=lambda fit: fit.llf)
+    means = best.fe_params.to_numpy()
+    return means, best.cov_params().to_numpy()[: len(means), : len(means)]

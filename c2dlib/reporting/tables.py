@@ -99,7 +99,7 @@ def table(rows: list[Row], records: dict[str, RunRecord]) -> pd.DataFrame:
     """A line per row: the paper's mAP, the reproduced one (mean and sd over seeds), its gain and its cost.
 
     The gain over the baseline is paired by seed with a baseline of the same initial weights and kind of
-    device. Metrics are percent.
+    device; over several draws of the training set, as in ``paired_difference``. Metrics are percent.
     """
     baselines = {}  # (student, values of OWN_BASELINE, seed, pairing) -> mAP
     for row in rows:
@@ -168,12 +168,11 @@ def _line(row: Row, records: dict[str, RunRecord], baselines: dict[tuple, float]
         "status": _status(row, records, len(done)),
     }
     if row.method != "baseline" or "own_losses" in row.settings:
-        pairs = [
-            (record.metrics["mAP"], baselines[key])
-            for key, record in _by_pair(row, records).items()
-            if key in baselines
-        ]
-        line |= zip(("gain", "gain_low", "gain_high"), paired_difference(pairs), strict=True)
+        paired = {key: record for key, record in _by_pair(row, records).items() if key in baselines}
+        pairs = [(record.metrics["mAP"], baselines[key]) for key, record in paired.items()]
+        draw_of_seed = {e.seed: e.draw for e in row.experiments}
+        draws = [draw_of_seed[record.seed] for record in paired.values()]
+        line |= zip(("gain", "gain_low", "gain_high"), paired_difference(pairs, draws), strict=True)
     line |= {metric: _mean_metric(done, metric) for metric in metrics}
     line |= {f"paper_{metric}": value for metric, value in row.paper.items() if metric != "mAP"}
     return line | {

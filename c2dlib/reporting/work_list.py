@@ -169,14 +169,27 @@ def _controlled(scale: str) -> list[str]:
 
 
 def _controls(scale: str) -> list[dict]:
-    """Every control, and the rows with settings of their own that a scale has (``tuned``)."""
-    lines = []
+    """Every control, and ``tuned_rows``."""
+    tuned, lines = tuned_rows(scale), []
     for student in _controlled(scale):
         lines += [{"student": student, "method": method} for method in CONTROLS]
-        for method, values in scale_tables(scale).get("tuned", {}).get(student, {}).items():
-            text = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            lines.append({"student": student, "method": method, "changed": text, "values": values})
+        lines += [line for line in tuned if line["student"] == student]
     return lines
+
+
+def tuned_rows(scale: str) -> list[dict]:
+    """The rows of the table ``controls`` with settings of their own that a scale has (``tuned``)."""
+    every = scale_tables(scale).get("tuned", {})
+    return [
+        {
+            "student": student,
+            "method": method,
+            "changed": ", ".join(f"{name} {value:g}" for name, value in values.items()),
+            "values": values,
+        }
+        for student in _controlled(scale)
+        for method, values in every.get(student, {}).items()
+    ]
 
 
 def _own_losses(scale: str) -> list[dict]:

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from c2dlib.config.experiment import Experiment
 from c2dlib.config.identity import PRETRAINING, digest, pretraining_identity, teacher_identity
 from c2dlib.data.augment import VGG_MEAN, VGG_STD, plain_transform, train_transform
-from c2dlib.data.badges import CLASS_NAMES, VERSION, make_badges
+from c2dlib.data.badges import CLASS_NAMES, family_version, make_badges
 from c2dlib.data.batches import training_batches
 from c2dlib.data.coco import CocoSplit
 from c2dlib.detectors.backbones import build_body
@@ -302,7 +302,7 @@ def initial_weights(e: Experiment, workspace: Workspace, progress: Progress = la
         if own:
             return data.splits["train"].part(e.train_share, e.draw), data.splits["val"]
         scenes = {"train": e.pretrain_scenes, "val": 200, "test": 0} | ({"seed": e.draw} if e.draw else {})
-        root = workspace.runs / "data" / "badges-other" / digest({**scenes, "version": VERSION})
+        root = workspace.runs / "data" / "badges-other" / digest({**scenes, **family_version("other")})
         folder = opened(make_badges(root, **scenes, family="other"))
         return folder.splits["train"], folder.splits["val"]
 

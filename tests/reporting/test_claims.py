@@ -1,5 +1,7 @@
 """Comparisons: each is the right difference of the right rows, and none of them has a verdict."""
 
+import dataclasses
+
 import pytest
 
 from c2dlib.records import write_record
@@ -51,6 +53,7 @@ def test_every_comparison_is_there_and_nothing_is_run_yet(place):
         "Table 5",
         "Figure 3",
         "Controls",
+        "Reweighted",
         "Training images",
         "Longer schedule",
     }
@@ -106,6 +109,58 @@ def test_rows_are_chosen_by_method_and_settings(place):
         for table, name in (("table1", "ours"), ("table2", "KDcls+loc+KDloc"))
     ]
     assert [r.method for r in same] == ["KDcls+loc+KDloc", "ours"]
+
+
+def test_of_several_rows_the_one_without_other_settings_is_meant(place, monkeypatch):
+    """Where labels have a row with settings of their own, and where baselines are reweighted."""
+    tuned = {"controls": [SSD], "tuned": {SSD: {"KDcls-labels": {"lambda_kc": 0.8}}}}
+    monkeypatch.setattr("c2dlib.reporting.work_list.scale_tables", lambda scale: tuned)
+    monkeypatch.setattr("c2dlib.reporting.claims.SOURCES", {"controls": "Controls"})
+    rows = work_list("controls", *place)
+    assert find_row(rows, SSD, row("KDcls-labels")).settings == {}
+    changed = find_row(rows, SSD, row("KDcls-labels", changed="lambda_kc 0.8"))
+    assert changed.experiments[0].lambda_kc == 0.8
+    frame = all_comparisons(*place)
+    assert f"{SSD}: KD_cls raises mAP more than labels with lambda_kc 0.8" in frame.claim.tolist()
+    assert find_row(work_list("reweighted", *place), SSD, row("baseline")).settings == {}
+
+
+def test_the_losses_are_compared_with_weight_on_the_same_term_and_with_as_much_computing():
+    compared = {
+        f"{claim.gains[0].row.method} {claim.gains[0].over.settings['own_losses']}"
+        for claim in claims()
+        if claim.source == "reweighted"
+    }
+    boxes = ("boxes x 2", "boxes x 4")
+    assert compared == {
+        *(f"KDcls {text}" for text in ("foreground x 1.5", "steps x 1.2")),
+        *(f"loc {text}" for text in (*boxes, "steps x 1.2")),
+        *(f"loc+KDloc {text}" for text in (*boxes, "steps x 1.9")),
+        *(f"KDcls+loc+KDloc {text}" for text in ("foreground x 1.5", *boxes, "steps x 1.9")),
+    }
+
+
+def test_seeds_of_a_draw_count_as_one(place, monkeypatch):
+    regimes = dataclasses.replace(place[0], scale="regimes"), place[1]
+    rows = work_list("controls", *regimes, 6, [SSD], ["baseline", "KDcls"])
+    values = {"baseline": [0.0] * 6, "KDcls": [1.0, 2.0, 3.0, 4.0, 3.0, 4.0]}  # draws: 1, 3; 2, 4; 3; 4
+    records = {
+        e.hash(): record(e, values[r.method][e.seed])
+        for r in rows
+        for e in r.experiments
+        if r.method in values
+    }
+    line = (
+        comparisons("controls", rows, records, regimes[0]).set_index("claim").loc[f"{SSD}: KD_cls raises mAP"]
+    )
+    half = 3.182446 * (2 / 3) ** 0.5 / 2  # of the draws' means 2, 3, 3, 4; t for 3 degrees of freedom
+    assert (line.effect, line.low, line.high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-5)
+    assert line.seeds == 6
+    monkeypatch.setattr("c2dlib.reporting.claims.SOURCES", {"controls": "Controls"})
+    write_claims(*regimes)
+    assert "Seeds share draws" in (place[0].results / "claims.md").read_text()
+    write_claims(*place)
+    assert "Seeds share draws" not in (place[0].results / "claims.md").read_text()
 
 
 def test_the_paper_supports_its_own_claims(place):

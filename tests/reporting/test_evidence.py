@@ -178,6 +178,14 @@ def test_several_draws_widen_the_interval_by_what_differs_between_them():
     assert judge([claim(gain())], ONE, runs, {}, "mini").verdict[0] == "undecided"
 
 
+def test_without_a_valid_fit_there_is_a_value_and_no_verdict(monkeypatch):
+    monkeypatch.setattr("c2dlib.reporting.evidence.mixed_estimate", lambda runs, weights: None)
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}, draws=4)
+    frame = judge([claim(gain())], ONE, runs, {}, "mini")
+    assert frame.verdict.tolist() == ["no verdict: the mixed model has no valid fit"]
+    assert frame.value[0] == pytest.approx(2) and frame[["low", "mde", "p"]].isna().all(axis=None)
+
+
 def test_the_papers_sum_is_on_its_students_and_says_which():
     paper = paper_numbers()
     assert paper["SSD300-VGG16", "KDcls+loc+KDloc", "mAP"] == 27.9

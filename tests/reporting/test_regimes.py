@@ -14,16 +14,16 @@ from tests.reporting.helpers import SSD, cells, record
 FOLDER = "badges-4-regimes"
 
 
-def made(results: Path, mAPs: dict[str, list[float]], **changes) -> list:
+def made(results: Path, mAPs: dict[str, list[float]], data: str = "badges-4", **changes) -> list:
     """A record per method and seed, as runs of the scale would leave them."""
-    settings = {"data": "badges-4", "data_hash": "d", "eval_split": "test"}
+    settings = {"data": data, "data_hash": "d", "eval_split": "test"}
     experiments = []
     for method, values in mAPs.items():
         for seed, mAP in enumerate(values):
             e = experiment("regimes", SSD, method, seed, **settings, **changes)
-            data = {"annotation_hash": "d" * 12, "initial_weights": f"w{e.draw}"}
-            r = record(e, mAP, experiment=e.identity(), data=data, eval_split="test", scale="regimes")
-            write_record(r, results / FOLDER / "records")
+            of_data = {"annotation_hash": "d" * 12, "initial_weights": f"w{e.draw}"}
+            r = record(e, mAP, experiment=e.identity(), data=of_data, eval_split="test", scale="regimes")
+            write_record(r, results / f"{data}-regimes" / "records")
             experiments.append((e, r))
     return experiments
 
@@ -35,7 +35,7 @@ def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
     monkeypatch.setattr(
         regimes, "run_errors", lambda e, workspace: type("Errors", (), {"by_iou": costs + e.seed})
     )
-    baselines, gains = regimes.regimes(tmp_path)
+    baselines, gains, expected = regimes.regimes(tmp_path)
     (line,) = baselines.to_dict("records")
     assert line["place"] == "Badges-4" and (line["seeds"], line["draws"], line["mAP"]) == (4, 4, 41.5)
     assert (line["Cls50"], line["Loc50"], line["Cls75"], line["Loc75"]) == (7.5, 5.5, 4.5, 13.5)
@@ -44,7 +44,7 @@ def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
     assert by.low["loc", "mAP"] < 2 < by.high["loc", "mAP"]
     assert by.seeds["KDcls", "mAP"] == 1 and pd.isna(by.low["KDcls", "mAP"])
     assert set(METRICS) > set(gains.metric) and "C2D" not in set(gains.method)
-    (shown,) = cells(regimes.regimes_markdown(baselines, gains))
+    (shown,) = cells(regimes.regimes_markdown(baselines, gains, expected).split("## ")[0])
     assert shown["Cls / Loc at .50"] == "7.5 / 5.5" and shown["loc (loc-L1)"].startswith("+2.0 [")
     assert shown["C2D (C2D-free)"] == "–"
     sentences = regimes.missing(baselines, gains)
@@ -77,7 +77,7 @@ def test_published_runs_are_shown_when_all_planned_seeds_are_there(tmp_path):
     published = tmp_path / "published"
     rows = {m: [40.0] * 8 for m in ("baseline", "KDcls", "loc", "loc+KDloc", "ours")}
     made(published, rows | {"loc": [41.0] * 7})
-    baselines, gains = regimes.regimes(tmp_path)
+    baselines, gains, _ = regimes.regimes(tmp_path)
     assert baselines.empty and gains.empty
     assert "Badges-4: not run with all of its 8 seeds." in " ".join(regimes.missing(baselines, gains))
     made(published, rows)
@@ -104,8 +104,34 @@ def test_a_plan_may_have_fewer_seeds_of_a_student_or_of_a_row(capsys, tmp_path):
 
 def test_the_seeds_of_a_student_are_those_of_its_baseline_and_of_its_gains(tmp_path):
     made(tmp_path, {"baseline": [40.0] * 5, "loc": [41.0] * 3})
-    (shown,) = cells(regimes.regimes_markdown(*regimes.regimes(tmp_path)))
+    (shown,) = cells(regimes.regimes_markdown(*regimes.regimes(tmp_path)).split("## ")[0])
     assert shown["seeds"] == "3 to 5"
+
+
+def test_the_plans_expectations_are_differences_within_and_between_data_sets(tmp_path):
+    base, noise = [40.0] * 8, [0.0, 0.2, -0.2, 0.1, 0.1, -0.1, 0.2, -0.3]  # a mean of 0
+
+    def around(mean: float) -> list[float]:
+        return [mean + n for n in noise]
+
+    made(tmp_path, {"baseline": base, "loc+KDloc": around(43), "KDcls": around(40.5), "loc": around(42)})
+    made(tmp_path, {"baseline": base, "loc+KDloc": around(41), "KDcls": around(42)}, data="badges")
+    _, gains, expected = regimes.regimes(tmp_path)
+    lines = expected.set_index("difference")
+    assert expected.number.tolist() == [1, 2, 2, 3, *[4] * 6]
+    alone = lines.loc["loc+KDloc - baseline, Badges-4"]
+    of_gains = gains[(gains.place == "Badges-4") & (gains.method == "loc+KDloc") & (gains.metric == "mAP")]
+    assert alone[["value", "low", "high"]].tolist() == of_gains[["gain", "low", "high"]].iloc[0].tolist()
+    between = lines.loc["loc+KDloc - baseline, Badges-4 minus Badges"]
+    assert (between.value, between.seeds) == (pytest.approx(2), "8 and 8")
+    wider = (between.high - between.low) / (alone.high - alone.low)
+    assert 1.2 < wider < 1.5  # about the root of 2: both differences have as much noise
+    assert lines.value["KDcls - baseline, Badges minus Badges-4"] == pytest.approx(1.5)
+    for difference in ("loc - loc-L1, Badges-4", "loc+KDloc - baseline, Badges-crowded minus Badges"):
+        assert pd.isna(lines.value[difference]) and pd.isna(lines.low[difference])
+    text = regimes.regimes_markdown(*regimes.regimes(tmp_path)).split("## The plan's expectations")[1]
+    assert "| 2 | loc+KDloc - baseline, Badges-4 minus Badges | +2.0 [" in text
+    assert "| 4 | loc - loc-other, Badges-4 | not run | – |" in text and "verdict" in text
 
 
 def test_the_committed_text_is_what_the_records_say():

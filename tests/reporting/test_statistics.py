@@ -1,11 +1,14 @@
 """Differences, intervals and tests: by hand, or as scipy and statsmodels have them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api
 import statsmodels.stats.weightstats
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from c2dlib.reporting.statistics import (
     Difference,
@@ -29,6 +32,14 @@ def test_paired_by_hand():
         [(31.0, 30.0), (33.0, 31.0), (36.0, 33.0)]
     )  # 1, 2, 3: sd 1, t(0.975, 2) = 4.302653
     assert three == pytest.approx((2.0, -0.484138, 4.484138), abs=1e-5)
+
+
+def test_the_pairs_of_a_draw_count_as_one():
+    pairs = [(value, 0.0) for value in (0.0, 2.0, 4.0, 1.0, 3.0)] + [(None, 0.0)]
+    over_draws = paired_difference(pairs, [0, 1, 2, 0, 1, 2])  # means 0.5, 2.5, 4
+    half = 4.302653 * (37 / 12) ** 0.5 / 3**0.5  # squares about 7/3: 121/36 + 1/36 + 100/36, halved
+    assert over_draws == pytest.approx((7 / 3, 7 / 3 - half, 7 / 3 + half), abs=1e-5)
+    assert paired_difference(pairs, [3] * 6) == paired_difference(pairs)  # one draw: each seed counts
 
 
 @pytest.mark.parametrize(
@@ -119,12 +130,15 @@ def test_the_detectable_effect_is_found_with_the_stated_power():
     assert within.mean() == pytest.approx(0.8, abs=0.02)
 
 
-def test_a_mixed_model_of_runs_that_are_all_equal_has_no_error():
-    """The optimizer may leave a variance a little below 0."""
-    cells = [("A", method, f"d{draw}", 5.0) for method in ("a", "b") for draw in range(2) for _ in range(3)]
+def test_a_mixed_model_without_a_valid_fit_gives_no_estimate(monkeypatch):
+    generator = np.random.default_rng(7)
+    cells = [("A", m, f"d{draw}", generator.normal()) for m in "ab" for draw in range(2) for _ in range(3)]
     runs = pd.DataFrame(cells, columns=["student", "method", "draw", "value"])
-    estimate = mixed_estimate(runs.assign(cell=runs.student + " " + runs.method), {"A a": 1.0, "A b": -1.0})
-    assert estimate.value == pytest.approx(0) and isinstance(estimate.se, float)
+    runs, weights = runs.assign(cell=runs.student + " " + runs.method), {"A a": 1.0, "A b": -1.0}
+    assert mixed_estimate(runs, weights).se > 0
+    assert mixed_estimate(runs.assign(value=5.0), weights) is None  # no noise at all
+    monkeypatch.setattr(MixedLM, "fit", lambda *_, **__: SimpleNamespace(converged=False, llf=0.0))
+    assert mixed_estimate(runs.assign(value=runs.value + 1), weights) is None
 
 
 def test_a_mixed_model_of_a_balanced_design_is_the_analysis_of_variance_by_hand():
@@ -163,3 +177,23 @@ def test_a_mixed_model_without_an_interaction_has_the_error_of_the_seeds():
     estimate = mixed_estimate(runs, {"s m1": 0.5, "s m0": -0.5, "t m1": 0.5, "t m0": -0.5})
     assert estimate.se == pytest.approx((4 * 0.25 / 16) ** 0.5, rel=0.35)  # 16 runs of each cell, sd 1
     assert estimate.value == pytest.approx(1, abs=1)
+
+
+@pytest.mark.parametrize("seed", [10, 17, 18])
+def test_a_mixed_model_of_several_students_finds_a_variance_of_0(seed):
+    """An optimizer that needs gradients stops before, without convergence and with too large an error."""
+    generator, lines = np.random.default_rng(seed), []
+    seeds = {"s": 3, "t": 2, "u": 1, "v": 1}  # per draw
+    for student, count in seeds.items():
+        for draw in range(4):
+            shift = generator.normal()
+            for method in range(8):
+                generator.normal()
+                for _ in range(count):
+                    value = 30 + method / 2 + shift + generator.normal(0, 0.8)
+                    lines.append((student, f"m{method}", f"d{draw}", value))
+    runs = pd.DataFrame(lines, columns=["student", "method", "draw", "value"])
+    weights = {f"{s} {m}": sign / 4 for s in seeds for m, sign in (("m1", 1), ("m0", -1))}
+    estimate = mixed_estimate(runs.assign(cell=runs.student + " " + runs.method), weights)
+    exact = (2 / 16 * 0.64 * sum(1 / (4 * count) for count in seeds.values())) ** 0.5
+    assert estimate.se == pytest.approx(exact, rel=0.08)

@@ -1,6 +1,7 @@
 """Result tables: means and gains from the records, and words where there is no number."""
 
 import csv
+import dataclasses
 import math
 import re
 
@@ -81,6 +82,20 @@ def test_mean_spread_and_gain_over_the_seeds_both_have(place):
     )
     assert frame.records["KDcls"] == f"{SSD}.KDcls.s0.{kd.experiments[0].hash()}"
     assert frame.parameters["loc"] == 1_500_000
+
+
+def test_the_gain_of_several_draws_has_an_interval_over_draws(place):
+    regimes = dataclasses.replace(place[0], scale="regimes"), place[1]
+    rows = work_list("controls", *regimes, 6, [SSD], ["baseline", "loc"])
+    gains = [1.0, 2.0, 3.0, 4.0, 3.0, 4.0]  # draws: 1, 3; 2, 4; 3; 4
+    made = [record(e, 10 + i * gains[e.seed]) for i, row in enumerate(rows) for e in row.experiments]
+    line = table(rows, records := {r.hash: r for r in made}).set_index("method").loc["loc"]
+    half = 3.182446 * (2 / 3) ** 0.5 / 2  # of the draws' means 2, 3, 3, 4; t for 3 degrees of freedom
+    assert (line.gain, line.gain_low, line.gain_high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-5)
+    assert line.seeds == 6
+    assert any("its interval is over draws" in note for note in notes(*regimes, records, rows))
+    one = [dataclasses.replace(row, experiments=row.experiments[:1]) for row in rows]
+    assert not any("over draws" in note for note in notes(*regimes, records, one))
 
 
 def test_cost_is_relative_time_of_a_step_and_memory(place):
