@@ -310,7 +310,7 @@ def test_where_other_students_take_the_places_of_the_papers():
         "RetinaNet-MV1x025",
     }
     of_controls = {student for claim in here if claim.source == "controls" for student in claim.students}
-    assert of_controls == {"FasterRCNN-MV1x025"}  # the student of tables that name none
+    assert of_controls == {"SSD300-MV1x025"}  # in the place of the student of tables that name none
     assert claims_at("mini") == claims()
 
 
