@@ -184,17 +184,30 @@ def legend_above(
 
 
 def show_legend(figure: Figure, keys: list, names: list[str], columns: int = 6, title: str = "") -> None:
-    """A legend above the figure, in at most ``columns`` columns; only its title if there are no keys."""
+    """A legend above the figure, in at most ``columns`` columns and no wider than it.
+
+    It is only the title if there are no keys.
+    """
     if keys or title:
         figure.legend(
             keys,
             names,
             loc="outside upper center",
-            ncols=min(columns, max(len(names), 1)),
+            ncols=_columns_that_fit(names, columns, figure.get_figwidth()),
             title=title or None,
             title_fontsize=TITLE,
             columnspacing=1.4,
         )
+
+
+def _columns_that_fit(names: list[str], most: int, width: float) -> int:
+    """The largest number of columns, at most ``most``, in which a legend is not wider than ``width`` inches."""
+    for columns in range(min(most, len(names)), 1, -1):
+        rows = -(-len(names) // columns)
+        longest = [max(map(len, names[i : i + rows])) for i in range(0, len(names), rows)]
+        if sum(0.07 * letters + 0.55 for letters in longest) <= width:  # a letter; key and space
+            return columns
+    return 1
 
 
 def listed(items: list[str], most: int = 12) -> str:

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize, to_rgb
 from PIL import Image
 
 from c2dlib.figures import style
-from c2dlib.figures.style import METHOD_STYLES, PAGE, method_style, new_figure, plain_axes, save
+from c2dlib.figures.style import METHOD_STYLES, PAGE, legend_above, method_style, new_figure, plain_axes, save
 
 # Machado, Oliveira and Fernandes 2009: linear RGB as it is seen without the green cones
 DEUTERANOPIA = np.array(
@@ -106,3 +106,14 @@ def test_a_notebook_shows_the_figure_at_its_size_with_its_text(monkeypatch):
     assert json.dumps(data) and base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == "nothing"
     assert metadata == {"image/png": {"width": 192, "height": 96, "alt": "nothing"}}
+
+
+def test_a_legend_is_not_wider_than_its_figure(drawn):
+    names = ["baseline", "KDcls", "loc", "loc+KDloc", "C2D", "KDcls-labels"]
+    for width in (3.0, 5.0, 8.7):
+        figure, ((ax,),) = new_figure(1, 1, (width, 3))
+        for name in names:
+            ax.plot([0, 1], label=name)
+        legend_above(figure, [ax])
+        box = drawn(figure).legends[0].get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
