@@ -201,7 +201,7 @@ def show_legend(figure: Figure, keys: list, names: list[str], columns: int = 6, 
 
 
 def _columns_that_fit(names: list[str], most: int, width: float) -> int:
-    """The largest number of columns, at most ``most``, of a legend that is not wider than ``width`` inches."""
+    """The largest number of columns, up to ``most``, of a legend that is not wider than ``width`` inches."""
     for columns in range(min(most, len(names)), 1, -1):
         rows = -(-len(names) // columns)
         longest = [max(map(len, names[i : i + rows])) for i in range(0, len(names), rows)]
