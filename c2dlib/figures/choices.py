@@ -5,7 +5,17 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib import rc_context
 
-from c2dlib.figures.style import BLUE, GREEN, STYLE, Picture, legend_above, listed, new_figure, plain_axes
+from c2dlib.figures.style import (
+    BLUE,
+    GREEN,
+    PAGE,
+    STYLE,
+    Picture,
+    legend_above,
+    listed,
+    new_figure,
+    plain_axes,
+)
 from c2dlib.reporting.labels import frame_labels
 
 NAMES = (
@@ -33,7 +43,7 @@ def values_tried(frame: pd.DataFrame) -> Picture:
     columns = min(max(len(students), 1), 2)
     lines = [students[i : i + columns] for i in range(0, len(students), columns)] or [[]]
     tall = [max((1 + 0.21 * sum(frame.student == s) for s in line), default=1) for line in lines]
-    width = 8.7 if columns == 2 else 6.5
+    width = PAGE if columns == 2 else 6.5
     figure, grid = new_figure(len(lines), columns, (width, 0.9 + sum(tall)), height_ratios=tall)
     axes = [ax for row in grid for ax in row]
     sentences = []
