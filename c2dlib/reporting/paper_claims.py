@@ -399,7 +399,7 @@ def _controls() -> list[Claim]:
 def _own_losses() -> list[Claim]:
     """Table ``reweighted``: the losses against more weight on the same term, and against as much computing.
 
-    KD_cls and loc, whose steps cost less, have the baseline with 1.2 times the steps, the others that with 1.9.
+    KD_cls and loc, whose steps cost less, have the baseline of 1.2 times the steps, the others that of 1.9.
     """
     classes, boxes = ("foreground x 1.5",), ("boxes x 2", "boxes x 4")
     return [
