@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,11 @@ def trained_classifier(
     """The classifier of a training: read from ``folder`` if it is there and complete, else trained and
     written there.
 
+    If a folder beside it has the same training, its accuracy reported on another split, only the accuracy is
+    computed.
+
     Args:
-        read_only: train and write nothing.
+        read_only: train, evaluate and write nothing.
 
     Returns:
         The classifier in eval mode and its report: top1 and ECE in percent, crops, seconds, hash.
@@ -114,16 +117,20 @@ def trained_classifier(
                 training.augment.workers,
             )
 
-        fit(
-            OptimizerSettings(training.lr, training.seed),
-            training.steps,
-            {"classifier": classifier},
-            batches,
-            losses,
-            folder,
-            workspace.device,
-            lambda done, of: progress(training.title, done, of),
-        )
+        if same := _same_training(training, folder, classifier):
+            classifier.to(workspace.device)
+            start -= same["seconds"]
+        else:
+            fit(
+                OptimizerSettings(training.lr, training.seed),
+                training.steps,
+                {"classifier": classifier},
+                batches,
+                losses,
+                folder,
+                workspace.device,
+                lambda done, of: progress(training.title, done, of),
+            )
         classifier.eval()
         report = {
             "title": training.title,
@@ -205,6 +212,23 @@ def mean_probabilities(logits: Tensor, labels: Tensor, temperature: float, softm
     sums = torch.zeros(classes, classes).index_add(0, labels, probabilities)
     counts = torch.bincount(labels, minlength=classes)
     return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 1 / classes)
+
+
+def _same_training(training: ClassifierTraining, folder: Path, module: nn.Module) -> dict | None:
+    """Load a classifier whose training differs only in the split of its report; return that report."""
+
+    def trained_as(identity: dict) -> dict:
+        return {key: value for key, value in identity.items() if key != "eval_split"}
+
+    for path in sorted(folder.parent.glob("teacher-*/report.json")):
+        try:
+            identity = read_json_with_hash(path.read_bytes().decode())["identity"]
+        except (FileNotFoundError, ValueError):
+            continue
+        if path.parent != folder and trained_as(identity) == trained_as(training.identity):
+            if report := _load(replace(training, identity=identity), path.parent, module):
+                return report
+    return None
 
 
 def _load(training: ClassifierTraining, folder: Path, module: nn.Module) -> dict | None:

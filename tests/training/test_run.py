@@ -330,6 +330,27 @@ def test_a_damaged_teacher_is_named_and_trained_again(place, capsys, file, damag
     assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
 
 
+def test_a_teacher_is_trained_once_for_all_splits_that_it_is_reported_on(place, monkeypatch, capsys):
+    """Settings are chosen on val, tables are of test: both have the same teacher."""
+    workspace, of_val = place[0], tiny(place, "KDcls", eval_split="val", teacher_lr=0.0119)
+    teacher, on_val = classifier_teacher(of_val, workspace)
+    with monkeypatch.context() as patch:
+        patch.setattr("c2dlib.training.classifiers.fit", lambda *_: pytest.fail("trained again"))
+        same, on_test = classifier_teacher(of_val.replace(eval_split="test"), workspace)
+    assert all(torch.equal(v, same.state_dict()[k]) for k, v in teacher.state_dict().items())
+    assert on_test["weights_sha256"] == on_val["weights_sha256"] and on_test["hash"] != on_val["hash"]
+    assert (on_val["split"], on_test["split"]) == ("val", "test") and on_test["crops"] != on_val["crops"]
+    assert on_test["seconds"] >= on_val["seconds"] > 0  # those of the training are among them
+
+    cache, steps = workspace.runs / "cache", []
+    (cache / f"teacher-{on_val['hash']}" / "weights.safetensors").write_bytes(b"")
+    shutil.rmtree(cache / f"teacher-{on_test['hash']}")
+    classifier_teacher(
+        of_val.replace(eval_split="test"), workspace, lambda what, done, of: steps.append(done)
+    )
+    assert steps == [1, 2]  # what is damaged is not used
+
+
 def test_only_the_student_learns_and_only_the_student_is_kept(place, monkeypatch):
     workspace, teachers = place[0], []
     e = tiny(place, "ours+FKD")
