@@ -484,8 +484,11 @@ class PairPage(Page):
         return [tuple(self.records[e.hash()].metrics[metric] for e in pair.values()) for pair in self.pairs]
 
     def gain(self, metric: str = "mAP") -> Difference:
-        """Mean difference of the pairs, from two seeds on with its 95 % interval."""
-        return paired_difference([(distilled, baseline) for baseline, distilled in self._values(metric)])
+        """Mean difference of the pairs, from two seeds (or draws, if there are several) on with its 95 %
+        interval.
+        """
+        pairs = [(distilled, baseline) for baseline, distilled in self._values(metric)]
+        return paired_difference(pairs, [pair["baseline"].draw for pair in self.pairs])
 
     def notes(self) -> Markdown:
         """What to know before believing the numbers: data, scale, teacher, device."""

@@ -22,7 +22,7 @@ from c2dlib.training.finished import find_record, run_detections
 from c2dlib.workspace import Workspace, opened
 
 FIELDS = {"checkpoint_sha256", "by_iou", "by_class"}  # of a file in errors/, besides its own hash
-RUN_COLUMNS = ["student", "method", "seed", "pairing"]
+RUN_COLUMNS = ["student", "method", "seed", "draw", "pairing"]
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
     """The errors of the finished runs of these rows; runs whose errors are ``unknown`` are left out.
 
     Returns:
-        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed and pairing,
-        then IoU or class, before the numbers.
+        ``tide`` of every run, and ``tide_per_class``, with the columns student, method, seed, draw and
+        pairing, then IoU or class, before the numbers.
     """
     by_iou, by_class = [], []
     for row in rows:
@@ -118,6 +118,7 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
                     "student": row.student,
                     "method": row.method,
                     "seed": e.seed,
+                    "draw": e.draw,
                     "pairing": find_record(e, workspace).pairing,
                 }
                 by_iou.append(errors.by_iou.rename_axis("IoU").reset_index().assign(**run))
@@ -135,7 +136,8 @@ def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
 def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
     """dAP of each method against its student's baseline: means, and the difference of paired runs.
 
-    A pair has the same seed, initial weights and kind of device.
+    A pair has the same seed, initial weights and kind of device. Where there are several draws, the pairs of
+    a draw count as one.
 
     Args:
         by_iou: of ``gather``.
@@ -161,7 +163,8 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
                     (value, baseline[kind].get((student, seed, pairing, iou)))
                     for seed, pairing, value in zip(runs.seed, runs.pairing, runs[kind], strict=True)
                 ]
-                change = zip(("change", "change_low", "change_high"), paired_difference(pairs), strict=True)
+                difference = paired_difference(pairs, list(runs.draw))
+                change = zip(("change", "change_low", "change_high"), difference, strict=True)
                 line |= {name: value for name, value in change if value is not None}
             lines.append(line)
     return pd.DataFrame(lines)

@@ -21,6 +21,7 @@ def by_iou(cost=12.0) -> pd.DataFrame:
                 "student": "A",
                 "method": method,
                 "seed": seed,
+                "draw": 0,
                 "pairing": "a",
                 "IoU": iou,
                 **dict.fromkeys(TYPES, 0.0),

@@ -94,6 +94,7 @@ def test_differences_are_paired_by_seed():
                 "student": "S",
                 "method": m,
                 "seed": seed,
+                "draw": 0,
                 "pairing": "a",
                 "IoU": 50,
                 **dict.fromkeys(TYPES, 0.0),
@@ -112,6 +113,20 @@ def test_differences_are_paired_by_seed():
     assert differences(frame, ["Cls"]).set_index("method").change["KDcls"] == pytest.approx(-2)
 
 
+def test_differences_count_the_seeds_of_a_draw_as_one():
+    frame = pd.DataFrame(
+        [
+            {"student": "S", "method": m, "seed": seed, "draw": seed % 2, "pairing": "a", "IoU": 50, "Cls": v}
+            for m, values in (("baseline", [30.0] * 4), ("KDcls", [29.0, 26.0, 31.0, 24.0]))
+            for seed, v in enumerate(values)
+        ]
+    )
+    line = differences(frame, ["Cls"]).set_index("method").loc["KDcls"]
+    assert line.seeds == 4 and line.change == pytest.approx(-2.5)  # draws: 0 and -5
+    half = 12.7062 * 3.53553 / 2**0.5  # t(1), sd of 0 and -5
+    assert line.change_high - line.change == pytest.approx(half, abs=1e-3)
+
+
 def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
     workspace = Workspace("smoke", tmp_path, tmp_path / "results", tmp_path / "runs")
     frame = pd.DataFrame(
@@ -120,6 +135,7 @@ def test_the_boxes_alone_are_written_where_they_were_measured(tmp_path):
                 "student": "S",
                 "method": m,
                 "seed": 0,
+                "draw": 0,
                 "pairing": "a",
                 "IoU": iou,
                 **dict.fromkeys(TYPES, 1.0),

@@ -110,7 +110,7 @@ def test_records_of_further_seeds_are_used_and_no_table_loses_seeds_or_rows(site
 def errors_of(method: str) -> list[dict]:
     """The TIDE errors of two runs, as ``errors.gather`` has them."""
     return [
-        {"student": SSD, "method": method, "seed": seed, "pairing": "", "IoU": iou}
+        {"student": SSD, "method": method, "seed": seed, "draw": 0, "pairing": "", "IoU": iou}
         | dict.fromkeys([*TYPES, BOXES], 1.0)
         for seed in (0, 1)
         for iou in range(50, 100, 5)
