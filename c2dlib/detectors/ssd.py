@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG, SSDHead, _xavier_init
 from torchvision.models.detection.ssdlite import _extra_block, _normal_init
@@ -171,6 +174,22 @@ def build_mobilenet_ssd(
     return SSD(backbone, anchors, (size, size), num_classes + 1, head=head, score_thresh=score_threshold)
 
 
+def last_object_matches(matcher: SSDMatcher, quality: Tensor) -> Tensor:
+    """torchvision's matches for SSD; of several objects with the same best anchor the last one gets it.
+
+    So it is in torchvision on a CPU. On a GPU its assignment leaves open which of them does.
+
+    Args:
+        quality: [G, A] IoU of objects and anchors.
+
+    Returns:
+        [A] the row of the object each anchor is matched to; negative if none.
+    """
+    best = quality.max(dim=1).indices  # [G], as torchvision computes it
+    objects = torch.arange(len(best), device=best.device)
+    return matcher(quality).scatter_reduce(0, best, objects, "amax", include_self=False)
+
+
 class SSDStep(nn.Module):
     """One training step of a torchvision SSD; its losses equal ``model(images, targets)``."""
 
@@ -186,7 +205,8 @@ class SSDStep(nn.Module):
         features = feature_maps(model.backbone, batch.tensors)
         head = fp32_outputs(model.head, features)
         anchors = fp32_anchors(model.anchor_generator, batch, features)
-        matches = match_anchors(model.proposal_matcher, anchors, targets)
+        matcher = partial(last_object_matches, model.proposal_matcher)
+        matches = match_anchors(matcher, anchors, targets)
         losses = model.compute_loss(targets, head, anchors, matches)
         positives = gather_positives(
             matches,

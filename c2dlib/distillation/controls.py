@@ -79,7 +79,7 @@ class PermutedControl(Distiller):
             return {"KDcls-permuted": positives.class_logits.sum() * 0.0}
         counts = self.counts.to(truth.labels.device)[truth.labels]  # [G]
         first = (self.counts.cumsum(0) - self.counts).to(truth.labels.device)[truth.labels]
-        drawn = first + (torch.rand(len(counts), device=counts.device) * counts).long()
+        drawn = first + (torch.rand(len(counts)).to(counts.device) * counts).long()
         logits = self.logits.to(drawn.device)[drawn][truth.of_positive]  # [P, C]
         term = kd_cls(positives.class_logits, positives.background_logits, logits, self.temperature)
         return {"KDcls-permuted": self.lambda_kc * term}

@@ -125,10 +125,10 @@ class LocalisationDistiller(Distiller):
         return (paired_iou(boxes, true_boxes) >= self.loc_min_iou).nonzero()[:, 0]
 
     def _drawn(self, rows: Tensor) -> Tensor:
-        """At most ``max_positives`` of the rows."""
+        """At most ``max_positives`` of the rows, the same on every kind of device."""
         if not 0 < self.max_positives < len(rows):
             return rows
-        return rows[torch.randperm(len(rows), device=rows.device)[: self.max_positives]]
+        return rows[torch.randperm(len(rows))[: self.max_positives].to(rows.device)]
 
     def _views(self, name: str, crops: Tensor) -> list[Tensor]:
         """What a term compares: the crops themselves (loc), or the teacher's early maps of them (KD_loc)."""

@@ -79,7 +79,7 @@ def crop_batch(
         boxes = target["boxes"]
         if jitter and len(boxes):
             extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-            boxes = boxes + (torch.rand_like(boxes) * 2 - 1) * jitter * extent
+            boxes = boxes + (torch.rand(boxes.shape).to(boxes) * 2 - 1) * jitter * extent
         row = torch.zeros(len(boxes), dtype=torch.int64, device=image.device)
         crops.append(crop_regions(image[None], boxes, row, size))
         labels.append(target["labels"] - 1)

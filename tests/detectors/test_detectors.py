@@ -25,7 +25,7 @@ from c2dlib.data.augment import VGG_MEAN
 from c2dlib.detectors import backbones
 from c2dlib.detectors.backbones import build_body, load_initial_weights
 from c2dlib.detectors.build import build_student, parameter_count
-from c2dlib.detectors.ssd import SSD300, build_ssd
+from c2dlib.detectors.ssd import SSD300, build_ssd, last_object_matches
 from c2dlib.files import sha256
 
 BARE = {"weights": None, "weights_backbone": None, "num_classes": 81}
@@ -190,6 +190,20 @@ def test_ssd_positives_by_brute_force():
         1,
     )
     np.testing.assert_allclose(ours.detach().numpy(), np.array(rows, dtype=np.float32), rtol=1e-4, atol=1e-3)
+
+
+def test_of_several_objects_with_one_best_anchor_the_last_gets_it():
+    """Also where the anchor had another match; elsewhere the matches are torchvision's."""
+    matcher = build_ssd(3, 300, SSD300, width=0.25).proposal_matcher
+    quality = torch.tensor([[0.2, 0.4, 0.1], [0.1, 0.45, 0.0], [0.0, 0.3, 0.2], [0.6, 0.1, 0.0]])
+    assert last_object_matches(matcher, quality).tolist() == [3, 2, -1]
+    generator = torch.Generator().manual_seed(0)
+    shared = 0
+    for _ in range(50):
+        quality = torch.rand(6, 12, generator=generator)
+        shared += quality.argmax(1).unique().numel() < 6
+        assert last_object_matches(matcher, quality).equal(matcher(quality))
+    assert shared > 10
 
 
 def test_faster_rcnn_positives_by_brute_force():
