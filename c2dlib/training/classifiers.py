@@ -223,7 +223,7 @@ def _same_training(training: ClassifierTraining, folder: Path, module: nn.Module
     for path in sorted(folder.parent.glob("teacher-*/report.json")):
         try:
             identity = read_json_with_hash(path.read_bytes().decode())["identity"]
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, KeyError):
             continue
         if path.parent != folder and trained_as(identity) == trained_as(training.identity):
             if report := _load(replace(training, identity=identity), path.parent, module):
