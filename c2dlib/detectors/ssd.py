@@ -164,7 +164,7 @@ def build_mobilenet_ssd(
     It has SSD's own heads and the anchors of torchvision's SSDLite.
 
     Args:
-        body: see ``models.backbones.mobilenet_v1``.
+        body: see ``detectors.backbones.mobilenet_v1``.
         width: factor on the published channel counts of the extra layers.
     """
     backbone = MobileNetSSDBackbone(body, width)

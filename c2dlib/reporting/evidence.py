@@ -1,8 +1,7 @@
 """What the run records say about the primary claims: estimates, intervals, tests and verdicts.
 
 Every run of the claims' rows counts whose settings are the scale's own. A student's residual variance is
-pooled
-over all methods that the claims name; students are independent of one another, and their variances may
+pooled over all methods that the claims name; students are independent of one another, and their variances may
 differ.
 """
 
@@ -61,7 +60,7 @@ ALSO_POOLED = [
 class Runs:
     """The runs that count, and what was left out."""
 
-    frame: pd.DataFrame  # student, method, seed, draw, device, and a column per metric
+    frame: pd.DataFrame  # student, method, seed, draw, device, teacher, and a column per metric
     left_out: list[str] = field(default_factory=list)  # sentences
 
 
@@ -86,6 +85,7 @@ class Evidence:
     students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high
     also: pd.DataFrame  # a line per difference of ALSO_POOLED: sum, paper, value, low, high
     left_out: list[str]
+    teachers: dict[str, int] = field(default_factory=dict)  # student -> trainings of its teacher, if several
 
 
 def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
@@ -100,7 +100,15 @@ def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
         by_student(claims, regime, runs.frame),
         also_pooled(regime, runs.frame, paper_numbers(), workspace.scale),
         runs.left_out,
+        several_teachers(runs.frame),
     )
+
+
+def several_teachers(runs: pd.DataFrame) -> dict[str, int]:
+    """Student -> how many trainings of a teacher its runs of one draw name, where more than one."""
+    named = runs[runs.teacher != ""] if "teacher" in runs else runs.head(0).assign(teacher=[])
+    counts = named.groupby(["student", "draw"]).teacher.nunique().groupby("student").max()
+    return {str(student): int(count) for student, count in counts.items() if count > 1}
 
 
 def collect_runs(
@@ -115,7 +123,9 @@ def collect_runs(
         run_line(record) | {name: _boxes(e, workspace, BOXES_ALONE[name]) for name in boxes}
         for e, record in own_runs(workspace, regime.students, methods_of(claims), folder.annotation_hash)
     ]
-    frame = pd.DataFrame(lines, columns=None if lines else ["student", "method", "seed", "draw", "device"])
+    frame = pd.DataFrame(
+        lines, columns=None if lines else ["student", "method", "seed", "draw", "device", "teacher"]
+    )
     return one_device_per_seed(frame)
 
 
@@ -176,6 +186,7 @@ def run_line(record: RunRecord) -> dict:
         "seed": record.seed,
         "draw": f"{record.data['annotation_hash'][:12]}-{record.experiment.get('draw', 0)} {record.origin}",
         "device": record.device_kind,
+        "teacher": record.teacher.get("weights_sha256", ""),
         **record.metrics,
     }
 

@@ -46,7 +46,7 @@ def ledger_text(found: Evidence, published: bool = False) -> str:
         _counts(parts.drop_duplicates("id").verdict, found.regime.exploratory),
         _table(parts, found.regime.exploratory),
         f"![{ALT}]({FIGURE})",
-        _statistics(parts),
+        _statistics(parts, found.teachers),
         "\n".join(f"- {sentence}" for sentence in found.left_out),
     ]
     if found.students.value.notna().any():
@@ -203,7 +203,7 @@ def _verdict(line, exploratory: bool) -> str:
     return f"**{line.verdict}**"
 
 
-def _statistics(parts: pd.DataFrame) -> str:
+def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
     if (parts.draws > 1).any():
         residual = (
             "The standard error is that of a mixed model: students and methods fixed; draw, its interactions "
@@ -222,6 +222,12 @@ def _statistics(parts: pd.DataFrame) -> str:
         noise = (
             "The intervals contain the noise of the seed alone: there is one training set, one teacher and "
             "one pre-trained backbone per student. They do not contain the noise of the test images."
+        )
+    if teachers:
+        noise += " " + " ".join(
+            f"The runs of {student}, however, have {count} trainings of that teacher, so their intervals "
+            "contain a part of that noise too."
+            for student, count in teachers.items()
         )
     items = [
         "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "

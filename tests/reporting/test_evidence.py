@@ -2,6 +2,7 @@
 
 import dataclasses
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -221,12 +222,15 @@ def photos(tmp_path) -> tuple[Workspace, CocoFolder]:
     return Workspace("photos", Path("nowhere"), tmp_path / "groceries-photos", Path("nowhere"), "cpu"), folder
 
 
-def recorded(photos, student: str, method: str, seed: int, mAP: float, device="cpu", **changes) -> None:
+def recorded(
+    photos, student: str, method: str, seed: int, mAP: float, device="cpu", teacher="", **changes
+) -> None:
     workspace, folder = photos
     e = experiment_for(workspace, folder, student, method, seed, **changes)
     data = {"annotation_hash": folder.annotation_hash, "initial_weights": "w"}
     metrics = dict.fromkeys([*METRICS, *IOUS], 5.0) | {"mAP": mAP, "mAR": mAP}
     fields = {"eval_split": e.eval_split, "data": data, "experiment": e.identity(), "device": device}
+    fields["teacher"] = {"weights_sha256": teacher} if teacher else {}
     write_record(record(e, metrics=metrics, **fields), workspace.results / "records")
 
 
@@ -267,6 +271,19 @@ def test_runs_on_other_annotations_do_not_count(photos):
     assert (found.seeds, found.draws, found.value) == ("4", 1, pytest.approx(2.0))
     most = own_runs(workspace, None, ["baseline"])  # without the data: the annotations of most runs
     assert {e.seed for e, _ in most} == {0, 1, 2, 3}
+
+
+def test_several_trainings_of_a_teacher_are_named(photos):
+    """One is what the text says of every student; rows without a teacher do not count as another."""
+    for seed in range(3):
+        for student, method in product(("FasterRCNN-MV1x025", "SSD300-MV1x025"), ("baseline", "KDcls")):
+            other = student == "SSD300-MV1x025" and seed == 2
+            teacher = "" if method == "baseline" else "other" if other else "first"
+            recorded(photos, student, method, seed, 20.0 + 0.1 * seed, teacher=teacher)
+    found = evidence(*photos)
+    assert found.teachers == {"SSD300-MV1x025": 2}
+    sentence = "The runs of SSD300-MV1x025, however, have 2 trainings of that teacher"
+    assert sentence in ledger_text(found) and "FasterRCNN-MV1x025, however" not in ledger_text(found)
 
 
 def test_the_detectable_margin_is_that_of_the_strictest_step():
