@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from c2dlib.detectors.train_output import GroundTruth, TrainOutput
 from c2dlib.distillation.distiller import Distiller
-from c2dlib.distillation.losses import gradients_of, paired_iou, pooled_l1, with_gradient
+from c2dlib.distillation.losses import average_pool, gradients_of, paired_iou, pooled_l1, with_gradient
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 
@@ -29,8 +28,9 @@ class LocalisationDistiller(Distiller):
     """``{"loc": weighted term, "KDloc": weighted term}`` (eq. 10-12).
 
     Each ground-truth box is cropped once per step, and the teacher's early maps of it are computed once. The
-    predicted crops pass only the teacher's first layers, ``chunk`` at a time (0: 8 on CPU, where they then
-    stay in its caches, 256 on a GPU), so that the memory of one chunk is enough for any number of positives.
+    predicted crops pass only the teacher's first layers, ``chunk`` at a time (0: 256 on a GPU; on a CPU as
+    many as have the pixels of 8 crops of 112 px, which stay in its caches), so that the memory of one chunk
+    is enough for any number of positives.
 
     Args:
         teacher: may be None for loc alone, which compares the images themselves.
@@ -84,7 +84,8 @@ class LocalisationDistiller(Distiller):
             zero = out.positives.pred_boxes.sum() * 0.0
             return ComparedBoxes(dict.fromkeys(self.terms, zero), boxes, true_boxes)
         pixels, values, gradients = out.pixels(), [], []
-        chunk = self.chunk or (8 if pixels.device.type == "cpu" else 256)
+        fitting = max(1, 8 * 112**2 // self.sampling_size**2) if pixels.device.type == "cpu" else 256
+        chunk = self.chunk or fitting
         with torch.autocast(pixels.device.type, enabled=False), torch.enable_grad():
             true_views = self._true_views(pixels, truth)
             for part in torch.arange(len(rows), device=rows.device).split(chunk):
@@ -108,7 +109,7 @@ class LocalisationDistiller(Distiller):
         with torch.no_grad():
             crops = crop_regions(pixels, truth.boxes, truth.image_index, self.sampling_size)
             return {
-                name: [F.adaptive_avg_pool2d(view, self.cells[name]) for view in self._views(name, crops)]
+                name: [average_pool(view, self.cells[name]) for view in self._views(name, crops)]
                 for name in self.terms
             }
 

@@ -213,7 +213,7 @@ class Teacher(nn.Module):
         return [early_map.float() for early_map in maps]
 
     def _normalised(self, crops: Tensor) -> Tensor:
-        return ((crops - self.mean) / self.std).to(self.dtype)
+        return torch.addcmul(-self.mean / self.std, crops, 1 / self.std).to(self.dtype)
 
     @torch.no_grad()
     def read(self, crops: Tensor, layers: int = 0) -> TeacherReading:

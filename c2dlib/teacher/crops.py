@@ -32,6 +32,16 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
         )
     if size < 1:
         raise ValueError(f"crop_regions: size must be at least 1, got {size}")
+    rows = image_index.tolist()
+    if rows and not 0 <= min(rows) <= max(rows) < len(images):
+        raise ValueError(
+            f"crop_regions: image_index spans {min(rows)}..{max(rows)}, the batch has {len(images)} images"
+        )
+    if not rows:
+        return images.new_zeros(0, images.shape[1], size, size)
+    if rows != sorted(rows):  # each image is sampled once, so its boxes have to stand together
+        order = image_index.argsort(stable=True)
+        return crop_regions(images, boxes[order], image_index[order], size)[order.argsort()]
     height, width = images.shape[-2:]
     extent = boxes.new_tensor([width, height])
     start = boxes[:, :2].clamp(torch.zeros_like(extent), extent) / extent  # [P, 2] as a share of the image
@@ -41,23 +51,13 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
     grid = grid * 2 - 1  # eq. 8 in the convention of grid_sample
     grid = torch.stack(
         [grid[:, None, :, 0].expand(-1, size, -1), grid[:, :, None, 1].expand(-1, -1, size)], -1
-    )
-
-    rows = image_index.tolist()
-    if rows and not 0 <= min(rows) <= max(rows) < len(images):
-        raise ValueError(
-            f"crop_regions: image_index spans {min(rows)}..{max(rows)}, the batch has {len(images)} images"
-        )
-    order, crops = [], []
-    for row in sorted(set(rows)):
-        of_image = (image_index == row).nonzero()[:, 0]
-        tall = grid[of_image].reshape(1, -1, size, 2)  # the image's boxes stacked: one call, no copies
-        sampled = F.grid_sample(images[row : row + 1], tall.to(images.dtype), align_corners=False)
-        crops.append(sampled[0].unflatten(1, (len(of_image), size)).transpose(0, 1))  # [p, 3, s, s]
-        order.append(of_image)
-    if not crops:
-        return images.new_zeros(0, images.shape[1], size, size)
-    return torch.cat(crops)[torch.cat(order).argsort()]
+    ).to(images.dtype)
+    crops, present = [], sorted(set(rows))
+    for row, part in zip(present, grid.split([rows.count(row) for row in present]), strict=True):
+        tall = part.reshape(1, -1, size, 2)  # the image's boxes stacked: one call, no copies
+        sampled = F.grid_sample(images[row : row + 1], tall, align_corners=False)
+        crops.append(sampled[0].unflatten(1, (len(part), size)).transpose(0, 1))  # [p, 3, s, s]
+    return torch.cat(crops)
 
 
 def crop_batch(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from c2dlib.distillation.losses import gradients_of, kd_cls, pooled_l1, with_gradient
+from c2dlib.distillation.losses import average_pool, gradients_of, kd_cls, pooled_l1, with_gradient
 from c2dlib.teacher.crops import crop_regions
 
 
@@ -154,6 +154,28 @@ def test_pooled_l1_by_hand():
     assert target.grad is None
     assert pred.grad[0, 0, 0, 2] == -1 / 16 and pred.grad[0, 0, 3, 0] == 1 / 16  # 1/4 cell x 1/4 pixel
     assert pooled_l1(pred, pred.detach().clone(), 2).item() == 0
+
+
+@pytest.mark.parametrize(("shape", "cells"), [((3, 5, 28, 28), 8), ((2, 3, 9, 14), 4), ((2, 4, 3, 3), 8)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_average_pool_equals_torchs(shape, cells, layout):
+    """Also where cells overlap, or are smaller than a pixel, and not rounded under autocast."""
+    maps = torch.randn(shape).to(memory_format=layout).requires_grad_()
+    expected = F.adaptive_avg_pool2d(maps, cells)
+    weight = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad((expected * weight).sum(), maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = average_pool(maps, cells)
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(torch.autograd.grad((pooled * weight).sum(), maps)[0], gradient)
+
+
+def test_average_pool_after_a_first_use_in_inference_mode():
+    with torch.inference_mode():
+        average_pool(torch.zeros(1, 1, 7, 7), 3)
+    maps = torch.zeros(1, 1, 7, 7, requires_grad=True)
+    average_pool(maps, 3).sum().backward()
+    assert maps.grad.sum().item() == pytest.approx(9)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
