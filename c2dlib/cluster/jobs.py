@@ -15,6 +15,7 @@ from c2dlib.config.methods import imitation_in, needs_classifier
 from c2dlib.data.coco import CocoFolder
 from c2dlib.files import check_replaceable, write_whole
 from c2dlib.records import RunRecord
+from c2dlib.reporting.errors import known_errors
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.finished import sweep_leftovers
 from c2dlib.training.loop import NonFiniteLoss
@@ -375,7 +376,10 @@ def run_job(
         sweep_leftovers(workspace)
     progress = ProgressBar()
     if part == "student":
-        return _print_record(run(e, workspace, progress), workspace)
+        record = run(e, workspace, progress)
+        if distributed.first():
+            known_errors(e, workspace)  # kept beside the record: they outlive the detections in runs/
+        return _print_record(record, workspace)
     if part == "detector" and imitation_in(e.method):
         return _print_record(run(detector_teacher(e), workspace, progress, with_weights=True), workspace)
     try:

@@ -90,8 +90,8 @@ def _read(path: Path, checkpoint_sha256: str) -> RunErrors | None:
         return None
 
 
-def _errors_or_none(e: Experiment, workspace: Workspace) -> RunErrors | None:
-    """None for a run that is not finished, or whose detections are not on this machine."""
+def known_errors(e: Experiment, workspace: Workspace) -> RunErrors | None:
+    """``run_errors``; None for a run that is not finished, or whose detections are not on this machine."""
     try:
         return run_errors(e, workspace)
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def _errors_or_none(e: Experiment, workspace: Workspace) -> RunErrors | None:
 
 def unknown(rows: list[Row], workspace: Workspace) -> list[Experiment]:
     """The experiments of these rows whose errors can be neither read nor computed on this machine."""
-    return [e for row in rows for e in row.experiments if _errors_or_none(e, workspace) is None]
+    return [e for row in rows for e in row.experiments if known_errors(e, workspace) is None]
 
 
 def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -113,7 +113,7 @@ def gather(rows: list[Row], workspace: Workspace) -> tuple[pd.DataFrame, pd.Data
     by_iou, by_class = [], []
     for row in rows:
         for e in row.experiments:
-            if errors := _errors_or_none(e, workspace):
+            if errors := known_errors(e, workspace):
                 run = {
                     "student": row.student,
                     "method": row.method,

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -356,6 +357,8 @@ def test_a_finished_run_is_not_planned_again(tmp_path, monkeypatch, capsys):
         == 0
     )
     assert "record: results/badges-smoke/records/SSD512-VGG16.baseline.s0" in capsys.readouterr().out
+    (record,) = Path("results/badges-smoke/records").glob("*.json")
+    assert Path("results/badges-smoke/errors", record.name).is_file()  # TIDE's, without the detections
     assert main(["plan", "table2", *options]) == 0 and "every run is finished" in capsys.readouterr().out
     assert (
         main(["table", "table2", *options]) == 0
