@@ -188,8 +188,9 @@ class Page:
         image, boxes, labels = self.example
         truth, found = Labelled(boxes, [self.class_names[c] for c in labels]), {}
         for e in experiments:
+            detector = self.detector(e)  # it may be trained here, so with gradients
             with torch.inference_mode():
-                output = self.detector(e)([image])[0]
+                output = detector([image])[0]
             kept = nms(output["boxes"], output["scores"], 0.5)[: len(boxes)]
             names = [self.class_names[c - 1] for c in output["labels"][kept]]
             found[method_label(e.method)] = Labelled(

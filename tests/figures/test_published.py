@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file, save
 
 from c2dlib.figures.pages import Page, PairPage, TablePage
@@ -48,6 +49,20 @@ def test_nothing_is_trained_or_written(place, monkeypatch):
     assert "published weights" in text and "**85.4 %** of 939 crops" in text and "chance**" not in text
     page.keep(page.detections_of([e]), "picture.png")
     assert {path: path.stat().st_mtime_ns for path in PUBLISHED.rglob("*")} == before
+
+
+def test_a_picture_asks_for_its_detector_outside_inference_mode(place, monkeypatch):
+    """Where the weights are missing they are trained then, which needs gradients."""
+    page, modes = PairPage(SSD, "ours", [0], {}, 1, published=True, **place), []
+    known = PairPage.detector
+
+    def detector(self, e):
+        modes.append(torch.is_inference_mode_enabled() or not torch.is_grad_enabled())
+        return known(self, e)
+
+    monkeypatch.setattr(PairPage, "detector", detector)
+    page.detections_of([experiment_for(page.workspace, page.folder, SSD, "ours")])
+    assert modes == [False]
 
 
 @pytest.mark.parametrize("name", ["table1", "controls"])

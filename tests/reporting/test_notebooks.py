@@ -227,9 +227,9 @@ def test_runs_headless(name, workspace):
 @pytest.mark.parametrize(
     "name, figures",
     [
+        ("00_method", 8),
         ("figure3_errors", 6),
         ("figure4_examples", 1),
-        ("00_method", 8),
         ("01_teacher", 6),
         ("your_data", 3),
         ("own_loop", 0),
