@@ -65,7 +65,8 @@ PLACES = [
         "photographs",
         "make reproduce-table1 SCALE=photos DATA=groceries",
         5,
-        fewer=(("SSD300-MV1x025", "loc", 0), ("SSD300-MV1x025", "loc+KDloc", 0)),  # may follow later
+        # by its plan this student is shown before these two rows are run
+        fewer=(("SSD300-MV1x025", "loc", 0), ("SSD300-MV1x025", "loc+KDloc", 0)),
     ),
 ]
 # A method, and the control that tells what the teacher or the image adds to it.

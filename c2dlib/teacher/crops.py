@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,8 +54,8 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
     grid = torch.stack(
         [grid[:, None, :, 0].expand(-1, size, -1), grid[:, :, None, 1].expand(-1, -1, size)], -1
     ).to(images.dtype)
-    crops, present = [], sorted(set(rows))
-    for row, part in zip(present, grid.split([rows.count(row) for row in present]), strict=True):
+    crops, counts = [], Counter(rows)
+    for row, part in zip(counts, grid.split(list(counts.values())), strict=True):
         tall = part.reshape(1, -1, size, 2)  # the image's boxes stacked: one call, no copies
         sampled = F.grid_sample(images[row : row + 1], tall, align_corners=False)
         crops.append(sampled[0].unflatten(1, (len(part), size)).transpose(0, 1))  # [p, 3, s, s]
