@@ -71,6 +71,7 @@ NOT_NEGATIVE = (
     "class_loss_weight",
     "max_positives",
     "remembered_crops",
+    "remembered_images",
     "lambda_kc",
     "lambda_l",
     "lambda_kl",
@@ -368,6 +369,12 @@ class Experiment:
     )
     detector_teacher_fpn: int = setting(
         "Channels of the imitated detector's feature pyramid.", 256, used_by="detector_teacher"
+    )
+    remembered_images: int = setting(
+        "Images whose maps of the imitated detector are kept, so that it does not read them again; 0: none. "
+        "It saves time where images come back: flips are the only augmentation, and all have one size.",
+        0,
+        used_by="machine",
     )
 
     pretrain_scenes: int = setting(

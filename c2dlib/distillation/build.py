@@ -107,7 +107,9 @@ def build_imitation(e: Experiment, student: Step, detector: nn.Module) -> FromDe
         one_stage,
         e.anchor_scale * 2 ** (e.first_level - 2),
     )
-    return FromDetector(detector, IMITATION_CLASSES[imitation_in(e.method)](necks, e.imitation_weight))
+    return FromDetector(
+        detector, IMITATION_CLASSES[imitation_in(e.method)](necks, e.imitation_weight), e.remembered_images
+    )
 
 
 def neck_channels(detector: Any, one_stage: bool) -> list[int]:

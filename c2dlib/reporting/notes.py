@@ -291,20 +291,23 @@ def _draws(rows: Sequence[Row], records: dict[str, RunRecord]) -> list[str]:
 def _cost(done: list[RunRecord], scale: str) -> list[str]:
     if not any(record.relative_seconds for record in done):
         return []
-    remembered = any(experiment(scale, student).remembered_crops for student in {r.student for r in done})
-    return [
-        (
-            "x plain: the time of a step (forward and backward) divided by that of the plain student, both "
-            "measured alternately in one process. s / step and wall s depend on what else ran on the "
-            "machine. Memory: the peak, of tensors on a GPU, otherwise of the whole process."
-            + (
-                " With KD_cls, s / step and wall s may be of a teacher that read each crop once and kept its "
-                "logits (setting `remembered_crops`); x plain never is."
-                if remembered
-                else ""
-            )
-        )
+    sentences = [
+        "x plain: the time of a step (forward and backward) divided by that of the plain student, both "
+        "measured alternately in one process. s / step and wall s depend on what else ran on the "
+        "machine. Memory: the peak, of tensors on a GPU, otherwise of the whole process."
     ]
+    if any(experiment(scale, student).remembered_crops for student in {r.student for r in done}):
+        sentences.append(
+            "With KD_cls, s / step and wall s may be of a teacher that read each crop once and kept its "
+            "logits (setting `remembered_crops`); x plain never is."
+        )
+    imitating = {r.student for r in done if imitation_in(r.method)}
+    if any(experiment(scale, student).remembered_images for student in imitating):
+        sentences.append(
+            "Where a detector is imitated, s / step and wall s may be of one that read each image once and "
+            "kept its maps (setting `remembered_images`); x plain never is."
+        )
+    return [" ".join(sentences)]
 
 
 def _origin(records: list[RunRecord]) -> list[str]:

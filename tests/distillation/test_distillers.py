@@ -12,7 +12,7 @@ from c2dlib.config.experiment import experiment
 from c2dlib.config.methods import METHODS, canonical, parts
 from c2dlib.detectors.train_output import GroundTruth, MatchedPositives, TeacherReading, TrainOutput
 from c2dlib.distillation.build import build_distillers
-from c2dlib.distillation.classify import ClassificationDistiller, RememberedLogits
+from c2dlib.distillation.classify import ClassificationDistiller
 from c2dlib.distillation.controls import (
     ClassControl,
     L1Control,
@@ -23,6 +23,7 @@ from c2dlib.distillation.controls import (
 )
 from c2dlib.distillation.localise import LocalisationDistiller
 from c2dlib.distillation.losses import kd_cls, matched_l1, paired_iou
+from c2dlib.distillation.remembered import Remembered
 from c2dlib.teacher.classifier import Teacher, build_classifier
 
 SETTINGS = {
@@ -164,20 +165,30 @@ def test_a_remembered_crop_is_not_read_again_and_has_the_same_logits():
     flipped = output(images=out.images.flip(3) * 255)
     expected = ClassificationDistiller(Eye(), 1.0)(flipped)["KDcls"].item()
     assert distill(flipped)["KDcls"].item() == pytest.approx(expected, rel=1e-6)
-    assert len(teacher.readings) == 6 and len(distill.remembered.logits) == 3  # the oldest made room
+    assert len(teacher.readings) == 6 and len(distill.remembered.answers) == 3  # the oldest made room
     distill.forget()
     distill(flipped)
     assert teacher.readings[6:] == [(3, False)]
 
 
-def test_the_logits_of_a_remembered_crop_do_not_depend_on_the_others():
+def test_the_answer_to_a_remembered_image_does_not_depend_on_the_others():
     """So a training that goes on from a checkpoint has the numbers of one that was never interrupted."""
     teacher = Teacher(build_classifier("resnet18", 3, 32, width=0.25), 3, 32)
     crops = torch.rand(20, 3, 32, 32) * 255
-    whole = RememberedLogits(teacher, 100)(crops)
-    parts = RememberedLogits(teacher, 100)
-    assert torch.equal(torch.cat([parts(crops[12:]), parts(crops[:12])]).roll(12, 0), whole)
+
+    def read(images):
+        return {"logits": teacher.read(images).logits}
+
+    whole, parts = Remembered(read, 100)(crops)["logits"], Remembered(read, 100)
+    again = torch.cat([parts(crops[12:])["logits"], parts(crops[:12])["logits"]]).roll(12, 0)
+    assert torch.equal(again, whole)
     torch.testing.assert_close(whole, teacher.read(crops).logits)
+
+
+def test_images_of_equal_pixels_in_another_shape_are_not_taken_for_each_other():
+    remembered = Remembered(lambda image: {"height": torch.tensor([image.shape[2]])}, 9)
+    assert remembered(torch.zeros(1, 1, 2, 8))["height"].tolist() == [2]
+    assert remembered(torch.zeros(2, 1, 4, 4))["height"].tolist() == [4, 4]
 
 
 def test_kd_cls_compares_with_the_reading_of_the_own_ground_truth():

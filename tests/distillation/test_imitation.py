@@ -464,6 +464,26 @@ def test_necks_and_heads_must_correspond(detectors):
         IMITATION_CLASSES["GID"](Necks([8, 16], [8, 16], True))
 
 
+@pytest.mark.parametrize("name", ["FKD", "KD"])  # maps only, and heads on the maps
+def test_a_remembered_image_is_not_read_again_and_has_the_same_maps(name, detectors):
+    e, step, teacher = detectors("FasterRCNN-R50")
+    method = IMITATION_CLASSES[name](necks_of(step, teacher, e.anchor_scale))
+    remembering = FromDetector(teacher, method, remembered_images=9)
+    out = step(*scenes())
+    with torch.no_grad():
+        expected = FromDetector(teacher, method)(out)
+        read = []
+        reading = teacher.backbone.register_forward_hook(lambda _, inputs, maps: read.append(len(inputs[0])))
+        for _ in range(2):
+            terms = remembering(out)
+            assert terms == {key: pytest.approx(term.item(), rel=1e-4) for key, term in expected.items()}
+        assert read == [1] * len(out.images)  # one at a time, in the first step only
+        remembering.forget()
+        remembering(out)
+        reading.remove()
+    assert read[len(out.images) :] == [len(out.images)]
+
+
 @pytest.mark.parametrize("student", ["RetinaNet-R50", "FasterRCNN-R50"])
 @pytest.mark.parametrize("name", ["KD", "GID", "PKD", "CWD"])
 def test_fp32_under_autocast(name, student, detectors):

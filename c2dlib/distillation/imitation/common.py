@@ -17,6 +17,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from c2dlib.detectors.matching import true_class
 from c2dlib.detectors.train_output import TrainOutput
 from c2dlib.distillation.distiller import Distiller
+from c2dlib.distillation.remembered import Remembered
 
 SIDE = 56  # pixels: objects below twice this side belong to the finest level; times the scale of the anchors
 
@@ -61,10 +62,16 @@ class FromDetector(Distiller):
     The teacher reads the student's own normalised batch, so it must take its image mean and std. Where the
     method has ``needs_heads``, it also reads the student's anchors and proposals. The method's adapters train
     with the student.
+
+    Args:
+        remembered_images: how many images' maps are kept, see ``Remembered``; 0: none.
     """
 
-    def __init__(self, teacher: nn.Module, method: Imitation):
-        self.teacher, self.method = teacher.requires_grad_(False).eval(), method
+    def __init__(self, teacher: nn.Module, method: Imitation, remembered_images: int = 0):
+        backbone: Any = teacher.backbone
+        self.teacher: Any = teacher.requires_grad_(False).eval()
+        self.method = method
+        self.remembered = Remembered(backbone, remembered_images) if remembered_images else None
 
     def __call__(self, out: TrainOutput) -> dict[str, Tensor]:
         """One step's terms, computed in fp32 also under autocast.
@@ -72,9 +79,9 @@ class FromDetector(Distiller):
         Raises:
             ValueError: where the two detectors do not correspond.
         """
-        teacher: Any = self.teacher
+        read = self.remembered or self.teacher.backbone
         with torch.no_grad():
-            teacher_maps = teacher.backbone(out.images)
+            teacher_maps = read(out.images)
             heads = self._heads(teacher_maps, out) if self.method.needs_heads else {}
         batch = TeacherStudentBatch(out, pair_levels(out.features, teacher_maps), heads)
         with torch.autocast(out.images.device.type, enabled=False):
@@ -83,9 +90,12 @@ class FromDetector(Distiller):
     def adapters(self) -> dict[str, nn.Module]:
         return {"imitation": self.method}
 
+    def forget(self) -> None:
+        self.remembered = None
+
     def _heads(self, maps: dict[str, Tensor], out: TrainOutput) -> dict[str, tuple[Tensor, Tensor]]:
         """The teacher's logits and deltas for the boxes of the student's heads."""
-        teacher: Any = self.teacher
+        teacher = self.teacher
         student, levels = out.heads(), list(maps.values())
         if "dense" in student:
             head = teacher.head(levels)
