@@ -233,9 +233,10 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
         runs: of ``collect_runs``.
     """
     weights = cell_weights(part, groups)
-    values = _same_devices(_values(runs, part.direction), list(weights))
+    measured = _values(runs, part.direction)
+    values = _same_devices(measured, list(weights))
     cells = {cell: values[(values.student == cell[0]) & (values.method == cell[1])] for cell in weights}
-    if missing := _missing(cells, runs, part):
+    if missing := _missing(cells, runs, measured, part):
         return Finding(missing=missing)
     counts = [len(rows) for rows in cells.values()]
     value = sum(weight * cells[cell].value.mean() for cell, weight in weights.items())
@@ -264,24 +265,40 @@ def _values(runs: pd.DataFrame, direction: dict[str, float]) -> pd.DataFrame:
 
 
 def _same_devices(values: pd.DataFrame, cells: list[tuple[str, str]]) -> pd.DataFrame:
-    """Without the runs of ``cells`` whose seed another cell of a student with two kinds of device lacks."""
+    """Without the runs of ``cells`` whose seed another cell of a student with two kinds of device lacks.
+
+    A cell without any run takes no part in that.
+    """
     for student in dict.fromkeys(student for student, _ in cells):
         own = values[values.student == student]
         if own.device.nunique() > 1:
             methods = [method for name, method in cells if name == student]
             seeds = [set(own[own.method == method].seed) for method in methods]
-            lacking = own.method.isin(methods) & ~own.seed.isin(set.intersection(*seeds))
+            common = set(own.seed).intersection(*(of_row for of_row in seeds if of_row))
+            lacking = own.method.isin(methods) & ~own.seed.isin(common)
             values = values.drop(index=own.index[lacking])
     return values
 
 
-def _missing(cells: dict, runs: pd.DataFrame, part: Part) -> tuple[tuple[str, str, str], ...]:
-    """What is missing, method and student of each row that has no run, or no run with the metric."""
+def _missing(
+    cells: dict, runs: pd.DataFrame, measured: pd.DataFrame, part: Part
+) -> tuple[tuple[str, str, str], ...]:
+    """What is missing, method and student of each row that has no run, none with the metric, or none whose
+    seed the other rows have on the same kind of device.
+    """
+
+    def has(some: pd.DataFrame, student: str, method: str) -> bool:
+        return bool(((some.student == student) & (some.method == method)).any())
+
     lacking = []
     for (student, method), rows in cells.items():
         if rows.empty:
-            has_runs = ((runs.student == student) & (runs.method == method)).any()
-            what = ", ".join(map(metric_label, part.direction)) + " not measured" if has_runs else "not run"
+            if not has(runs, student, method):
+                what = "not run"
+            elif not has(measured, student, method):
+                what = ", ".join(map(metric_label, part.direction)) + " not measured"
+            else:
+                what = "no seed on the same kind of device as the other rows"
             lacking.append((what, method_label(method), student))
     return tuple(lacking)
 

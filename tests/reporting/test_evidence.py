@@ -169,6 +169,20 @@ def test_of_a_student_on_two_kinds_of_device_a_difference_is_of_the_same_seeds()
     assert finding.value == pytest.approx(2) and (finding.fewest, finding.most) == (3, 3)
 
 
+def test_what_is_missing_of_a_student_on_two_kinds_of_device_is_named():
+    """A row without runs does not hide those of the others, and runs on another device are measured."""
+    runs = simulated({("A", method): 10.0 for method in ("baseline", "KDcls", "loc")})
+    runs = runs.assign(device=runs.seed.gt(1).map({True: "GPU", False: "CPU"}))
+    of_row = {"baseline": ["CPU", "GPU"], "KDcls": ["CPU"], "loc": ["GPU"]}
+    runs = runs[[device in of_row[method] for device, method in zip(runs.device, runs.method, strict=True)]]
+    assert find(gain("KDloc"), ONE.groups, runs).missing == (("not run", "KDloc", "A"),)
+    why = "no seed on the same kind of device as the other rows"
+    assert find(gain("loc", over="KDcls"), ONE.groups, runs).missing == (
+        (why, "loc", "A"),
+        (why, "KDcls", "A"),
+    )
+
+
 def test_several_draws_widen_the_interval_by_what_differs_between_them():
     runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 11.0}, sd=0.2, draws=4)
     shift = {"d0": -2.0, "d1": 2.0, "d2": -2.0, "d3": 2.0}

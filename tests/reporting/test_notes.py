@@ -131,10 +131,12 @@ def test_the_comparison_in_sentences(place):
 def test_every_device_of_a_table_is_named(place):
     workspace, folder = place
     e = work_list("table1", *place, students=[SSD], methods=["baseline"])[0].experiments[0]
-    runs = [record(e.replace(seed=seed), device=device) for seed, device in enumerate(("cpu", "H200"))]
-    for count, words in ((1, "Device: cpu; commits: "), (2, "Devices: cpu; H200; commits: ")):
+    devices = "cpu", "H200", "H200 (90 steps) and cpu (10 steps)", "H200 (80 steps) and cpu (20 steps)"
+    runs = [record(e.replace(seed=seed), device=device) for seed, device in enumerate(devices)]
+    words = {1: "Device: cpu; commits: ", 4: "Devices: cpu; H200; H200 and cpu; commits: "}
+    for count, expected in words.items():
         text = notes(workspace, folder, {r.hash: r for r in runs[:count]})
-        assert sum(words in note for note in text) == 1
+        assert sum(expected in note for note in text) == 1
 
 
 def test_whose_numbers_of_the_paper_stand_beside_a_student_in_place_of_another(place):
