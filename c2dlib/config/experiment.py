@@ -372,7 +372,8 @@ class Experiment:
     )
     remembered_images: int = setting(
         "Images whose maps of the imitated detector are kept, so that it does not read them again; 0: none. "
-        "It saves time where images come back: flips are the only augmentation, and all have one size.",
+        "It saves time where images come back: flips are the only augmentation, all have one size, and as "
+        "many are kept as the training split has, flips counted.",
         0,
         used_by="machine",
     )

@@ -15,7 +15,8 @@ from c2dlib.teacher.crops import crop_regions
 class ClassificationDistiller(Distiller):
     """``{"KDcls": weighted term}`` (eq. 3-6, 12).
 
-    The teacher reads each ground-truth box once per step. Its logits are then gathered to the positives.
+    The teacher reads each ground-truth box once per step, or with ``remembered_crops`` once. Its logits are
+    then gathered to the positives.
 
     Args:
         remembered_crops: how many crops' logits are kept, see ``Remembered``; 0: none.

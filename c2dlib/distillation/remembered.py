@@ -33,7 +33,9 @@ class Remembered:
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _answer(self, image: Tensor, pixels: Tensor) -> dict[str, Tensor]:
-        key = hashlib.sha256(str(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).digest()
+        hashed = hashlib.sha256(str(tuple(pixels.shape)).encode())
+        hashed.update(pixels.numpy().data)
+        key = hashed.digest()
         if key not in self.answers:
             if len(self.answers) >= self.limit:
                 del self.answers[next(iter(self.answers))]

@@ -225,8 +225,8 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     With one draw: a mean per student and method, a residual variance per student over all its methods, and
     Welch's degrees of freedom over the students. With several draws: a mixed model, see ``mixed_estimate``;
     where it has no valid fit there is a value without an estimate.
-    Of a student with runs on both kinds of device, only seeds that all rows of the part have count: so a
-    difference is of runs on the same devices.
+    Of a student with runs on both kinds of device, only seeds that all rows of the part with runs have
+    count: so a difference is of runs on the same devices.
 
     Args:
         groups: the students of each group.
@@ -283,8 +283,8 @@ def _same_devices(values: pd.DataFrame, cells: list[tuple[str, str]]) -> pd.Data
 def _missing(
     cells: dict, runs: pd.DataFrame, measured: pd.DataFrame, part: Part
 ) -> tuple[tuple[str, str, str], ...]:
-    """What is missing, method and student of each row that has no run, none with the metric, or none whose
-    seed the other rows have on the same kind of device.
+    """What is missing, method and student of each row that has no run, none with the metric, or, of a student
+    on two kinds of device, none whose seed the other rows have.
     """
 
     def has(some: pd.DataFrame, student: str, method: str) -> bool:
@@ -298,7 +298,7 @@ def _missing(
             elif not has(measured, student, method):
                 what = ", ".join(map(metric_label, part.direction)) + " not measured"
             else:
-                what = "no seed on the same kind of device as the other rows"
+                what = "no seed in common with the other rows (runs on CPUs and on a GPU)"
             lacking.append((what, method_label(method), student))
     return tuple(lacking)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from c2dlib.config.experiment import experiment
-from c2dlib.config.methods import IMITATIONS, canonical, imitation_in
+from c2dlib.config.methods import IMITATIONS, canonical, imitation_in, parts
 from c2dlib.config.students import ARCHITECTURES
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
@@ -297,7 +297,8 @@ def _cost(done: list[RunRecord], scale: str) -> list[str]:
         "measured alternately in one process. s / step and wall s depend on what else ran on the "
         "machine. Memory: the peak, of tensors on a GPU, otherwise of the whole process."
     ]
-    if any(experiment(scale, student).remembered_crops for student in {r.student for r in done}):
+    taught = {r.student for r in done if "KDcls" in parts(r.method)}
+    if any(experiment(scale, student).remembered_crops for student in taught):
         sentences.append(
             "With KD_cls, s / step and wall s may be of a teacher that read each crop once and kept its "
             "logits (setting `remembered_crops`); x plain never is."
@@ -305,8 +306,8 @@ def _cost(done: list[RunRecord], scale: str) -> list[str]:
     imitating = {r.student for r in done if imitation_in(r.method)}
     if any(experiment(scale, student).remembered_images for student in imitating):
         sentences.append(
-            "Where a detector is imitated, s / step and wall s may be of one that read each image once and "
-            "kept its maps (setting `remembered_images`); x plain never is."
+            "Where a detector is imitated, s / step, wall s and memory may be of one that read each image "
+            "once and kept its maps (setting `remembered_images`); x plain never is."
         )
     return [" ".join(sentences)]
 

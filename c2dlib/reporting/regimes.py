@@ -125,8 +125,9 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         results: the folder of the results folders.
 
     Returns:
-        Baselines, a line per place and student: ``place``, ``student``, ``seeds``, ``draws``, ``mAP``, and
-        ``Cls50`` ... ``Loc75``, TIDE's cost in AP points at an IoU (NaN where it was not measured).
+        Baselines, a line per place and student: ``place``, ``student``, ``seeds``, ``draws``, ``mAP``,
+        ``with_errors``, how many seeds have kept errors, and ``Cls50`` ... ``Loc75``, TIDE's cost in AP
+        points at an IoU over these (NaN without).
         Published runs of a student are left out until all its planned seeds are there.
         Gains over the baseline, a line per place, student, method and metric: ``gain`` in points, ``low``,
         ``high`` (95 %; NaN with fewer than three seeds) and ``seeds``.
@@ -167,6 +168,7 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                     "seeds": len(baseline),
                     "draws": baseline.draw.nunique(),
                     "mAP": baseline.mAP.mean(),
+                    "with_errors": sum(map(bool, costs)),
                     **pd.DataFrame(costs).mean().to_dict(),
                 }
             )
@@ -175,7 +177,9 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 expected[place.name] = of_student
     columns = [f"{kind}{iou}" for kind in PROFILE for iou in PROFILE_IOUS]
     return (
-        pd.DataFrame(baselines, columns=["place", "student", "seeds", "draws", "mAP", *columns]),
+        pd.DataFrame(
+            baselines, columns=["place", "student", "seeds", "draws", "mAP", "with_errors", *columns]
+        ),
         pd.DataFrame(gains, columns=["place", "student", "method", "metric", "gain", "low", "high", "seeds"]),
         expectations(expected),
     )
@@ -239,17 +243,24 @@ def expectations(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def missing(baselines: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
-    """A sentence per place without runs, or without some of the methods that are compared."""
+    """A sentence per place without runs, per student without some of the methods that are compared, and per
+    student with baselines whose errors are not kept.
+    """
     sentences = []
     for place in PLACES:
         if place.name not in set(baselines.place):
             command = f"`{place.command} SEEDS={place.seeds}`"
             sentences.append(f"{place.name}: not run with all of its {place.seeds} seeds. {command}")
             continue
-        for student in baselines[baselines.place == place.name].student:
-            run = set(gains[(gains.place == place.name) & (gains.student == student)].method)
+        for line in baselines[baselines.place == place.name].itertuples():
+            run = set(gains[(gains.place == place.name) & (gains.student == line.student)].method)
             if lacking := [m for m in map(canonical, COMPARED) if m not in run]:
-                sentences.append(f"{place.name}, {student}: no {', '.join(map(method_label, lacking))}.")
+                sentences.append(f"{place.name}, {line.student}: no {', '.join(map(method_label, lacking))}.")
+            if 0 < line.with_errors < line.seeds:
+                sentences.append(
+                    f"{place.name}, {line.student}: Cls and Loc are those of {line.with_errors} of its "
+                    f"{line.seeds} baselines; the errors of the others are not kept."
+                )
     return sentences
 
 

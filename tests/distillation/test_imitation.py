@@ -16,7 +16,7 @@ from c2dlib.config.methods import IMITATIONS
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.detectors.build import build_student
 from c2dlib.detectors.train_output import Head, TrainOutput
-from c2dlib.distillation.build import IMITATION_CLASSES, neck_channels
+from c2dlib.distillation.build import IMITATION_CLASSES, build_imitation, neck_channels
 from c2dlib.distillation.imitation import chen_kd, fgfi, gid
 from c2dlib.distillation.imitation.common import FromDetector, Necks, TeacherStudentBatch, level_of
 from c2dlib.distillation.imitation.defeat import inside_objects
@@ -462,6 +462,14 @@ def test_necks_and_heads_must_correspond(detectors):
         FromDetector(other, IMITATION_CLASSES["KD"](necks_of(step, other)))(out)
     with pytest.raises(ValueError, match="as many channels in every level"):
         IMITATION_CLASSES["GID"](Necks([8, 16], [8, 16], True))
+
+
+def test_an_experiment_says_how_many_images_are_remembered(detectors):
+    e, step, teacher = detectors("FasterRCNN-R50")
+    imitations = (
+        build_imitation(e.replace(method="FKD", remembered_images=n), step, teacher) for n in (0, 9)
+    )
+    assert [imitation.remembered and imitation.remembered.limit for imitation in imitations] == [None, 9]
 
 
 @pytest.mark.parametrize("name", ["FKD", "KD"])  # maps only, and heads on the maps

@@ -176,7 +176,7 @@ def test_what_is_missing_of_a_student_on_two_kinds_of_device_is_named():
     of_row = {"baseline": ["CPU", "GPU"], "KDcls": ["CPU"], "loc": ["GPU"]}
     runs = runs[[device in of_row[method] for device, method in zip(runs.device, runs.method, strict=True)]]
     assert find(gain("KDloc"), ONE.groups, runs).missing == (("not run", "KDloc", "A"),)
-    why = "no seed on the same kind of device as the other rows"
+    why = "no seed in common with the other rows (runs on CPUs and on a GPU)"
     assert find(gain("loc", over="KDcls"), ONE.groups, runs).missing == (
         (why, "loc", "A"),
         (why, "KDcls", "A"),

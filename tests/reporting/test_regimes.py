@@ -57,6 +57,24 @@ def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
     )
 
 
+def test_baselines_whose_errors_are_not_kept_are_counted(tmp_path, monkeypatch):
+    made(tmp_path, {"baseline": [40.0, 42, 41], "loc": [42.0, 43, 44]})
+
+    def kept_of_two(e, workspace):
+        if e.seed == 0:
+            raise FileNotFoundError
+        by_iou = pd.DataFrame({"Cls": [6.0, 3.0], "Loc": [4.0, 12.0]}, index=[50, 75]) + e.seed
+        return type("Errors", (), {"by_iou": by_iou})
+
+    monkeypatch.setattr(regimes, "run_errors", kept_of_two)
+    baselines, gains, _ = regimes.regimes(tmp_path)
+    assert baselines.Cls50.tolist() == [7.5]
+    sentence = "Cls and Loc are those of 2 of its 3 baselines; the errors of the others are not kept."
+    assert f"Badges-4, SSD300-VGG16: {sentence}" in regimes.missing(baselines, gains)
+    monkeypatch.setattr(regimes, "run_errors", lambda e, workspace: kept_of_two(e.replace(seed=1), workspace))
+    assert not any("not kept" in s for s in regimes.missing(*regimes.regimes(tmp_path)[:2]))
+
+
 def test_without_runs_everything_is_missing(tmp_path):
     baselines, gains = regimes.write_regimes(tmp_path)
     assert baselines.empty and gains.empty

@@ -133,6 +133,7 @@ def test_a_time_with_what_a_teacher_remembers_says_so(place, method, setting):
     }
     (note,) = (note for note in notes(*regimes, records) if note.startswith("x plain"))
     assert f"(setting `{setting}`); x plain never is." in note
+    assert ("remembered_images" in note) == (method == "FKD")
 
 
 def test_a_split_without_objects_gives_no_number_and_no_error(place):
