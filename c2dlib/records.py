@@ -92,6 +92,11 @@ class RunRecord:
         return "CPU" if self.device.startswith("cpu") else "GPU"
 
     @property
+    def device_names(self) -> str:
+        """``device`` without the number of steps that each did."""
+        return re.sub(r" \(\d+ steps\)", "", self.device)
+
+    @property
     def pairing(self) -> str:
         """Initial weights and kind of device: a gain is computed only between runs that share them."""
         return f"{self.origin} {self.device_kind}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -317,7 +316,7 @@ def _origin(records: list[RunRecord]) -> list[str]:
         return []
     codes = [code for record in records for code in record.every_code]
     commits = sorted({code["commit"][:10] + (" (dirty)" if code["dirty"] else "") for code in codes})
-    devices = list(dict.fromkeys(re.sub(r" \(\d+ steps\)", "", record.device) for record in records))
+    devices = list(dict.fromkeys(record.device_names for record in records))
     named = f"Device{'s' if len(devices) > 1 else ''}: {'; '.join(devices)}"
     return [f"{named}; commits: {', '.join(commits)}. Each number can be traced to files in `records/`."]
 
