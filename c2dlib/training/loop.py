@@ -59,7 +59,7 @@ def build_optimizer(e: Experiment | OptimizerSettings, modules: Iterable[nn.Modu
     """An optimizer of exactly those parameters of ``modules`` that take gradients."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if e.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=e.lr, weight_decay=e.weight_decay)
+        return torch.optim.AdamW(parameters, lr=e.lr, weight_decay=e.weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=e.lr, momentum=e.momentum, weight_decay=e.weight_decay)
 
 
