@@ -32,12 +32,8 @@ def claims_forest(parts: pd.DataFrame, students: pd.DataFrame) -> Picture:
     """A line per part of a primary claim: the paper's sum, the reproduced one by student, the pooled one.
 
     Args:
-        parts, students: of ``reporting.evidence.Evidence``. A claim without a verdict says why: *not run*, or
-            *incomplete* where some of its rows were run.
+        parts, students: of ``reporting.evidence.Evidence``.
     """
-    begun = {*parts[parts.value.notna()].id, *students[students.value.notna()].id}
-    incomplete = (parts.verdict == "not run") & parts.id.isin(begun)
-    parts = parts.assign(verdict=parts.verdict.mask(incomplete, "incomplete"))
     figure, ((ax,),) = new_figure(1, 1, (PAGE, 1.4 + 0.46 * len(parts)))
     names = list(dict.fromkeys(students.student))
     looks = dict(zip(names, MARKERS, strict=False))

@@ -38,6 +38,7 @@ LEVEL = 0.05  # of each family of claims
 FEWEST_SEEDS = 3  # a row with fewer gets no verdict
 NO_FIT = "the mixed model has no valid fit"
 REPRODUCED, CONTRADICTED, EQUIVALENT, UNDECIDED = "reproduced", "contradicted", "equivalent", "undecided"
+NOT_RUN, INCOMPLETE = "not run", "incomplete"  # none of a claim's rows were run; some lack runs or the metric
 EXPLORED = {
     REPRODUCED: "in the paper's direction",
     CONTRADICTED: "against the paper",
@@ -74,6 +75,7 @@ class Finding:
     most: int = 0
     draws: int = 1
     missing: tuple[tuple[str, str, str], ...] = ()  # what is missing, method, student
+    begun: bool = True  # some of its rows have runs
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     values = _same_devices(measured, list(weights))
     cells = {cell: values[(values.student == cell[0]) & (values.method == cell[1])] for cell in weights}
     if missing := _missing(cells, runs, measured, part):
-        return Finding(missing=missing)
+        return Finding(missing=missing, begun=any(_has(runs, *cell) for cell in cells))
     counts = [len(rows) for rows in cells.values()]
     value = sum(weight * cells[cell].value.mean() for cell, weight in weights.items())
     draws = max(values[values.student == student].draw.nunique() for student, _ in weights)
@@ -286,21 +288,21 @@ def _missing(
     """What is missing, method and student of each row that has no run, none with the metric, or, of a student
     on two kinds of device, none whose seed the other rows have.
     """
-
-    def has(some: pd.DataFrame, student: str, method: str) -> bool:
-        return bool(((some.student == student) & (some.method == method)).any())
-
     lacking = []
     for (student, method), rows in cells.items():
         if rows.empty:
-            if not has(runs, student, method):
-                what = "not run"
-            elif not has(measured, student, method):
+            if not _has(runs, student, method):
+                what = NOT_RUN
+            elif not _has(measured, student, method):
                 what = ", ".join(map(metric_label, part.direction)) + " not measured"
             else:
                 what = "no seed in common with the other rows (runs on CPUs and on a GPU)"
             lacking.append((what, method_label(method), student))
     return tuple(lacking)
+
+
+def _has(runs: pd.DataFrame, student: str, method: str) -> bool:
+    return bool(((runs.student == student) & (runs.method == method)).any())
 
 
 def _missing_text(missing: list[tuple[str, str, str]]) -> str:
@@ -421,7 +423,7 @@ def _numbers(part: Part, finding: Finding, family_size: int) -> dict:
 def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> dict[int, dict]:
     """p, Holm's p, verdict and missing rows of the claims of one family.
 
-    A claim that is not run counts in the correction, with p = 1. So a later run changes no other claim's
+    A claim whose rows are missing counts in the correction, with p = 1. So a later run changes no other claim's
     verdict to the worse.
     """
     testable = {c.id: all(f.estimate and f.fewest >= FEWEST_SEEDS for f in findings[c.id]) for c in claims}
@@ -442,7 +444,7 @@ def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> d
     for c in claims:
         missing = [row for f in findings[c.id] for row in f.missing]
         if missing:
-            verdict = "not run"
+            verdict = INCOMPLETE if any(f.begun for f in findings[c.id]) else NOT_RUN
         elif not testable[c.id]:
             fewest = min(f.fewest for f in findings[c.id])
             why = "one seed" if fewest == 1 else f"{fewest} seeds"

@@ -9,7 +9,9 @@ from c2dlib.reporting.evidence import (
     EQUIVALENT,
     EXPLORED,
     FEWEST_SEEDS,
+    INCOMPLETE,
     LEVEL,
+    NOT_RUN,
     REPRODUCED,
     UNDECIDED,
     Evidence,
@@ -128,9 +130,8 @@ def _counts(verdicts: pd.Series, exploratory: bool) -> str:
     names = [EXPLORED[word] for word in words] if exploratory else words
     none = verdicts.str.startswith("no verdict").sum()
     texts = [f"**{count}** {name}" for count, name in zip(counted, names, strict=True)]
-    texts += [f"**{(verdicts == 'not run').sum()}** not run"] + (
-        [f"**{none}** without verdict"] if none else []
-    )
+    texts += [f"**{(verdicts == word).sum()}** {word}" for word in (INCOMPLETE, NOT_RUN)]
+    texts += [f"**{none}** without verdict"] if none else []
     return f"Of {len(verdicts)} claims: {', '.join(texts)}."
 
 
@@ -196,8 +197,10 @@ def _p_text(p: float) -> str:
 
 
 def _verdict(line, exploratory: bool) -> str:
-    if line.verdict == "not run":
+    if line.verdict == NOT_RUN:
         return line.why
+    if line.verdict == INCOMPLETE:
+        return f"{INCOMPLETE}; {line.why}"
     if exploratory or line.verdict == UNDECIDED or line.verdict.startswith("no verdict"):
         return line.verdict
     return f"**{line.verdict}**"
@@ -233,7 +236,7 @@ def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
         "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "
         "direction, and for *within* two one-sided tests (TOST), whose interval has 90 %.",
         f"Holm's correction is made within each family (classes 1 to 3, boxes 4 to 8, together 9 to 13, "
-        f"controls 14 and 15) at {100 * LEVEL:.0f} %, with p = 1 for a claim that is not run. *reproduced* "
+        f"controls 14 and 15) at {100 * LEVEL:.0f} %, with p = 1 for a claim whose rows are missing. *reproduced* "
         "and *contradicted* also ask that the two-sided 95 % interval lies on that side.",
         "*detectable*: the effect that these runs would have shown with 80 % power at the strictest step of "
         "the correction; for *within*, the margin that they would have shown if the difference were 0. The "

@@ -47,11 +47,3 @@ def test_forest_without_any_run(drawn):
     students = pd.DataFrame(columns=["id", "part", "student", "value"])
     (ax,) = drawn(figures.claims_forest(nothing, students)).axes
     assert {t.get_text() for t in ax.texts} == {"not run"}
-
-
-def test_a_claim_of_which_some_rows_were_run_is_incomplete(drawn):
-    some = parts().assign(verdict="not run")
-    students = pd.DataFrame([(2, 1, "A", 0.5)], columns=["id", "part", "student", "value"])
-    figure = drawn(figures.claims_forest(some, students))
-    assert [t.get_text() for t in figure.axes[0].texts] == ["incomplete"] * 3  # 1 and 3 have estimates
-    assert "3 incomplete" in figure.alt

@@ -147,7 +147,9 @@ def test_holms_correction_is_made_within_a_family_of_its_full_size():
     frame = judge([claim(gain()), *not_run], ONE, runs, {}, "mini")
     assert alone.p_holm == alone.p == frame.p[0] and frame.p_holm[0] == pytest.approx(3 * alone.p)
     assert frame.mde[0] > alone.mde  # at the strictest step of the correction
-    assert frame.verdict.tolist()[1:] == ["not run"] * 2 and frame.why[1] == "not run: loc (A)"
+    assert frame.verdict.tolist()[1:] == ["incomplete"] * 2 and frame.why[1] == "not run: loc (A)"
+    other = judge([claim(gain("loc", over="FKD"))], ONE, runs, {}, "mini")  # neither row has a run
+    assert other.verdict.tolist() == ["not run"] and other.why[0] == "not run: loc, FKD (A)"
 
 
 def test_rows_of_fewer_than_three_seeds_have_no_interval_and_no_verdict():
@@ -269,7 +271,7 @@ def test_which_records_count(photos):
     assert "AP80 of the boxes" in found.parts.set_index("id").loc[15, "sum"].tolist()[1]
     text = ledger_text(found)
     assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.6 | +2.0 [+1.9, +2.1] |" in text
-    assert "**reproduced**" in text and "not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025)" in text
+    assert "**reproduced**" in text and "| incomplete; not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025) |" in text
     assert "noise of the seed alone" in text and found.left_out[0] in text
 
 
@@ -314,7 +316,7 @@ def test_boxes_that_are_not_measured_are_named(photos):
             recorded(photos, "FasterRCNN-MV1x025", method, seed, 20.0 + 0.1 * seed)
             recorded(photos, "SSD300-MV1x025", method, seed, 20.0 + 0.1 * seed)
     line = evidence(*photos).parts.set_index(["id", "part"]).loc[15, 2]
-    assert line.verdict == "not run" and line.why == (
+    assert line.verdict == "incomplete" and line.why == (
         "AP80 of the boxes not measured: loc, loc-L1 (FasterRCNN-MV1x025, SSD300-MV1x025)"
     )
 
