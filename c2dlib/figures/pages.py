@@ -30,7 +30,7 @@ from c2dlib.figures.teacher import teacher_view
 from c2dlib.records import ROOT, RunRecord, circumstances
 from c2dlib.reporting import claims, errors, ledger, tables
 from c2dlib.reporting.evidence import evidence
-from c2dlib.reporting.labels import method_label, run_labels
+from c2dlib.reporting.labels import method_label, run_labels, without_masks
 from c2dlib.reporting.markdown import as_text, folded, markdown_table, number, without_columns
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
@@ -334,7 +334,8 @@ class TablePage(Page):
 
     def comparison(self) -> Markdown:
         """A sentence per student: the gains of the methods that imitate a detector, and the gain of C2D."""
-        return bullets(comparison(self.frame))
+        names = without_masks(list(self.records.values()))
+        return bullets(comparison(self.frame.replace({"student": names})))
 
     def teacher_view(self) -> Picture | Markdown:
         """The example's crops as the table's classification teacher reads them.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from c2dlib.config.experiment import Experiment
+from c2dlib.evaluation.halves import halves
 from c2dlib.evaluation.ranking import ranking
 from c2dlib.evaluation.tide import BOXES, TYPES, box_ap, tide, tide_per_class
 from c2dlib.files import json_with_hash, read_json_with_hash, write_whole
@@ -21,7 +22,7 @@ from c2dlib.reporting.work_list import Row
 from c2dlib.training.finished import find_record, run_detections
 from c2dlib.workspace import Workspace, opened
 
-FIELDS = {"checkpoint_sha256", "by_iou", "by_class"}  # of a file in errors/, besides its own hash
+FIELDS = {"checkpoint_sha256", "by_iou", "by_class"}  # of a file in errors/ that has no hash of its own
 RUN_COLUMNS = ["student", "method", "seed", "draw", "pairing"]
 
 
@@ -33,6 +34,7 @@ class RunErrors:
     # columns where the file was written without them)
     by_iou: pd.DataFrame
     by_class: pd.DataFrame  # of ``tide_per_class`` at IoU 0.50
+    halves: pd.DataFrame = field(default_factory=pd.DataFrame)  # empty where the file was written without it
 
 
 def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
@@ -57,6 +59,7 @@ def run_errors(e: Experiment, workspace: Workspace) -> RunErrors:
         .join(box_ap(annotations, detections))
         .join(ranking(annotations, detections)),
         tide_per_class(annotations, detections),
+        halves(annotations, detections),
     )
     frames = {
         name: json.loads(getattr(errors, name).round(4).to_json(orient="split"))
@@ -79,8 +82,9 @@ def _read(path: Path, checkpoint_sha256: str) -> RunErrors | None:
             body = read_json_with_hash(text, indent=None)
         if body["checkpoint_sha256"] != checkpoint_sha256:
             return None
-        by_iou, by_class = (pd.DataFrame(**body[name]) for name in RunErrors.__annotations__)
-        return RunErrors(by_iou if BOXES in by_iou else by_iou.assign(**{BOXES: float("nan")}), by_class)
+        frames = [pd.DataFrame(**body[name]) for name in RunErrors.__annotations__ if name in body]
+        by_iou, *others = frames
+        return RunErrors(by_iou if BOXES in by_iou else by_iou.assign(**{BOXES: float("nan")}), *others)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,19 +8,22 @@ differ.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from c2dlib.config.experiment import Experiment, experiment, scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
+from c2dlib.evaluation import halves
+from c2dlib.evaluation.ranking import ORACLE, SCORE_IOU
 from c2dlib.evaluation.tide import BOXES
 from c2dlib.records import RecordError, RunRecord, read_record
-from c2dlib.reporting.errors import run_errors
+from c2dlib.reporting.errors import RunErrors, known_errors
 from c2dlib.reporting.labels import method_label
 from c2dlib.reporting.primary_claims import (
     BOXES_ALONE,
+    ORDER,
     Part,
     PrimaryClaim,
     Regime,
@@ -54,6 +57,11 @@ ALSO_POOLED = [
     (CONTROL, "baseline", "mAR"),
     ("KDcls", CONTROL, "AP50"),
     ("ours", CONTROL, "mAP"),
+    *(
+        (method, "baseline", metric)
+        for metric in ("boxes50", "boxes80", *ORDER)
+        for method in ("KDcls", CONTROL, "loc", "loc+KDloc", "ours")
+    ),
 ]
 
 
@@ -63,6 +71,8 @@ class Runs:
 
     frame: pd.DataFrame  # student, method, seed, draw, device, teacher, and a column per metric
     left_out: list[str] = field(default_factory=list)  # sentences
+    # (student, method, seed) -> ``evaluation.halves`` of a run, where it is known
+    halves: dict[tuple[str, str, int], pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,10 @@ class Evidence:
 
     regime: Regime
     parts: pd.DataFrame  # a line per part, see ``judge``
-    students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high
-    also: pd.DataFrame  # a line per difference of ALSO_POOLED: sum, paper, value, low, high
+    students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high, se, se_images
+    also: (
+        pd.DataFrame
+    )  # a line per difference of ALSO_POOLED and student or all: sum, student, paper, value, low, high
     left_out: list[str]
     teachers: dict[str, int] = field(default_factory=dict)  # student -> trainings of its teacher, if several
 
@@ -98,9 +110,9 @@ def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
     runs = collect_runs(workspace, folder, regime, claims)
     return Evidence(
         regime,
-        judge(claims, regime, runs.frame, paper_numbers(), workspace.scale),
-        by_student(claims, regime, runs.frame),
-        also_pooled(regime, runs.frame, paper_numbers(), workspace.scale),
+        judge(claims, regime, runs, paper_numbers(), workspace.scale),
+        by_student(claims, regime, runs),
+        also_pooled(regime, runs, paper_numbers(), workspace.scale),
         runs.left_out,
         several_teachers(runs.frame),
     )
@@ -120,15 +132,16 @@ def collect_runs(
 
     A seed that chose a setting does not count, nor does a seed whose rows are from different kinds of device.
     """
-    boxes = sorted({t.metric for c in claims for p in c.parts for t in p.terms if t.metric in BOXES_ALONE})
-    lines = [
-        run_line(record) | {name: _boxes(e, workspace, BOXES_ALONE[name]) for name in boxes}
-        for e, record in own_runs(workspace, regime.students, methods_of(claims), folder.annotation_hash)
-    ]
+    lines, divided = [], {}
+    for e, record in own_runs(workspace, regime.students, methods_of(claims), folder.annotation_hash):
+        line, errors = run_line(record), known_errors(e, workspace)
+        lines.append(line | _from_errors(errors))
+        if errors and len(errors.halves):
+            divided[line["student"], line["method"], line["seed"]] = errors.halves
     frame = pd.DataFrame(
         lines, columns=None if lines else ["student", "method", "seed", "draw", "device", "teacher"]
     )
-    return one_device_per_seed(frame)
+    return replace(one_device_per_seed(frame), halves=divided)
 
 
 def own_runs(
@@ -193,12 +206,18 @@ def run_line(record: RunRecord) -> dict:
     }
 
 
-def _boxes(e, workspace: Workspace, iou: int) -> float | None:
-    """AP of the boxes alone; None where neither kept errors nor detections are on this machine."""
-    try:
-        return float(run_errors(e, workspace).by_iou.loc[iou, BOXES])
-    except FileNotFoundError:
-        return None
+def _from_errors(errors: RunErrors | None) -> dict[str, float | None]:
+    """The metrics that a run's record does not have, from its kept errors; None where they are not known."""
+    values: dict[str, float | None] = dict.fromkeys([*BOXES_ALONE, *ORDER])
+    if errors is None:
+        return values
+    by_iou = errors.by_iou
+    values |= {
+        name: float(by_iou.loc[iou, BOXES]) for name, iou in BOXES_ALONE.items() if iou in by_iou.index
+    }
+    if ORACLE in by_iou:
+        values |= {"oracle_mAP": by_iou[ORACLE].mean(), "score_IoU": 100 * by_iou.loc[50, SCORE_IOU]}
+    return values
 
 
 def one_device_per_seed(frame: pd.DataFrame) -> Runs:
@@ -246,6 +265,30 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     known = {"fewest": min(counts), "most": max(counts), "draws": draws}
     estimate = _one_draw(weights, values) if draws == 1 else _several_draws(weights, values)
     return Finding(estimate, estimate.value if estimate else value, **known)
+
+
+def image_error(part: Part, groups: Mapping[str, list[str]], runs: Runs) -> float | None:
+    """The standard error of a part from the choice of test images, see ``evaluation.halves``.
+
+    It is about the runs that ``find`` takes, as far as their halves are known; all students are tested on
+    the same images.
+
+    Returns:
+        None if the part has another metric than ``halves.METRICS``, or a row has no run with halves.
+    """
+    if not part.direction.keys() <= halves.METRICS.keys():
+        return None
+    weights, total = cell_weights(part, groups), 0.0
+    values = _same_devices(_values(runs.frame, part.direction), list(weights))
+    for (student, method), weight in weights.items():
+        own = values[(values.student == student) & (values.method == method)]
+        known = [runs.halves[key] for seed in own.seed if (key := (student, method, seed)) in runs.halves]
+        if not known:
+            return None
+        for metric, sign in part.direction.items():
+            differences = [frame[f"{metric}_a"] - frame[f"{metric}_b"] for frame in known]
+            total = total + weight * sign * sum(differences) / len(differences)
+    return float((total**2).mean() ** 0.5 / 2)
 
 
 def cell_weights(part: Part, groups: Mapping[str, list[str]]) -> dict[tuple[str, str], float]:
@@ -343,7 +386,7 @@ def _several_draws(weights: dict[tuple[str, str], float], values: pd.DataFrame) 
 def judge(
     claims: list[PrimaryClaim],
     regime: Regime,
-    runs: pd.DataFrame,
+    runs: Runs,
     paper: Mapping[tuple[str, str, str], float],
     scale: str,
 ) -> pd.DataFrame:
@@ -352,10 +395,12 @@ def judge(
     Returns:
         A line per part: ``id``, ``family``, ``claim``, ``part`` (from 1), ``sum`` (in words), ``above``,
         ``within``, ``paper`` (the same sum of its numbers), ``paper_students`` (if not all of them have
-        numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde``; of the
-        whole claim ``p``, ``p_holm``, ``verdict`` and ``why`` (rows that are missing).
+        numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde`` (and
+        ``mde_within`` of a claim with ``otherwise_within``), ``se`` and ``se_images``, the standard errors
+        from seed and draw and from the choice of test images; of the whole claim ``p``, ``p_holm``,
+        ``verdict`` and ``why`` (rows that are missing).
     """
-    findings = {c.id: [find(part, regime.groups, runs) for part in c.parts] for c in claims}
+    findings = {c.id: [find(part, regime.groups, runs.frame) for part in c.parts] for c in claims}
     sizes = pd.Series([c.family for c in claims]).value_counts()
     verdicts = {
         claim_id: entry
@@ -379,7 +424,8 @@ def judge(
                     "smallest_effect": claim.smallest_effect,
                     "paper": number_of_paper,
                     "paper_students": students,
-                    **_numbers(part, finding, int(sizes[claim.family])),
+                    **_numbers(part, finding, int(sizes[claim.family]), claim.otherwise_within is not None),
+                    "se_images": image_error(part, regime.groups, runs),
                     **verdicts[claim.id],
                 }
             )
@@ -389,11 +435,12 @@ def judge(
     return frame
 
 
-def _numbers(part: Part, finding: Finding, family_size: int) -> dict:
+def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: bool) -> dict:
     """The estimate of a part; intervals are for rows of three seeds or more.
 
     Args:
         family_size: the number of claims that Holm's correction is made for.
+        otherwise_within: the claim also asks whether the difference is within a margin.
     """
     tost_alpha = LEVEL / family_size  # at the strictest step
     alpha = min(LEVEL / 2, tost_alpha)  # a difference must also be outside its two-sided interval
@@ -408,10 +455,14 @@ def _numbers(part: Part, finding: Finding, family_size: int) -> dict:
         "draws": finding.draws,
         "seeds": counts if finding.fewest else "0",
         "mde": None,
+        "mde_within": None,
+        "se": None,
     }
     if finding.estimate and finding.fewest >= FEWEST_SEEDS:
         line["low"], line["high"] = finding.estimate.interval(level)
-        line["df"] = finding.estimate.df
+        line["df"], line["se"] = finding.estimate.df, finding.estimate.se
+        if otherwise_within:
+            line["mde_within"] = finding.estimate.detectable_margin(tost_alpha)
         line["mde"] = (
             finding.estimate.detectable(alpha)
             if part.within is None
@@ -423,8 +474,8 @@ def _numbers(part: Part, finding: Finding, family_size: int) -> dict:
 def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> dict[int, dict]:
     """p, Holm's p, verdict and missing rows of the claims of one family.
 
-    A claim whose rows are missing counts in the correction, with p = 1. So a later run changes no other claim's
-    verdict to the worse.
+    A claim whose rows are missing counts in the correction, with p = 1. So a later run changes no other
+    claim's verdict to the worse.
     """
     testable = {c.id: all(f.estimate and f.fewest >= FEWEST_SEEDS for f in findings[c.id]) for c in claims}
     p_for, p_against, p_equal = {}, {}, {}
@@ -493,35 +544,53 @@ def _verdict(claim: PrimaryClaim, estimates: list[Estimate], p: dict[str, float]
     return UNDECIDED
 
 
-def by_student(claims: list[PrimaryClaim], regime: Regime, runs: pd.DataFrame) -> pd.DataFrame:
-    """The parts that are about one group, on each of its students: ``value``, ``low``, ``high`` (95 %)."""
+def by_student(claims: list[PrimaryClaim], regime: Regime, runs: Runs) -> pd.DataFrame:
+    """The parts that are about one group, on each of its students.
+
+    Returns:
+        ``value``, ``low``, ``high`` (95 %), ``se`` and ``se_images``, the standard errors from the seed and
+        from the choice of test images.
+    """
     lines = []
     for claim in claims:
         for number, part in enumerate(claim.parts, 1):
             students = regime.groups[part.groups[0]] if len(part.groups) == 1 else []
             for student in students if len(students) > 1 else []:
-                finding = find(part, {part.groups[0]: [student]}, runs)
-                line = {"id": claim.id, "part": number, "student": student, "value": finding.value}
-                if finding.estimate and finding.fewest >= FEWEST_SEEDS:
-                    line["low"], line["high"] = finding.estimate.interval()
-                lines.append(line)
-    return pd.DataFrame(lines, columns=["id", "part", "student", "value", "low", "high"])
+                line = _line(part, {part.groups[0]: [student]}, runs)
+                lines.append({"id": claim.id, "part": number, "student": student} | line)
+    columns = ["id", "part", "student", "value", "low", "high", "se", "se_images"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _line(part: Part, groups: Mapping[str, list[str]], runs: Runs) -> dict:
+    """``value`` of a part; from three seeds on also its 95 % interval and standard errors."""
+    finding = find(part, groups, runs.frame)
+    line: dict[str, float | None] = {"value": finding.value}
+    if finding.estimate and finding.fewest >= FEWEST_SEEDS:
+        line["low"], line["high"] = finding.estimate.interval()
+        line |= {"se": finding.estimate.se, "se_images": image_error(part, groups, runs)}
+    return line
 
 
 def also_pooled(
-    regime: Regime, runs: pd.DataFrame, paper: Mapping[tuple[str, str, str], float], scale: str
+    regime: Regime, runs: Runs, paper: Mapping[tuple[str, str, str], float], scale: str
 ) -> pd.DataFrame:
-    """The differences of ALSO_POOLED that have runs, with 95 % intervals; they have no verdict."""
-    lines = []
+    """The differences of ALSO_POOLED that have an interval, pooled (``student`` empty) and on each student;
+    they have no verdict.
+    """
+    lines, students = [], regime.groups["compact"]
     for method, over, metric in ALSO_POOLED:
         terms = tuple(Term(w, "compact", canonical(m), metric) for w, m in ((1, method), (-1, over)))
         part = Part(terms, above=0.0)
-        finding = find(part, regime.groups, runs)
-        if finding.estimate and finding.fewest >= FEWEST_SEEDS:
-            low, high = finding.estimate.interval()
+        pooled = _line(part, regime.groups, runs)
+        if "low" in pooled:
             number, _ = papers_sum(part, regime, paper, scale)
-            lines.append((part.text, number, finding.value, low, high))
-    return pd.DataFrame(lines, columns=["sum", "paper", "value", "low", "high"])
+            lines.append({"sum": part.text, "student": "", "paper": number} | pooled)
+            for student in students if len(students) > 1 else []:
+                lines.append(
+                    {"sum": part.text, "student": student} | _line(part, {"compact": [student]}, runs)
+                )
+    return pd.DataFrame(lines, columns=["sum", "student", "paper", "value", "low", "high", "se_images"])
 
 
 def paper_numbers() -> dict[tuple[str, str, str], float]:

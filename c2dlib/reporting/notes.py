@@ -109,7 +109,7 @@ def _control(records: list[RunRecord]) -> list[str]:
     return [
         (
             f"`{CONTROL}` (label control) is KD_cls with one-hot labels in place of the teacher's "
-            "probabilities. The part of a gain that comes from the teacher is the difference to this row."
+            "probabilities. At most the difference to this row, at the same weight, comes from the teacher."
         )
     ]
 

@@ -383,7 +383,7 @@ def _controls() -> list[Claim]:
                 both_l1,
                 {"metric": "AP75"},
             ),
-            ("C2D raises mAP more than C2D-free, whose step needs no teacher", C2D, free, {}),
+            ("C2D raises mAP more than C2D-free, whose step has no teacher", C2D, free, {}),
             ("an L1 box loss raises AP75 of the boxes alone", loc_l1, BASELINE, ap75_of_boxes),
             ("loc raises AP75 of the boxes alone more than an L1 box loss", LOC, loc_l1, ap75_of_boxes),
             (

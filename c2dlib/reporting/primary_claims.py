@@ -17,6 +17,10 @@ from c2dlib.workspace import Workspace
 
 FILE = ROOT / "results" / "primary_claims.yaml"
 BOXES_ALONE = {f"boxes{iou}": iou for iou in range(50, 100, 5)}  # metric -> IoU in percent
+ORDER = {  # metrics of ``evaluation.ranking`` -> what they are called
+    "oracle_mAP": "mAP if scores ordered boxes by their IoU",
+    "score_IoU": "rank correlation of score and IoU x 100",
+}
 # Results folder -> the regime whose groups of students it has, where their names differ.
 REGIMES = {"badges-mini": "badges", "badges-regimes": "badges"}
 # Folders whose records are older than the file of the claims, so that they are explored and test no claim.
@@ -118,8 +122,8 @@ class Regime:
 
 
 def metric_label(metric: str) -> str:
-    """``boxes80`` -> ``AP80 of the boxes``; other metrics as they are."""
-    return f"AP{BOXES_ALONE[metric]} of the boxes" if metric in BOXES_ALONE else metric
+    """``boxes80`` -> ``AP80 of the boxes``, and the names of ORDER; other metrics as they are."""
+    return f"AP{BOXES_ALONE[metric]} of the boxes" if metric in BOXES_ALONE else ORDER.get(metric, metric)
 
 
 def read_claims(path: Path = FILE) -> list[PrimaryClaim]:

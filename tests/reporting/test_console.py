@@ -69,10 +69,12 @@ def test_show_names_the_published_table_and_how_to_train(tmp_path):
     assert "C2D + FKD" in text and "paper   published" in text
     assert "00_method.ipynb" in show("method", "mini") and "figure3.md" in show("figure3", "mini")
     with pytest.raises(
-        FileNotFoundError, match="table5 is not published for groceries-mini; published there"
+        FileNotFoundError, match="table5 is not published for groceries-photos; published there"
     ):
-        show("table5", "mini", "/somewhere/groceries")
-    assert "make reproduce-table1 DATA='/a b/groceries'\n" in show("table1", "mini", "/a b/groceries")
+        show("table5", "photos", "/somewhere/groceries")
+    assert "make reproduce-table1 SCALE=photos DATA='/a b/groceries'\n" in show(
+        "table1", "photos", "/a b/groceries"
+    )
     with pytest.raises(FileNotFoundError, match="published there: nothing"):
         show("table5", "mini", root=tmp_path)
 

@@ -47,11 +47,13 @@ def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch, capsys):
     pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
     assert json.loads(kept.read_text()) == body
     assert f"{kept}: damaged (content does not match its hash), not used" in capsys.readouterr().err
-    body.pop("sha256")  # a file of an earlier version has no hash of its own
+    assert len(first.halves) == 40
+    del body["sha256"], body["halves"]  # a file of an earlier version has no hash of its own
     write_whole(kept, json.dumps(body) + "\n")
     with monkeypatch.context() as patch:
         patch.setattr(errors, "tide", None)
         pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
+    assert run_errors(e, workspace).halves.empty
     older = json.loads(kept.read_text())  # a file without box_ap and ranking
     kept_columns = older["by_iou"]["columns"].index("AP_boxes")
     del older["by_iou"]["columns"][kept_columns:]

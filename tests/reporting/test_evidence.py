@@ -11,12 +11,16 @@ import pytest
 
 from c2dlib.data.coco import CocoFolder
 from c2dlib.data.validation import Report
+from c2dlib.evaluation.halves import METRICS as METRICS_OF_HALVES
 from c2dlib.records import ROOT, write_record
+from c2dlib.reporting.errors import RunErrors
 from c2dlib.reporting.evidence import (
     REPRODUCED,
+    Runs,
     by_student,
     evidence,
     find,
+    image_error,
     judge,
     own_runs,
     paper_numbers,
@@ -60,7 +64,7 @@ def claim(*parts: Part, id=1, **more) -> PrimaryClaim:
 
 
 def verdicts(claims: list[PrimaryClaim], runs: pd.DataFrame, regime: Regime = ONE) -> list[str]:
-    return judge(claims, regime, runs, {}, "mini").drop_duplicates("id").verdict.tolist()
+    return judge(claims, regime, Runs(runs), {}, "mini").drop_duplicates("id").verdict.tolist()
 
 
 def test_the_file_has_fifteen_claims_of_four_families():
@@ -114,7 +118,7 @@ def test_a_claim_holds_only_if_all_its_parts_do():
     means = {("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 10.1}
     runs = simulated(means, sd=0.3)
     both = claim(gain(), gain("loc"))
-    frame = judge([both], ONE, runs, {}, "mini")
+    frame = judge([both], ONE, Runs(runs), {}, "mini")
     one, other = (find(part, ONE.groups, runs).estimate for part in both.parts)
     assert frame.p.tolist() == [pytest.approx(max(one.p_above(), other.p_above()))] * 2
     assert verdicts([both], runs) == ["undecided"] and verdicts([claim(gain())], runs) == [REPRODUCED]
@@ -142,20 +146,20 @@ def test_each_verdict():
 
 def test_holms_correction_is_made_within_a_family_of_its_full_size():
     runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 10.7}, sd=0.4, seeds=5, seed=4)
-    alone = judge([claim(gain())], ONE, runs, {}, "mini").iloc[0]
+    alone = judge([claim(gain())], ONE, Runs(runs), {}, "mini").iloc[0]
     not_run = [claim(gain("loc"), id=2), claim(gain("FKD"), id=3)]
-    frame = judge([claim(gain()), *not_run], ONE, runs, {}, "mini")
+    frame = judge([claim(gain()), *not_run], ONE, Runs(runs), {}, "mini")
     assert alone.p_holm == alone.p == frame.p[0] and frame.p_holm[0] == pytest.approx(3 * alone.p)
     assert frame.mde[0] > alone.mde  # at the strictest step of the correction
     assert frame.verdict.tolist()[1:] == ["incomplete"] * 2 and frame.why[1] == "not run: loc (A)"
-    other = judge([claim(gain("loc", over="FKD"))], ONE, runs, {}, "mini")  # neither row has a run
+    other = judge([claim(gain("loc", over="FKD"))], ONE, Runs(runs), {}, "mini")  # neither row has a run
     assert other.verdict.tolist() == ["not run"] and other.why[0] == "not run: loc, FKD (A)"
 
 
 def test_rows_of_fewer_than_three_seeds_have_no_interval_and_no_verdict():
     means = {("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 10.0}
     for seeds, word in ((1, "no verdict: one seed"), (2, "no verdict: 2 seeds")):
-        frame = judge([claim(gain())], ONE, simulated(means, sd=0.1, seeds=seeds), {}, "mini")
+        frame = judge([claim(gain())], ONE, Runs(simulated(means, sd=0.1, seeds=seeds)), {}, "mini")
         assert (
             frame.verdict[0] == word and pd.isna(frame.low[0]) and frame.value[0] == pytest.approx(2, abs=0.5)
         )
@@ -192,13 +196,13 @@ def test_several_draws_widen_the_interval_by_what_differs_between_them():
     finding = find(gain(), ONE.groups, runs)
     assert finding.draws == 4 and finding.estimate.value == pytest.approx(2, abs=0.2)
     assert finding.estimate.se > 0.9 and finding.estimate.df == 6
-    assert judge([claim(gain())], ONE, runs, {}, "mini").verdict[0] == "undecided"
+    assert judge([claim(gain())], ONE, Runs(runs), {}, "mini").verdict[0] == "undecided"
 
 
 def test_without_a_valid_fit_there_is_a_value_and_no_verdict(monkeypatch):
     monkeypatch.setattr("c2dlib.reporting.evidence.mixed_estimate", lambda runs, weights: None)
     runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}, draws=4)
-    frame = judge([claim(gain())], ONE, runs, {}, "mini")
+    frame = judge([claim(gain())], ONE, Runs(runs), {}, "mini")
     assert frame.verdict.tolist() == ["no verdict: the mixed model has no valid fit"]
     assert frame.value[0] == pytest.approx(2) and frame[["low", "mde", "p"]].isna().all(axis=None)
 
@@ -207,18 +211,22 @@ def test_the_papers_sum_is_on_its_students_and_says_which():
     paper = paper_numbers()
     assert paper["SSD300-VGG16", "KDcls+loc+KDloc", "mAP"] == 27.9
     badges = Workspace("mini", Path(), Path("badges-mini"), Path(), "cpu")
-    frame = judge(read_claims(), regime_of(badges), simulated({}), paper, "mini").set_index(["id", "part"])
+    frame = judge(read_claims(), regime_of(badges), Runs(simulated({})), paper, "mini").set_index(
+        ["id", "part"]
+    )
     # 26.3 - 25.6, 30.3 - 29.4, 25.9 - 23.3, 32.6 - 31.9
     assert frame.paper[1, 1] == pytest.approx((0.7 + 0.9 + 2.6 + 0.7) / 4)
     assert frame.paper[10, 1] == pytest.approx(3.9 - 0.8) and frame.paper_students[7, 1] == "SSD300-VGG16"
     assert frame.paper[[14, 15]].isna().all()
     photos = Workspace("photos", Path(), Path("groceries-photos"), Path(), "cpu")
-    frame = judge(read_claims(), regime_of(photos), simulated({}), paper, "photos").set_index(["id", "part"])
+    frame = judge(read_claims(), regime_of(photos), Runs(simulated({})), paper, "photos").set_index(
+        ["id", "part"]
+    )
     assert frame.paper[1, 1] == pytest.approx((2.6 + 0.7) / 2)  # of Faster R-CNN-QR50 and SSD300
 
 
 def test_no_regime_no_claim():
-    for name in ("groceries-mini", "badges-smoke"):
+    for name in ("photos-mini", "badges-smoke"):
         scale = name.split("-")[1]
         assert regime_of(Workspace(scale, Path(), Path(name), Path(), "cpu")) is None
 
@@ -271,7 +279,10 @@ def test_which_records_count(photos):
     assert "AP80 of the boxes" in found.parts.set_index("id").loc[15, "sum"].tolist()[1]
     text = ledger_text(found)
     assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.6 | +2.0 [+1.9, +2.1] |" in text
-    assert "**reproduced**" in text and "| incomplete; not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025) |" in text
+    assert (
+        "**reproduced**" in text
+        and "| incomplete; not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025) |" in text
+    )
     assert "noise of the seed alone" in text and found.left_out[0] in text
 
 
@@ -305,7 +316,7 @@ def test_several_trainings_of_a_teacher_are_named(photos):
 def test_the_detectable_margin_is_that_of_the_strictest_step():
     runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 10.0}, sd=1.0)
     part = gain(within=0.5)
-    two = judge([claim(part), claim(part, id=2)], ONE, runs, {}, "mini")
+    two = judge([claim(part), claim(part, id=2)], ONE, Runs(runs), {}, "mini")
     expected = find(part, ONE.groups, runs).estimate.detectable_margin(0.05 / 2)
     assert two.mde.tolist() == pytest.approx([expected, expected])
 
@@ -321,9 +332,57 @@ def test_boxes_that_are_not_measured_are_named(photos):
     )
 
 
+def test_the_error_from_the_choice_of_images():
+    """Two rows of two runs: on each division the mean over runs, then the difference of rows and halves."""
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}, seeds=2)
+    runs = runs.assign(AP50=1.0, boxes80=1.0)
+
+    def divided(*pairs) -> pd.DataFrame:
+        return pd.DataFrame(pairs, columns=["mAP_a", "mAP_b"]).assign(AP50_a=1.0, AP50_b=1.0)
+
+    known = {
+        ("A", "baseline", 0): divided((10, 11), (9, 12)),
+        ("A", "KDcls", 0): divided((14, 11), (12, 12)),
+        ("A", "KDcls", 1): divided((12, 11), (12, 16)),
+    }
+    differences = [(3 + 1) / 2 - (10 - 11), (0 - 4) / 2 - (9 - 12)]  # 3 and 1
+    expected = ((differences[0] ** 2 + differences[1] ** 2) / 2) ** 0.5 / 2
+    assert image_error(gain(), ONE.groups, Runs(runs, halves=known)) == pytest.approx(expected)
+    joined = Part((*gain(metric="AP50").terms, *(t._replace(weight=-t.weight) for t in gain().terms)), 0.0)
+    assert image_error(joined, ONE.groups, Runs(runs, halves=known)) == pytest.approx(expected)
+    assert image_error(gain(metric="boxes80"), ONE.groups, Runs(runs, halves=known)) is None
+    known.pop(("A", "baseline", 0))
+    assert image_error(gain(), ONE.groups, Runs(runs, halves=known)) is None
+
+
+def test_the_ledger_has_the_noise_of_the_images_where_it_is_known(photos, monkeypatch):
+    for seed, student, method in product(
+        range(3), ("FasterRCNN-MV1x025", "SSD300-MV1x025"), ("baseline", "KDcls")
+    ):
+        recorded(photos, student, method, seed, 20.0 + 0.1 * seed)
+    assert "Other test images" not in ledger_text(evidence(*photos))
+    by_iou = pd.DataFrame({"AP_boxes": 50.0, "score_IoU": 0.4, "AP_oracle": 60.0}, index=range(50, 100, 5))
+    divided = pd.DataFrame({f"{m}_{half}": [10.0, 12] for m in METRICS_OF_HALVES for half in "ab"})
+    divided["mAP_b"] = [11.0, 11]
+
+    def errors(e, workspace):
+        if e.student != "SSD300-MV1x025":
+            return RunErrors(by_iou, pd.DataFrame())
+        return RunErrors(by_iou, pd.DataFrame(), divided * (2 if e.method == "KDcls" else 1))
+
+    monkeypatch.setattr("c2dlib.reporting.evidence.known_errors", errors)
+    found = evidence(*photos)
+    text = ledger_text(found)
+    images = text[text.index("### Other test images") :]
+    assert "| 1. KDcls - baseline, mAP | – | – | 0.08 / 0.50 |" in images
+    assert "KDcls - baseline, mAP if scores ordered boxes by their IoU" not in images
+    order = found.also[found.also["sum"] == "KDcls - baseline, rank correlation of score and IoU x 100"]
+    assert order.student.tolist() == ["", "FasterRCNN-MV1x025", "SSD300-MV1x025"] and set(order.value) == {0}
+
+
 def test_a_part_on_one_student_has_no_line_by_student():
     runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}, sd=0.1)
-    assert by_student([claim(gain())], ONE, runs).empty
+    assert by_student([claim(gain())], ONE, Runs(runs)).empty
 
 
 def git(*arguments: str) -> str:

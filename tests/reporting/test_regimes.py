@@ -51,7 +51,8 @@ def test_gains_and_errors_of_a_place(tmp_path, monkeypatch):
     assert "Badges-4, SSD300-VGG16: no loc+KDloc, C2D." in sentences
     assert any(
         s.startswith(
-            "Badges-crowded: not run with all of its 8 seeds. `make reproduce-controls SCALE=regimes"
+            "Badges-crowded: not run with all of its 8 seeds. `make reproduce-controls SCALE=regimes SEEDS=8 "
+            'STUDENTS=SSD300-VGG16 DATA=badges-crowded METHODS="baseline KDcls loc loc-L1 '
         )
         for s in sentences
     )
