@@ -19,7 +19,7 @@ from c2dlib.reporting.errors import known_errors
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.finished import sweep_leftovers
 from c2dlib.training.loop import NonFiniteLoss
-from c2dlib.training.run import detector_teacher, experiment_for, run
+from c2dlib.training.run import experiment_for, run, trained_detector_teacher
 from c2dlib.training.schedule import Job, plan
 from c2dlib.workspace import ProgressBar, Workspace, open_workspace
 
@@ -381,7 +381,8 @@ def run_job(
             known_errors(e, workspace)  # kept beside the record: they outlive the detections in runs/
         return _print_record(record, workspace)
     if part == "detector" and imitation_in(e.method):
-        return _print_record(run(detector_teacher(e), workspace, progress, with_weights=True), workspace)
+        teacher = trained_detector_teacher(e, workspace)
+        return _print_record(run(teacher, workspace, progress, with_weights=True), workspace)
     try:
         if part == "teacher" and needs_classifier(e.method):
             print(f"top-1 {classifier_teacher(e, workspace, progress)[1]['top1']:.2f} %")

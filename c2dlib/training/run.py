@@ -107,6 +107,17 @@ def detector_teacher(e: Experiment) -> Experiment:
     )
 
 
+def trained_detector_teacher(e: Experiment, workspace: Workspace) -> Experiment:
+    """``detector_teacher``, or the same training with metrics of the other split where only that is finished.
+
+    So choices on val and tables of test share a detector.
+    """
+    own = detector_teacher(e)
+    other = own.replace(eval_split="val" if own.eval_split == "test" else "test")
+    there = finished(other, workspace, with_weights=True) and not finished(own, workspace, with_weights=True)
+    return other if there else own
+
+
 def run(
     e: Experiment, workspace: Workspace, progress: Progress = notebook_progress, with_weights: bool = False
 ) -> RunRecord:
@@ -280,7 +291,7 @@ def _prepare(context: _Context) -> _Prepared:
     student = build_student(e, len(context.data.categories), initial)
     imitation = None
     if imitation_in(e.method):
-        detector = trained_student(detector_teacher(e), workspace).to(workspace.device)
+        detector = trained_student(trained_detector_teacher(e, workspace), workspace).to(workspace.device)
         imitation = build_imitation(e, student, detector)
     bank = _bank(context, teacher, train)
     distillers = build_distillers(e, teacher, imitation, _class_logits(e, bank), bank)
@@ -304,7 +315,7 @@ def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
 
 def _train_detector_teacher(context: _Context) -> dict:
     """Train the detector that the student imitates, if it is not there; return its entries in the record."""
-    e = detector_teacher(context.e)
+    e = trained_detector_teacher(context.e, context.workspace)
     record = run(e, context.workspace, context.progress, with_weights=True)
     return {
         "detector": e.student,

@@ -21,7 +21,7 @@ from c2dlib.distributed import claim_gpu
 from c2dlib.records import RunRecord, command
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.finished import find_record, finished, sweep_leftovers
-from c2dlib.training.run import detector_teacher, record_killed, run
+from c2dlib.training.run import record_killed, run, trained_detector_teacher
 from c2dlib.training.workers import Send, Worker
 from c2dlib.workspace import Workspace, new_bar
 
@@ -54,7 +54,7 @@ def plan(experiments: list[Experiment], workspace: Workspace, with_weights: bool
             needs.append(Job("teacher", e))
         keys = [jobs.setdefault(j.key, j).key for j in needs]
         if imitation_in(e.method):
-            keys.append(add(detector_teacher(e), with_weights=True))
+            keys.append(add(trained_detector_teacher(e, workspace), with_weights=True))
         job = Job("run", e, tuple(keys), with_weights)
         return jobs.setdefault(job.key, job).key
 

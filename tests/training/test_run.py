@@ -30,6 +30,7 @@ from c2dlib.training import run as runs
 from c2dlib.training.classifiers import classifier_teacher, initial_weights
 from c2dlib.training.finished import find_record, run_folder, trained_student
 from c2dlib.training.run import detector_teacher, experiment_for, run
+from c2dlib.training.schedule import plan
 from c2dlib.workspace import open_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -391,6 +392,24 @@ def test_a_run_does_not_depend_on_who_trained_its_detector_teacher(method, tmp_p
     teacher_was_there = run(e, workspace)
     assert in_one_go.checkpoint_sha256 == teacher_was_there.checkpoint_sha256
     assert in_one_go.curve == teacher_was_there.curve and in_one_go.teacher == teacher_was_there.teacher
+
+
+def test_choices_on_val_and_tables_of_test_share_a_detector_teacher(tmp_path, monkeypatch):
+    place = site_in(tmp_path)
+    workspace, of_test = (
+        place[0],
+        tiny(place, "FKD", steps=1, detector_teacher_steps=1, backbone_weights="none"),
+    )
+    on_val, trained = of_test.replace(eval_split="val"), []
+    train = runs._train_and_evaluate
+    monkeypatch.setattr(
+        runs, "_train_and_evaluate", lambda e, *rest: trained.append(e.name) or train(e, *rest)
+    )
+    first, second = run(of_test, workspace), run(on_val, workspace)
+    fkd = f"{first.student}.FKD.s0"
+    assert trained == [fkd, "SSD512-VGG19.baseline.s0", fkd]  # the teacher begins within the first run
+    assert first.curve == second.curve and first.teacher == second.teacher
+    assert [job.e.name for job in plan([on_val.replace(seed=1)], workspace)] == [first.student + ".FKD.s1"]
 
 
 def test_pretraining_depends_on_its_cache_key_alone(place, tmp_path):
