@@ -222,8 +222,8 @@ def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
     if (parts.draws > 1).any():
         residual = (
             "The standard error is that of a mixed model: students and methods fixed; draw, its interactions "
-            "with student and method, and seed random. A sum for which it has no valid fit gets no interval "
-            "and no verdict."
+            "with student and method, and seed random, with one variance of the seed for all students. A sum "
+            "for which it has no valid fit gets no interval and no verdict."
         )
         noise = (
             "The intervals contain two kinds of noise: the seed, and the draw of training set, backbone and "

@@ -13,6 +13,7 @@ from c2dlib.data.coco import CocoFolder
 from c2dlib.records import RunRecord
 from c2dlib.reporting.labels import method_label, run_labels, without_masks
 from c2dlib.reporting.markdown import as_text
+from c2dlib.reporting.primary_claims import regime_of
 from c2dlib.reporting.statistics import mean_of
 from c2dlib.reporting.work_list import CONTROL, Row, numbers_beside
 from c2dlib.workspace import Workspace
@@ -51,6 +52,7 @@ def notes(
         *_masks(done),
         *_swamped(done),
         *_without_pair(done),
+        *_intervals(workspace, rows, records),
         *_draws(rows, records),
         *_cost(done, workspace.scale),
         *_origin(every),
@@ -111,6 +113,17 @@ def _control(records: list[RunRecord]) -> list[str]:
             f"`{CONTROL}` (label control) is KD_cls with one-hot labels in place of the teacher's "
             "probabilities. At most the difference to this row, at the same weight, comes from the teacher."
         )
+    ]
+
+
+def _intervals(workspace: Workspace, rows: Sequence[Row], records: dict[str, RunRecord]) -> list[str]:
+    """Where verdicts are given, why ``claims.md`` has other intervals of the same differences."""
+    seeds = max((sum(e.hash() in records for e in row.experiments) for row in rows), default=0)
+    if regime_of(workspace) is None or seeds < 2:
+        return []
+    return [
+        "The intervals of this table are paired by seed. Those of `claims.md` pool the variance of a "
+        "student's methods, which are more runs: they are narrower, and verdicts and texts rest on them."
     ]
 
 

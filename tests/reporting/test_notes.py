@@ -42,6 +42,16 @@ def test_the_name_of_the_data_is_text_in_markdown_and_in_a_terminal(place, capsy
     assert "- Data: a <b> & [c](d), 12 classes" in capsys.readouterr().out
 
 
+def test_tables_with_several_seeds_say_why_the_claims_have_other_intervals(place):
+    workspace, folder = place
+    rows = work_list("table1", *place, seeds=2, students=[SSD], methods=["KDcls"])
+    one, two = rows[0].experiments
+    photos = dataclasses.replace(workspace, results=workspace.results.with_name("groceries-photos"))
+    for own, recorded, expected in ((photos, [one, two], 1), (photos, [one], 0), (workspace, [one, two], 0)):
+        said = notes(own, folder, {e.hash(): record(e) for e in recorded}, rows)
+        assert sum("paired by seed. Those of `claims.md`" in note for note in said) == expected
+
+
 def test_teachers_of_the_same_settings_and_other_weights_are_told_apart(place):
     workspace, folder = place
     rows = work_list("table3a", *place, seeds=3, students=[SSD], methods=["KDcls"])[:3]
