@@ -86,6 +86,9 @@ class Finding:
     draws: int = 1
     missing: tuple[tuple[str, str, str], ...] = ()  # what is missing, method, student
     begun: bool = True  # some of its rows have runs
+    planned: Estimate | None = (
+        None  # where rows are missing: its error with FEWEST_SEEDS runs of each of these
+    )
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,8 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     values = _same_devices(measured, list(weights))
     cells = {cell: values[(values.student == cell[0]) & (values.method == cell[1])] for cell in weights}
     if missing := _missing(cells, runs, measured, part):
-        return Finding(missing=missing, begun=any(_has(runs, *cell) for cell in cells))
+        planned = _one_draw(weights, values, FEWEST_SEEDS) if values.draw.nunique() == 1 else None
+        return Finding(missing=missing, begun=any(_has(runs, *cell) for cell in cells), planned=planned)
     counts = [len(rows) for rows in cells.values()]
     value = sum(weight * cells[cell].value.mean() for cell, weight in weights.items())
     draws = max(values[values.student == student].draw.nunique() for student, _ in weights)
@@ -362,7 +366,14 @@ def _missing_text(missing: list[tuple[str, str, str]]) -> str:
     )
 
 
-def _one_draw(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Estimate | None:
+def _one_draw(
+    weights: dict[tuple[str, str], float], values: pd.DataFrame, of_missing: int = 0
+) -> Estimate | None:
+    """The estimate of a sum; None where a student has no residual variance.
+
+    Args:
+        of_missing: runs that a row without any is taken to have; only the error then means something.
+    """
     estimates = []
     for student in dict.fromkeys(student for student, _ in weights):
         rows = {m: g.value.tolist() for m, g in values[values.student == student].groupby("method")}
@@ -371,6 +382,7 @@ def _one_draw(weights: dict[tuple[str, str], float], values: pd.DataFrame) -> Es
         except ValueError:
             return None
         own = {method: weight for (name, method), weight in weights.items() if name == student}
+        rows |= {m: [0.0] * of_missing for m in own if m not in rows}
         value = sum(weight * sum(rows[m]) / len(rows[m]) for m, weight in own.items())
         se = (variance * sum(weight**2 / len(rows[m]) for m, weight in own.items())) ** 0.5
         estimates.append((1.0, Estimate(value, se, df)))
@@ -396,7 +408,7 @@ def judge(
         A line per part: ``id``, ``family``, ``claim``, ``part`` (from 1), ``sum`` (in words), ``above``,
         ``within``, ``paper`` (the same sum of its numbers), ``paper_students`` (if not all of them have
         numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde`` (and
-        ``mde_within`` of a claim with ``otherwise_within``), ``se`` and ``se_images``, the standard errors
+        ``mde_within`` of a claim with ``otherwise_within``; where rows are missing, with three runs of each), ``se`` and ``se_images``, the standard errors
         from seed and draw and from the choice of test images; of the whole claim ``p``, ``p_holm``,
         ``verdict`` and ``why`` (rows that are missing).
     """
@@ -458,16 +470,14 @@ def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: b
         "mde_within": None,
         "se": None,
     }
-    if finding.estimate and finding.fewest >= FEWEST_SEEDS:
-        line["low"], line["high"] = finding.estimate.interval(level)
-        line["df"], line["se"] = finding.estimate.df, finding.estimate.se
-        if otherwise_within:
-            line["mde_within"] = finding.estimate.detectable_margin(tost_alpha)
-        line["mde"] = (
-            finding.estimate.detectable(alpha)
-            if part.within is None
-            else finding.estimate.detectable_margin(tost_alpha)
-        )
+    measured = finding.estimate if finding.fewest >= FEWEST_SEEDS else None
+    if measured:
+        line["low"], line["high"] = measured.interval(level)
+        line["df"], line["se"] = measured.df, measured.se
+    if error := measured or finding.planned:
+        margin = error.detectable_margin(tost_alpha)
+        line["mde"] = error.detectable(alpha) if part.within is None else margin
+        line["mde_within"] = margin if otherwise_within else None
     return line
 
 

@@ -251,8 +251,9 @@ def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
         f"controls 14 and 15) at {100 * LEVEL:.0f} %, with p = 1 for a claim whose rows are missing. "
         "*reproduced* and *contradicted* also ask that the two-sided 95 % interval lies on that side.",
         "*detectable*: the effect that these runs would have shown with 80 % power at the strictest step of "
-        "the correction; for *within*, the margin that they would have shown if the difference were 0. The "
-        f"smallest effect that matters is {parts.smallest_effect.min():g} points: where the detectable one "
+        "the correction; for *within*, the margin that they would have shown if the difference were 0; in "
+        f"brackets, where rows are missing: with {FEWEST_SEEDS} seeds of each of these. The smallest effect "
+        f"that matters is {parts.smallest_effect.min():g} points: where the detectable one "
         "is larger, *undecided* does not mean that there is no effect.",
         f"{residual} {noise}",
         f"A sum over a row of fewer than {FEWEST_SEEDS} seeds gets no interval and no verdict.",

@@ -36,6 +36,7 @@ from c2dlib.reporting.primary_claims import (
     read_claims,
     regime_of,
 )
+from c2dlib.reporting.statistics import Estimate
 from c2dlib.reporting.work_list import IOUS, METRICS
 from c2dlib.training.run import experiment_for
 from c2dlib.workspace import PUBLISHED, Workspace
@@ -154,6 +155,23 @@ def test_holms_correction_is_made_within_a_family_of_its_full_size():
     assert frame.verdict.tolist()[1:] == ["incomplete"] * 2 and frame.why[1] == "not run: loc (A)"
     other = judge([claim(gain("loc", over="FKD"))], ONE, Runs(runs), {}, "mini")  # neither row has a run
     assert other.verdict.tolist() == ["not run"] and other.why[0] == "not run: loc, FKD (A)"
+
+
+def test_what_missing_rows_would_show_is_that_of_three_runs_of_each():
+    """The variance is that of the runs there are; a student without any tells nothing."""
+    means = {("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}
+    runs = simulated(means, sd=0.5, seeds=5)
+    (line,) = judge([claim(gain("loc"))], ONE, Runs(runs), {}, "mini").itertuples()
+    residual = Estimate(0.0, find(gain(), ONE.groups, runs).estimate.se / (2 / 5) ** 0.5, 8)
+    expected = Estimate(0.0, residual.se * (1 / 3 + 1 / 5) ** 0.5, 8).detectable(0.025)
+    assert line.mde == pytest.approx(expected) and pd.isna(line.low) and line.seeds == "0"
+    both = judge([claim(gain("loc"), otherwise_within=0.5)], ONE, Runs(runs), {}, "mini").iloc[0]
+    assert both.mde == pytest.approx(expected) and both.mde_within > both.mde
+    assert pd.isna(judge([claim(gain(group="other"))], ONE, Runs(runs), {}, "mini").mde[0])
+    small = runs[runs.seed < 2]
+    assert pd.isna(
+        judge([claim(gain())], ONE, Runs(small), {}, "mini").mde[0]
+    )  # two seeds: no verdict either
 
 
 def test_rows_of_fewer_than_three_seeds_have_no_interval_and_no_verdict():
