@@ -408,8 +408,9 @@ def judge(
         A line per part: ``id``, ``family``, ``claim``, ``part`` (from 1), ``sum`` (in words), ``above``,
         ``within``, ``paper`` (the same sum of its numbers), ``paper_students`` (if not all of them have
         numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde`` (and
-        ``mde_within`` of a claim with ``otherwise_within``; where rows are missing, with three runs of each), ``se`` and ``se_images``, the standard errors
-        from seed and draw and from the choice of test images; of the whole claim ``p``, ``p_holm``,
+        ``mde_within`` of a claim with ``otherwise_within``; where rows are missing, with three runs of each),
+        ``se`` and ``se_images``, the standard errors from seed and draw and from the choice of test images;
+        of the whole claim ``p``, ``p_holm``,
         ``verdict`` and ``why`` (rows that are missing).
     """
     findings = {c.id: [find(part, regime.groups, runs.frame) for part in c.parts] for c in claims}

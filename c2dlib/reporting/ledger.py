@@ -197,7 +197,8 @@ def _estimate(line) -> str:
 
 def _detectable(line) -> str:
     text = ("±" if pd.notna(line.within) and pd.notna(line.mde) else "") + number(line.mde)
-    return f"{text}, ±{number(line.mde_within)}" if pd.notna(line.mde_within) else text
+    text += f", ±{number(line.mde_within)}" if pd.notna(line.mde_within) else ""
+    return f"({text})" if pd.isna(line.value) and pd.notna(line.mde) else text
 
 
 def _p(line) -> str:
