@@ -1,6 +1,7 @@
 """The primary claims: the right rows are estimated, and the verdict is what the file says it is."""
 
 import dataclasses
+import re
 import subprocess
 from itertools import product
 from pathlib import Path
@@ -297,6 +298,7 @@ def test_which_records_count(photos):
     assert "AP80 of the boxes" in found.parts.set_index("id").loc[15, "sum"].tolist()[1]
     text = ledger_text(found)
     assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.6 | +2.0 [+1.9, +2.1] |" in text
+    assert re.search(r"loc - baseline, mAP \| \+1.2 \| – \| \(0.\d\) \| ", text)
     assert (
         "**reproduced**" in text
         and "| incomplete; not run: loc (FasterRCNN-MV1x025, SSD300-MV1x025) |" in text
