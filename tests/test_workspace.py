@@ -35,10 +35,10 @@ def test_a_changed_look_is_another_data_set(tmp_path, monkeypatch):
         return workspace.data, folder.annotation_hash
 
     before, crowded = opened("badges-4"), opened("badges-crowded")
-    revised = dataclasses.replace(badges.LOOKS["crowded"], revision=1)
+    revised = dataclasses.replace(badges.LOOKS["crowded"], revision=2)
     monkeypatch.setitem(badges.LOOKS, "crowded", revised)
     again = opened("badges-crowded")
     assert again[0] != crowded[0] and again[1] != crowded[1] and opened("badges-4") == before
     assert "revision" not in (before[0] / "annotations" / "instances_train2017.json").read_text()
-    with pytest.raises(FileExistsError, match=r"crowded, seed 0, version \d, revision 1, images"):
+    with pytest.raises(FileExistsError, match=r"crowded, seed 0, version \d, revision 2, images"):
         make_badges(crowded[0], **scenes, family="crowded")

@@ -381,7 +381,7 @@ def run_job(
             known_errors(e, workspace)  # kept beside the record: they outlive the detections in runs/
         return _print_record(record, workspace)
     if part == "detector" and imitation_in(e.method):
-        teacher = trained_detector_teacher(e, workspace)
+        teacher = distributed.agreed(trained_detector_teacher(e, workspace))
         return _print_record(run(teacher, workspace, progress, with_weights=True), workspace)
     try:
         if part == "teacher" and needs_classifier(e.method):

@@ -2,7 +2,7 @@
 
 Family "graded": 12 classes = 3..6 arms x 3 bins of a continuous hub radius, so that a detector cannot always
 tell neighbouring classes apart. Family "merged": the same pixels and boxes; the three hub bins of an arm
-count are one class. Family "crowded": classes as "merged", but bodies that are smaller, long, cover one
+count are one class. Family "crowded": classes as "merged", but bodies that are longer, cover one
 another and fade into the background, so that boxes are hard too. Family "other": 12 classes of pointed stars
 on textures in the same rendering, to pre-train a backbone on; they have no hubs, so a backbone cannot learn
 the hub radii from them. The seed alone decides every pixel and box.
@@ -82,12 +82,13 @@ LOOKS = {
         "graded",
         2,
         merged=HUB_BINS,
-        diameters=(18.0, 56.0),
-        aspects=(0.4, 2.5),
+        diameters=(24.0, 56.0),
+        aspects=(0.625, 1.6),
         shared=0.5,
         objects=9,
         blend=(0.3, 0.8),
         edge=4.0,
+        revision=1,
     ),
 }
 

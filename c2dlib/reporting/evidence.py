@@ -63,6 +63,7 @@ ALSO_POOLED = [
         for method in ("KDcls", CONTROL, "loc", "loc+KDloc", "ours")
     ),
 ]
+ALSO_COLUMNS = ["sum", "student", "paper", "value", "low", "high", "seeds", "se", "se_images"]
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,7 @@ class Evidence:
     regime: Regime
     parts: pd.DataFrame  # a line per part, see ``judge``
     students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high, se, se_images
-    also: (
-        pd.DataFrame
-    )  # a line per difference of ALSO_POOLED and student or all: sum, student, paper, value, low, high
+    also: pd.DataFrame  # ALSO_COLUMNS: a line per difference of ALSO_POOLED and student (empty: all)
     left_out: list[str]
     teachers: dict[str, int] = field(default_factory=dict)  # student -> trainings of its teacher, if several
 
@@ -272,27 +271,31 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
 
 
 def image_error(part: Part, groups: Mapping[str, list[str]], runs: Runs) -> float | None:
-    """The standard error of a part from the choice of test images, see ``evaluation.halves``.
+    """The standard error of a part from the choice of test images alone, see ``evaluation.halves``.
 
-    It is about the runs that ``find`` takes, as far as their halves are known; all students are tested on
-    the same images.
+    It is made of products of different runs: what a single run happens to do on single images is noise of
+    the seed, which the estimate's own error contains. All students are tested on the same images. It is about
+    the runs that ``find`` takes, as far as their halves are known.
 
     Returns:
-        None if the part has another metric than ``halves.METRICS``, or a row has no run with halves.
+        0 where the estimated variance is below 0. None if the part has another metric than
+        ``halves.METRICS``, or a row has fewer than two runs with halves.
     """
     if not part.direction.keys() <= halves.METRICS.keys():
         return None
-    weights, total = cell_weights(part, groups), 0.0
+    weights, total, of_single_runs = cell_weights(part, groups), 0.0, 0.0
     values = _same_devices(_values(runs.frame, part.direction), list(weights))
     for (student, method), weight in weights.items():
-        own = values[(values.student == student) & (values.method == method)]
-        known = [runs.halves[key] for seed in own.seed if (key := (student, method, seed)) in runs.halves]
-        if not known:
+        seeds = values[(values.student == student) & (values.method == method)].seed
+        known = [runs.halves[key] for seed in seeds if (key := (student, method, seed)) in runs.halves]
+        if len(known) < 2:
             return None
-        for metric, sign in part.direction.items():
-            differences = [frame[f"{metric}_a"] - frame[f"{metric}_b"] for frame in known]
-            total = total + weight * sign * sum(differences) / len(differences)
-    return float((total**2).mean() ** 0.5 / 2)
+        own = [sum(sign * frame[metric] for metric, sign in part.direction.items()) for frame in known]
+        mean = sum(own) / len(own)
+        variance = sum((differences - mean) ** 2 for differences in own) / (len(own) - 1)
+        total = total + weight * mean
+        of_single_runs = of_single_runs + weight**2 * variance / len(own)
+    return max(0.0, float((total**2 - of_single_runs).mean()) / 4) ** 0.5
 
 
 def cell_weights(part: Part, groups: Mapping[str, list[str]]) -> dict[tuple[str, str], float]:
@@ -372,7 +375,8 @@ def _one_draw(
     """The estimate of a sum; None where a student has no residual variance.
 
     Args:
-        of_missing: runs that a row without any is taken to have; only the error then means something.
+        of_missing: runs that a row without any is taken to have; only the error then means something. Of a
+            student on two kinds of device no row then counts more runs, as ``_same_devices`` would have it.
     """
     estimates = []
     for student in dict.fromkeys(student for student, _ in weights):
@@ -383,6 +387,8 @@ def _one_draw(
             return None
         own = {method: weight for (name, method), weight in weights.items() if name == student}
         rows |= {m: [0.0] * of_missing for m in own if m not in rows}
+        if of_missing and values[values.student == student].device.nunique() > 1:
+            rows = {m: of_row[:of_missing] for m, of_row in rows.items()}
         value = sum(weight * sum(rows[m]) / len(rows[m]) for m, weight in own.items())
         se = (variance * sum(weight**2 / len(rows[m]) for m, weight in own.items())) ** 0.5
         estimates.append((1.0, Estimate(value, se, df)))
@@ -457,7 +463,6 @@ def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: b
     """
     tost_alpha = LEVEL / family_size  # at the strictest step
     alpha = min(LEVEL / 2, tost_alpha)  # a difference must also be outside its two-sided interval
-    counts = f"{finding.fewest}" + (f"-{finding.most}" if finding.most > finding.fewest else "")
     level = 0.95 if part.within is None else 0.9
     line: dict[str, float | str | None] = {
         "value": finding.value,
@@ -466,7 +471,7 @@ def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: b
         "level": level,
         "df": None,
         "draws": finding.draws,
-        "seeds": counts if finding.fewest else "0",
+        "seeds": _seeds(finding),
         "mde": None,
         "mde_within": None,
         "se": None,
@@ -480,6 +485,11 @@ def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: b
         line["mde"] = error.detectable(alpha) if part.within is None else margin
         line["mde_within"] = margin if otherwise_within else None
     return line
+
+
+def _seeds(finding: Finding) -> str:
+    """``5``, or ``3-5`` where the rows have different numbers of runs."""
+    return f"{finding.fewest}" + (f"-{finding.most}" if finding.most > finding.fewest else "")
 
 
 def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> dict[int, dict]:
@@ -559,8 +569,8 @@ def by_student(claims: list[PrimaryClaim], regime: Regime, runs: Runs) -> pd.Dat
     """The parts that are about one group, on each of its students.
 
     Returns:
-        ``value``, ``low``, ``high`` (95 %), ``se`` and ``se_images``, the standard errors from the seed and
-        from the choice of test images.
+        ``value``, ``low``, ``high`` (95 %), ``se`` and ``se_images``, the standard errors from seed and
+        draw and from the choice of test images.
     """
     lines = []
     for claim in claims:
@@ -576,7 +586,7 @@ def by_student(claims: list[PrimaryClaim], regime: Regime, runs: Runs) -> pd.Dat
 def _line(part: Part, groups: Mapping[str, list[str]], runs: Runs) -> dict:
     """``value`` of a part; from three seeds on also its 95 % interval and standard errors."""
     finding = find(part, groups, runs.frame)
-    line: dict[str, float | None] = {"value": finding.value}
+    line: dict[str, float | str | None] = {"value": finding.value, "seeds": _seeds(finding)}
     if finding.estimate and finding.fewest >= FEWEST_SEEDS:
         line["low"], line["high"] = finding.estimate.interval()
         line |= {"se": finding.estimate.se, "se_images": image_error(part, groups, runs)}
@@ -601,7 +611,7 @@ def also_pooled(
                 lines.append(
                     {"sum": part.text, "student": student} | _line(part, {"compact": [student]}, runs)
                 )
-    return pd.DataFrame(lines, columns=["sum", "student", "paper", "value", "low", "high", "se_images"])
+    return pd.DataFrame(lines, columns=ALSO_COLUMNS)
 
 
 def paper_numbers() -> dict[tuple[str, str, str], float]:

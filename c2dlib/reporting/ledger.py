@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from c2dlib.evaluation.halves import DIVISIONS
 from c2dlib.reporting.evidence import (
     CONTRADICTED,
     EQUIVALENT,
@@ -17,7 +18,7 @@ from c2dlib.reporting.evidence import (
     Evidence,
 )
 from c2dlib.reporting.markdown import MISSING, folded, markdown_table, number
-from c2dlib.reporting.primary_claims import read_claims
+from c2dlib.reporting.primary_claims import ORDER, read_claims
 from c2dlib.reporting.statistics import difference_text
 
 FIGURE = "claims.png"
@@ -35,10 +36,16 @@ ALT = (
 
 
 IMAGES = (
-    "Standard errors of the same sums, in AP points: from the seeds, as in the intervals above, and from the "
-    "choice of test images, which they do not contain. The second is from 40 random divisions of the test "
-    "images into halves, the same for all detectors, as far as their detections were kept. An interval for "
-    "other seeds *and* images would have the root of the sum of both squares."
+    "Standard errors of the same sums, in AP points: first that of the intervals above, from the seeds (and "
+    "draws); then that from the choice of test images alone, which they do not contain. The second is the "
+    f"covariance of different runs over {DIVISIONS} random divisions of the test images into halves, cut at "
+    "0; what a single run does on single images is in the first. Images are taken as independent, and AP as "
+    "a mean over them, so it is rather too small where photographs resemble one another. An interval for "
+    "other seeds *and* images has the root of the sum of both squares."
+)
+ORDERED = (
+    "*mAP in the best order*: if each object's best box had its IoU as score and every other box came last; "
+    "nearly the mAR. The rank correlation is over boxes of the right class with an IoU of at least .50."
 )
 
 
@@ -69,10 +76,11 @@ def ledger_text(found: Evidence, published: bool = False) -> str:
         paragraphs += [
             "### Not among the claims, pooled in the same way",
             "Means over the compact students, and each student alone; descriptive: no verdict, no "
-            "correction. The rank correlation is over detections with an IoU of at least .50.",
+            "correction.",
+            ORDERED if found.also["sum"].str.contains(ORDER["score_IoU"], regex=False).any() else "",
             _also_table(found.also),
         ]
-    if found.students.se_images.notna().any():
+    if pd.concat([found.parts.se_images, found.students.se_images, found.also.se_images]).notna().any():
         paragraphs += ["### Other test images", IMAGES, _images_table(found)]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
@@ -284,26 +292,30 @@ def _also_table(also: pd.DataFrame) -> str:
         by_student = dict(zip(own.index, texts, strict=True))
         paper = own.paper.get("")
         cells = [by_student.get(student) or MISSING for student in ["", *students]]
-        rows.append([str(name), MISSING if pd.isna(paper) else f"{paper:+.1f}", *cells])
-    head = ["difference", "paper", "reproduced [95 % CI]", *students]
+        rows.append([str(name), MISSING if pd.isna(paper) else f"{paper:+.1f}", *cells, own.seeds[""]])
+    head = ["difference", "paper", "reproduced [95 % CI]", *students, "seeds"]
     return markdown_table(head, rows, text_columns=(0,))
 
 
 def _images_table(found: Evidence) -> str:
-    """Both standard errors of each part, pooled and by student."""
-    students, rows = list(dict.fromkeys(found.students.student)), []
-    by_student = found.students.set_index(["id", "part", "student"])
-    for line in found.parts.itertuples():
-        keys = [(line.id, line.part, student) for student in students]
-        cells = [_errors_text(by_student.loc[key]) if key in by_student.index else MISSING for key in keys]
-        cells = [_errors_text(found.parts.loc[line.Index]), *cells]
-        if any(cell != MISSING for cell in cells):
-            rows.append([f"{line.id}. {line.sum}", *cells])
+    """Both standard errors of each part of a claim and of each further difference, pooled and by student."""
+    students, sums = list(dict.fromkeys(found.students.student)), found.parts.set_index(["id", "part"])["sum"]
+    cells: dict[str, dict[str, str]] = {}
+    for line in [*found.parts.assign(student="").itertuples(), *found.students.itertuples()]:
+        name = f"{line.id}. {sums[line.id, line.part]}"
+        cells.setdefault(name, {})[line.student] = _errors_text(line)
+    for line in found.also.itertuples():
+        cells.setdefault(line.sum, {})[line.student] = _errors_text(line)
+    rows = [
+        [name, *(own.get(student, MISSING) for student in ["", *students])]
+        for name, own in cells.items()
+        if set(own.values()) != {MISSING}
+    ]
     head = ["sum of means over seeds", "pooled: seeds / images", *students]
     return markdown_table(head, rows, text_columns=(0,))
 
 
-def _errors_text(line: pd.Series) -> str:
+def _errors_text(line) -> str:
     if pd.isna(line.se) or pd.isna(line.se_images):
         return MISSING
-    return f"{line.se:.2f} / {line.se_images:.2f}"
+    return f"{line.se:.1f} / {line.se_images:.1f}"

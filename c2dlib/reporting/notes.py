@@ -122,8 +122,8 @@ def _intervals(workspace: Workspace, rows: Sequence[Row], records: dict[str, Run
     if regime_of(workspace) is None or seeds < 2:
         return []
     return [
-        "The intervals of this table are paired by seed. Those of `claims.md` pool the variance of a "
-        "student's methods, which are more runs: they are narrower, and verdicts and texts rest on them."
+        "The intervals of this table are paired by seed. Those of the primary claims in `claims.md` have a "
+        "variance that is pooled over all methods of a student, with more degrees of freedom, so they differ."
     ]
 
 
@@ -164,12 +164,14 @@ def _detector_teachers(records: list[RunRecord], labels: dict[str, str]) -> list
             if r.status == "done"
             and r.method == "baseline"
             and ARCHITECTURES[r.student].detector_teacher == teacher["detector"]
+            and r.eval_split == teacher.get("detector_split", r.eval_split)
         ]
         warning = ""
         if students and teacher["detector_mAP"] <= max(students):
             warning = " **It is not better than a student that imitates it: those rows test nothing.**"
         sentences.append(
-            f"Detector teacher {teacher['detector']}: {teacher['detector_mAP']:.1f} mAP.{warning}"
+            f"Detector teacher {teacher['detector']}: {teacher['detector_mAP']:.1f} mAP"
+            f"{f' on `{split}`' if (split := teacher.get('detector_split')) else ''}.{warning}"
             f"{taught(group, groups, 'detector_hash', labels)}"
         )
     return sentences

@@ -18,7 +18,7 @@ from c2dlib.workspace import Workspace
 FILE = ROOT / "results" / "primary_claims.yaml"
 BOXES_ALONE = {f"boxes{iou}": iou for iou in range(50, 100, 5)}  # metric -> IoU in percent
 ORDER = {  # metrics of ``evaluation.ranking`` -> what they are called
-    "oracle_mAP": "mAP if scores ordered boxes by their IoU",
+    "oracle_mAP": "mAP in the best order",
     "score_IoU": "rank correlation of score and IoU x 100",
 }
 # Results folder -> the regime whose groups of students it has, where their names differ.

@@ -60,7 +60,7 @@ FOUR = tuple((student, "", 4) for student in COMPACT if student != ABLATED)
 PLANNED = "make reproduce-controls SCALE=regimes SEEDS=8 STUDENTS=SSD300-VGG16"
 OLDER = "older than the plan, and chosen partly on test"
 PLACES = [
-    Place("badges-mini", "Badges, 800 steps", "make reproduce-controls SEEDS=3", 3, OLDER, tuple(COMPACT)),
+    Place("badges-mini", "Badges, 800 steps", "make reproduce-table1 SEEDS=3", 3, OLDER, tuple(COMPACT)),
     *(
         Place(
             f"{data}-regimes", name, f'{PLANNED} DATA={data} METHODS="{methods} loc+KDloc C2D"', 8, fewer=FOUR

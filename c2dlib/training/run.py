@@ -281,8 +281,10 @@ def _prepare(context: _Context) -> _Prepared:
     """
     e, workspace = context.e, context.workspace
     teacher, teachers = _classification_teacher(context)
+    detector = None
     if imitation_in(e.method):
-        teachers |= _train_detector_teacher(context)
+        detector, about = _train_detector_teacher(context)
+        teachers |= about
     train = context.data.splits["train"].part(e.train_share, e.draw)
     if e.architecture.family.masks:
         train = train.with_masks()
@@ -290,9 +292,8 @@ def _prepare(context: _Context) -> _Prepared:
     torch.manual_seed(e.seed)
     student = build_student(e, len(context.data.categories), initial)
     imitation = None
-    if imitation_in(e.method):
-        detector = trained_student(trained_detector_teacher(e, workspace), workspace).to(workspace.device)
-        imitation = build_imitation(e, student, detector)
+    if detector:
+        imitation = build_imitation(e, student, trained_student(detector, workspace).to(workspace.device))
     bank = _bank(context, teacher, train)
     distillers = build_distillers(e, teacher, imitation, _class_logits(e, bank), bank)
     if e.compile:
@@ -313,15 +314,21 @@ def _classification_teacher(context: _Context) -> tuple[Teacher | None, dict]:
     return teacher.to(context.workspace.device), about
 
 
-def _train_detector_teacher(context: _Context) -> dict:
-    """Train the detector that the student imitates, if it is not there; return its entries in the record."""
-    e = trained_detector_teacher(context.e, context.workspace)
+def _train_detector_teacher(context: _Context) -> tuple[Experiment, dict]:
+    """Train the detector that the student imitates, if it is not there.
+
+    Returns:
+        The run that left it, and its entries in the record. ``detector_hash`` is that of its settings with
+        the student's split, on whichever split it was evaluated.
+    """
+    e = distributed.agreed(trained_detector_teacher(context.e, context.workspace))
     record = run(e, context.workspace, context.progress, with_weights=True)
-    return {
+    return e, {
         "detector": e.student,
-        "detector_hash": e.hash(),
+        "detector_hash": detector_teacher(context.e).hash(),
         "detector_weights_sha256": record.checkpoint_sha256,
         "detector_mAP": record.metrics.get("mAP"),
+        "detector_split": record.eval_split,
     }
 
 

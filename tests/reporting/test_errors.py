@@ -6,6 +6,7 @@ import json
 import pandas as pd
 import pytest
 
+from c2dlib.evaluation.halves import DIVISIONS
 from c2dlib.evaluation.tide import TYPES
 from c2dlib.files import json_with_hash, write_whole
 from c2dlib.records import RecordError
@@ -47,7 +48,7 @@ def test_errors_of_a_run_are_kept_beside_its_record(place, monkeypatch, capsys):
     pd.testing.assert_frame_equal(run_errors(e, workspace).by_iou, first.by_iou)
     assert json.loads(kept.read_text()) == body
     assert f"{kept}: damaged (content does not match its hash), not used" in capsys.readouterr().err
-    assert len(first.halves) == 40
+    assert len(first.halves) == DIVISIONS
     del body["sha256"], body["halves"]  # a file of an earlier version has no hash of its own
     write_whole(kept, json.dumps(body) + "\n")
     with monkeypatch.context() as patch:

@@ -352,52 +352,68 @@ def test_boxes_that_are_not_measured_are_named(photos):
     )
 
 
-def test_the_error_from_the_choice_of_images():
-    """Two rows of two runs: on each division the mean over runs, then the difference of rows and halves."""
-    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0}, seeds=2)
-    runs = runs.assign(AP50=1.0, boxes80=1.0)
+def divided(of_images: np.ndarray, divisions: int = 300) -> pd.DataFrame:
+    """Halves of a metric that is a mean over images: [images] values of a run."""
+    differences = []
+    for number in range(divisions):
+        order = np.random.default_rng(number).permutation(len(of_images))
+        first, second = np.array_split(of_images[order], 2)
+        differences.append(first.mean() - second.mean())
+    return pd.DataFrame(dict.fromkeys(METRICS_OF_HALVES, differences))
 
-    def divided(*pairs) -> pd.DataFrame:
-        return pd.DataFrame(pairs, columns=["mAP_a", "mAP_b"]).assign(AP50_a=1.0, AP50_b=1.0)
 
+@pytest.mark.parametrize("of_runs", [0.0, 3.0], ids=["equal runs", "noisy runs"])
+def test_the_error_from_the_choice_of_images_is_without_that_of_single_runs(of_runs):
+    """What the methods do on each image is known, so the variance of their difference is."""
+    generator, images, seeds = np.random.default_rng(0), 500, 4
+    of_method = {"baseline": generator.normal(0, 2, images), "KDcls": generator.normal(0, 1, images)}
+    runs = simulated({("A", method): 10.0 for method in of_method}, seeds=seeds).assign(AP50=1.0, boxes80=1.0)
     known = {
-        ("A", "baseline", 0): divided((10, 11), (9, 12)),
-        ("A", "KDcls", 0): divided((14, 11), (12, 12)),
-        ("A", "KDcls", 1): divided((12, 11), (12, 16)),
+        ("A", method, seed): divided(values + generator.normal(0, of_runs, images))
+        for method, values in of_method.items()
+        for seed in range(seeds)
     }
-    differences = [(3 + 1) / 2 - (10 - 11), (0 - 4) / 2 - (9 - 12)]  # 3 and 1
-    expected = ((differences[0] ** 2 + differences[1] ** 2) / 2) ** 0.5 / 2
-    assert image_error(gain(), ONE.groups, Runs(runs, halves=known)) == pytest.approx(expected)
-    joined = Part((*gain(metric="AP50").terms, *(t._replace(weight=-t.weight) for t in gain().terms)), 0.0)
-    assert image_error(joined, ONE.groups, Runs(runs, halves=known)) == pytest.approx(expected)
+    expected = (of_method["KDcls"] - of_method["baseline"]).std(ddof=1) / images**0.5
+    assert image_error(gain(), ONE.groups, Runs(runs, halves=known)) == pytest.approx(expected, rel=0.15)
+    both = Part((*gain(metric="AP50").terms, *(t._replace(weight=-t.weight) for t in gain().terms)), 0.0)
+    assert image_error(both, ONE.groups, Runs(runs, halves=known)) == pytest.approx(0, abs=1e-9)
     assert image_error(gain(metric="boxes80"), ONE.groups, Runs(runs, halves=known)) is None
-    known.pop(("A", "baseline", 0))
-    assert image_error(gain(), ONE.groups, Runs(runs, halves=known)) is None
+    one = {key: frame for key, frame in known.items() if key[1] == "KDcls" or key[2] == 0}
+    assert image_error(gain(), ONE.groups, Runs(runs, halves=one)) is None  # one baseline has halves
+    same = known | {("A", "KDcls", seed): known["A", "baseline", seed] for seed in range(seeds)}
+    assert image_error(gain(), ONE.groups, Runs(runs, halves=same)) == 0.0  # below 0 before it is cut
 
 
-def test_the_ledger_has_the_noise_of_the_images_where_it_is_known(photos, monkeypatch):
+def test_the_ledger_has_the_noise_of_the_images_and_the_order_of_the_boxes(photos, monkeypatch):
     for seed, student, method in product(
         range(3), ("FasterRCNN-MV1x025", "SSD300-MV1x025"), ("baseline", "KDcls")
     ):
         recorded(photos, student, method, seed, 20.0 + 0.1 * seed)
     assert "Other test images" not in ledger_text(evidence(*photos))
-    by_iou = pd.DataFrame({"AP_boxes": 50.0, "score_IoU": 0.4, "AP_oracle": 60.0}, index=range(50, 100, 5))
-    divided = pd.DataFrame({f"{m}_{half}": [10.0, 12] for m in METRICS_OF_HALVES for half in "ab"})
-    divided["mAP_b"] = [11.0, 11]
+    assert "best order" not in ledger_text(evidence(*photos))
+    ious = np.arange(50, 100, 5)
 
     def errors(e, workspace):
+        taught = e.method == "KDcls"
+        by_iou = pd.DataFrame(
+            {"AP_boxes": 90.0 - ious, "score_IoU": 0.4 - ious / 1000, "AP_oracle": 100.0 - ious}, index=ious
+        )
+        if taught:
+            by_iou += np.stack([ious / 10, 0.1 + 0 * ious, ious / 50], axis=1)
         if e.student != "SSD300-MV1x025":
             return RunErrors(by_iou, pd.DataFrame())
-        return RunErrors(by_iou, pd.DataFrame(), divided * (2 if e.method == "KDcls" else 1))
+        noise = np.random.default_rng(1).normal(0, 4.0 if taught else 0.0, 400)
+        return RunErrors(by_iou, pd.DataFrame(), divided(noise))
 
     monkeypatch.setattr("c2dlib.reporting.evidence.known_errors", errors)
-    found = evidence(*photos)
-    text = ledger_text(found)
+    text = ledger_text(evidence(*photos))
+    assert "| KDcls - baseline, AP80 of the boxes | – | +8.0 [+8.0, +8.0] | +8.0" in text
+    assert "| KDcls - baseline, AP50 of the boxes | – | +5.0 " in text
+    assert "| KDcls - baseline, mAP in the best order | – | +1.4 [" in text  # the mean of 50 to 95, over 50
+    assert "| KDcls - baseline, rank correlation of score and IoU x 100 | – | +10.0 [" in text
+    assert "nearly the mAR" in text
     images = text[text.index("### Other test images") :]
-    assert "| 1. KDcls - baseline, mAP | – | – | 0.08 / 0.50 |" in images
-    assert "KDcls - baseline, mAP if scores ordered boxes by their IoU" not in images
-    order = found.also[found.also["sum"] == "KDcls - baseline, rank correlation of score and IoU x 100"]
-    assert order.student.tolist() == ["", "FasterRCNN-MV1x025", "SSD300-MV1x025"] and set(order.value) == {0}
+    assert "| 1. KDcls - baseline, mAP | – | – | 0.1 / 0.2 |" in images  # 4 / sqrt(400)
 
 
 def test_a_part_on_one_student_has_no_line_by_student():

@@ -49,7 +49,10 @@ def test_tables_with_several_seeds_say_why_the_claims_have_other_intervals(place
     photos = dataclasses.replace(workspace, results=workspace.results.with_name("groceries-photos"))
     for own, recorded, expected in ((photos, [one, two], 1), (photos, [one], 0), (workspace, [one, two], 0)):
         said = notes(own, folder, {e.hash(): record(e) for e in recorded}, rows)
-        assert sum("paired by seed. Those of `claims.md`" in note for note in said) == expected
+        assert (
+            sum("paired by seed. Those of the primary claims in `claims.md`" in note for note in said)
+            == expected
+        )
 
 
 def test_teachers_of_the_same_settings_and_other_weights_are_told_apart(place):
@@ -95,6 +98,22 @@ def test_detector_teachers_of_other_weights_are_told_apart(place):
         f"It taught {SSD} FKD (seed 0, 1).",
         f"It taught {SSD} FKD (seed 2).",
     ]
+
+
+def test_a_detector_teacher_is_compared_with_students_on_its_own_split(place):
+    workspace, folder = place
+    baseline = work_list("table1", *place, students=[SSD])[0].experiments[0]
+    teacher = {"detector": "SSD300-VGG19", "detector_hash": "1", "detector_mAP": 3.0}
+    student = record(baseline, eval_split="val")  # of a higher mAP
+    assert student.metrics["mAP"] > 3.0
+    for split, warned in (("val", True), ("test", False)):
+        imitating = record(baseline.replace(method="FKD"), teacher=teacher | {"detector_split": split})
+        (said,) = [
+            note
+            for note in notes(workspace, folder, {"1": student, "2": imitating})
+            if note.startswith("Detector teacher")
+        ]
+        assert f"3.0 mAP on `{split}`." in said and ("not better than a student" in said) == warned
 
 
 def test_the_comparison_in_sentences(place):

@@ -229,3 +229,20 @@ def test_a_line_is_learnt(tmp_path):
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="DEVICE=cuda: not available here"):
         loop.accelerate("cuda", "no")
+
+
+def test_the_fused_update_is_that_of_plain_adamw():
+    torch.manual_seed(0)
+    first, second = nn.Linear(5, 3), nn.Linear(5, 3)
+    second.load_state_dict(first.state_dict())
+    settings = loop.OptimizerSettings(lr=0.01)
+    fused = loop.build_optimizer(settings, [first])
+    plain = torch.optim.AdamW(second.parameters(), lr=0.01, weight_decay=settings.weight_decay, fused=False)
+    assert fused.defaults["fused"] and not plain.defaults["fused"]
+    for x in torch.randn(10, 4, 5):
+        for layer, optimizer in ((first, fused), (second, plain)):
+            optimizer.zero_grad()
+            layer(x).square().sum().backward()
+            optimizer.step()
+    for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
