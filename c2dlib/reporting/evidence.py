@@ -7,6 +7,7 @@ differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -87,9 +88,7 @@ class Finding:
     draws: int = 1
     missing: tuple[tuple[str, str, str], ...] = ()  # what is missing, method, student
     begun: bool = True  # some of its rows have runs
-    planned: Estimate | None = (
-        None  # where rows are missing: its error with FEWEST_SEEDS runs of each of these
-    )
+    planned: Estimate | None = None  # where rows are missing: the error with FEWEST_SEEDS runs of each
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ def image_error(part: Part, groups: Mapping[str, list[str]], runs: Runs) -> floa
 
     Returns:
         0 where the estimated variance is below 0. None if the part has another metric than
-        ``halves.METRICS``, or a row has fewer than two runs with halves.
+        ``halves.METRICS``, a row has fewer than two runs with halves, or no division has objects in both.
     """
     if not part.direction.keys() <= halves.METRICS.keys():
         return None
@@ -295,7 +294,8 @@ def image_error(part: Part, groups: Mapping[str, list[str]], runs: Runs) -> floa
         variance = sum((differences - mean) ** 2 for differences in own) / (len(own) - 1)
         total = total + weight * mean
         of_single_runs = of_single_runs + weight**2 * variance / len(own)
-    return max(0.0, float((total**2 - of_single_runs).mean()) / 4) ** 0.5
+    variance = float((total**2 - of_single_runs).mean()) / 4
+    return None if math.isnan(variance) else max(0.0, variance) ** 0.5
 
 
 def cell_weights(part: Part, groups: Mapping[str, list[str]]) -> dict[tuple[str, str], float]:
@@ -416,8 +416,7 @@ def judge(
         numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde`` (and
         ``mde_within`` of a claim with ``otherwise_within``; where rows are missing, with three runs of each),
         ``se`` and ``se_images``, the standard errors from seed and draw and from the choice of test images;
-        of the whole claim ``p``, ``p_holm``,
-        ``verdict`` and ``why`` (rows that are missing).
+        of the whole claim ``p``, ``p_holm``, ``verdict`` and ``why`` (rows that are missing).
     """
     findings = {c.id: [find(part, regime.groups, runs.frame) for part in c.parts] for c in claims}
     sizes = pd.Series([c.family for c in claims]).value_counts()

@@ -1,6 +1,7 @@
 """The primary claims: the right rows are estimated, and the verdict is what the file says it is."""
 
 import dataclasses
+import math
 import re
 import subprocess
 from itertools import product
@@ -380,6 +381,8 @@ def test_the_error_from_the_choice_of_images_is_without_that_of_single_runs(of_r
     assert image_error(gain(metric="boxes80"), ONE.groups, Runs(runs, halves=known)) is None
     one = {key: frame for key, frame in known.items() if key[1] == "KDcls" or key[2] == 0}
     assert image_error(gain(), ONE.groups, Runs(runs, halves=one)) is None  # one baseline has halves
+    empty = {key: frame * math.nan for key, frame in known.items()}
+    assert image_error(gain(), ONE.groups, Runs(runs, halves=empty)) is None
     same = known | {("A", "KDcls", seed): known["A", "baseline", seed] for seed in range(seeds)}
     assert image_error(gain(), ONE.groups, Runs(runs, halves=same)) == 0.0  # below 0 before it is cut
 
