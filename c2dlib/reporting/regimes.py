@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +89,6 @@ METHODS = [
         for m in (*COMPARED, *COMPARED.values(), "KDcls-mean", "KDcls-permuted", "KDcls-smooth", "loc-other")
     ),
 ]
-CLAIMED = methods_of(read_claims())  # over these the residual variance is pooled, as for the claims
 GAINS = ("mAP", "AP50", "AP75", "mAR")
 PROFILE = ("Cls", "Loc")  # TIDE's errors
 PROFILE_IOUS = (50, 75)
@@ -123,6 +123,12 @@ EXPECTED = [
 ]
 
 
+@cache
+def claimed_methods() -> list[str]:
+    """The methods over which the residual variance is pooled, as for the claims."""
+    return methods_of(read_claims())
+
+
 def place_folder(place: Place, results: Path) -> Path:
     """Where a place's records are: a user's own in ``results/``, else those in ``results/published/``."""
     own, published = results / place.folder, results / "published" / place.folder
@@ -150,7 +156,7 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         planned = folder.parent.name == "published" and not place.exploratory
         scale = place.folder.rpartition("-")[2]
         workspace = Workspace(scale, Path("nowhere"), folder, Path("nowhere"), "cpu")
-        runs = own_runs(workspace, list(place.students) or None, sorted({*METHODS, *CLAIMED}))
+        runs = own_runs(workspace, list(place.students) or None, sorted({*METHODS, *claimed_methods()}))
         counted = one_device_per_seed(pd.DataFrame([run_line(record) for _, record in runs]))
         frame = counted.frame
         for sentence in counted.left_out:
@@ -222,7 +228,7 @@ def _gains(place: Place, student: str, runs: pd.DataFrame) -> list[dict]:
 def _difference(student: str, method: str, over: str, metric: str, runs: pd.DataFrame) -> Finding:
     """The residual variance is pooled over the methods of the claims and those that are compared."""
     terms = tuple(Term(weight, "one", canonical(m), metric) for weight, m in ((1, method), (-1, over)))
-    pool = runs[runs.method.isin({*CLAIMED, *(term.method for term in terms)})]
+    pool = runs[runs.method.isin({*claimed_methods(), *(term.method for term in terms)})]
     return find(Part(terms, above=0.0), {"one": [student]}, pool)
 
 
