@@ -54,8 +54,13 @@ def build_fcos(
 
 
 class FCOSStep(nn.Module):
-    """One training step of a torchvision FCOS; its losses equal ``model(images, targets)``."""
+    """One training step of a torchvision FCOS; its losses equal ``model(images, targets)``.
 
+    A cell is matched to an object whatever box it predicts, and the boxes of an untrained FCOS have no area.
+    Compared with their objects they keep none, so loc and KD_loc begin at LEAST_IOU.
+    """
+
+    LEAST_IOU = 0.5
     one_stage = True
 
     def __init__(self, model: FCOS):
@@ -87,6 +92,7 @@ class FCOSStep(nn.Module):
             losses,
             positives,
             divisors=dict.fromkeys(losses, len(positives.labels)),
+            least_iou=self.LEAST_IOU,
         )
 
     def _matches(self, targets, head, anchors, counts: list[int]) -> list[Tensor]:

@@ -60,6 +60,8 @@ class TrainOutput:
     divisors: dict[str, Tensor | int] = field(
         default_factory=dict
     )  # task loss -> how many it is a mean over, if not images
+    # from this IoU with its object on a box can be compared with it; 0 where the matching asks for one
+    least_iou: float = 0.0
 
     def pixels(self) -> Tensor:
         """The images in 0..255 units, [B, 3, H, W]: the units of loc's and KD_loc's weights (section 4)."""

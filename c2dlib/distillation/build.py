@@ -105,7 +105,7 @@ def build_imitation(e: Experiment, student: Step, detector: nn.Module) -> FromDe
         neck_channels(student.model, one_stage),
         neck_channels(detector, one_stage),
         one_stage,
-        e.anchor_scale * 2 ** (e.first_level - 2),
+        e.anchor_scale * (1 if one_stage else 2 ** (e.first_level - 2)),
     )
     return FromDetector(
         detector, IMITATION_CLASSES[imitation_in(e.method)](necks, e.imitation_weight), e.remembered_images

@@ -20,7 +20,7 @@ def C2D(
     pool_maps: int = 8,
     kd_loc_layers: int = 1,
     max_positives: int = 0,
-    loc_min_iou: float = 0.0,
+    loc_min_iou: float | None = None,
 ) -> list[Distiller]:
     """The distillers of C2D; the defaults are the paper's (section 4). A weight of 0 leaves its term out.
 
@@ -32,7 +32,6 @@ def C2D(
             size only (most transformers) needs that size here.
         pool_obj, pool_maps, kd_loc_layers, max_positives, loc_min_iou: see ``LocalisationDistiller``. A
             detector with many positives per object (FCOS, RetinaNet) trains faster with ``max_positives``.
-            An untrained FCOS needs ``loc_min_iou=0.5``.
 
     Raises:
         ValueError: if a weight is negative.

@@ -57,11 +57,11 @@ class ClassControl(Distiller):
 
 
 class PermutedControl(Distiller):
-    """KDcls-permuted: KD_cls with the teacher's answer for another training object of the same class.
+    """KDcls-permuted: KD_cls with the teacher's answer for a random training object of the same class.
 
-    Each object of a step draws one of the teacher's answers for its class. So over a run the student sees the
-    teacher's distribution of answers per class, but no answer is about the object at hand. The step's random
-    state decides the draw, which therefore follows the run's seed.
+    Each object of a step draws one of the teacher's answers for its class, its own among them. So over a run
+    the student sees the teacher's distribution of answers per class, but an answer is about the object at
+    hand by chance only. The step's random state decides the draw, which therefore follows the run's seed.
 
     Args:
         logits, labels: [G, C] and [G], the teacher's logits for the crops of the training split and their
@@ -136,7 +136,8 @@ def class_logits(means: Tensor, temperature: float, softmax: bool) -> dict[str, 
     """The logits that stand in the teacher's place in KDcls-smooth and KDcls-mean.
 
     KDcls-mean has the teacher's mean probabilities. KDcls-smooth has labels that are smoothed evenly, so that
-    the true class (and, with sigmoids, a wrong one) has the probability that the teacher gives it on average.
+    the true class (and, with sigmoids, a wrong one) has the probability that the teacher gives it, averaged
+    over the classes.
 
     Args:
         means: [C, C] the teacher's mean probabilities at ``temperature``, a row per true class.

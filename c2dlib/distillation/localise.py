@@ -40,8 +40,8 @@ class LocalisationDistiller(Distiller):
         pool_obj, pool_maps: cells per side after pooling, of the crops (loc) and of the maps (KD_loc).
         kd_loc_layers: how many of the teacher's early maps KD_loc compares (1: l0, 2: l0 and l1).
         max_positives: at most this many of a step's positives are compared, drawn at random; 0: all.
-        loc_min_iou: only positives whose predicted box has this IoU with its object are compared. An
-            untrained FCOS needs 0.5: its boxes have no area at first, and without this rule they keep none.
+        loc_min_iou: only positives whose predicted box has this IoU with its object are compared. None: that
+            of the detector, 0.5 for FCOS, whose untrained boxes would lose all area, and 0 for all others.
 
     Raises:
         ValueError: for KDloc without a teacher.
@@ -59,7 +59,7 @@ class LocalisationDistiller(Distiller):
         pool_maps: int = 8,
         kd_loc_layers: int = 1,
         max_positives: int = 0,
-        loc_min_iou: float = 0.0,
+        loc_min_iou: float | None = None,
         chunk: int = 0,
     ):
         if "KDloc" in terms and teacher is None:
@@ -120,10 +120,11 @@ class LocalisationDistiller(Distiller):
     def _near(self, out: TrainOutput, truth: GroundTruth) -> Tensor:
         """The rows of the positives whose box is near enough to its object."""
         boxes = out.positives.pred_boxes.detach().float()
-        if not self.loc_min_iou:
+        least = out.least_iou if self.loc_min_iou is None else self.loc_min_iou
+        if not least:
             return torch.arange(len(boxes), device=boxes.device)
         true_boxes = truth.boxes[truth.of_positive].float()
-        return (paired_iou(boxes, true_boxes) >= self.loc_min_iou).nonzero()[:, 0]
+        return (paired_iou(boxes, true_boxes) >= least).nonzero()[:, 0]
 
     def _drawn(self, rows: Tensor) -> Tensor:
         """At most ``max_positives`` of the rows, the same on every kind of device."""

@@ -198,8 +198,9 @@ class Teacher(nn.Module):
     def early(self, crops: Tensor, layers: int) -> list[Tensor]:
         """The first ``layers`` feature maps of crops [N, 3, s, s] in 0..255; differentiable in the crops.
 
-        l0 is the first convolution with norm, activation and max-pool (where the classifier has one), l1 the
-        next stage (section 4.3). No layer after the last of these maps is run.
+        They are timm's first intermediate maps. Of a ResNet l0 is the first convolution with norm, activation
+        and max-pool, l1 the next stage (section 4.3); of other nets l0 may be a whole stage. No layer after
+        the last of these maps is run.
         """
         with torch.autocast(crops.device.type, enabled=False):
             maps = self.classifier.forward_intermediates(

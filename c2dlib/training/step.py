@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from c2dlib import distributed
@@ -52,7 +53,11 @@ class TrainingStep(nn.Module):
             distilled: False: the plain step, without any distiller.
             shared: where several processes train, scale the terms so that their mean over the processes is
                 the loss of all images as one batch. All processes must then call this together.
+
+        Raises:
+            ValueError: for a box without width or height, naming its image and the box.
         """
+        require_area(targets)
         out = self.student(images, targets)
         terms, divisors = dict(out.task_losses), dict(out.divisors)
         terms |= {name: self.weights[name] * terms[name] for name in terms.keys() & self.weights.keys()}
@@ -64,6 +69,26 @@ class TrainingStep(nn.Module):
         for distiller in distillers:
             divisors |= distiller.divisors(out)
         return distributed.as_one_batch(terms, divisors, len(images))
+
+
+def require_area(targets: list[dict]) -> None:
+    """Check that all boxes have width and height, as torchvision's detectors do.
+
+    Losses on others are no numbers.
+
+    Raises:
+        ValueError: naming the first image of the batch, from 0, with such a box, and the box.
+    """
+    boxes = torch.cat([target["boxes"] for target in targets])
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(1)
+    if not empty.any():
+        return
+    of_image = torch.cat([torch.full((len(t["boxes"]),), i) for i, t in enumerate(targets)])
+    row = int(empty.nonzero()[0])
+    raise ValueError(
+        f"image {int(of_image[row])} of the batch: the box {boxes[row].tolist()} has no width or no height; "
+        "boxes are x1, y1, x2, y2 with x1 < x2 and y1 < y2"
+    )
 
 
 def training_step(detector: nn.Module, distillers: Sequence[Distiller] = ()) -> TrainingStep:
@@ -79,6 +104,7 @@ def training_step(detector: nn.Module, distillers: Sequence[Distiller] = ()) -> 
         distillers: of ``C2D``, or single ones. Their teacher has the same C classes, in the same order.
 
     Raises:
-        TypeError: for a detector without a step; it says how to write one.
+        TypeError: for a detector without a step; it says how to write one. ``step`` raises ValueError for a
+            box without width or height.
     """
     return TrainingStep(step_for(detector), distillers)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
@@ -37,6 +39,24 @@ class _Pairs:
 def _as_floats(image: Any, target: dict) -> tuple[Tensor, dict]:
     """An image of any kind (PIL, uint8 or float tensor) as a tensor [3, H, W] in 0..1."""
     return F.to_dtype(F.to_image(image), torch.float32, scale=True).as_subclass(Tensor), target
+
+
+@contextlib.contextmanager
+def _users_state_kept(device: torch.device) -> Iterator[None]:
+    """Leave the random numbers, and Accelerate's state that all of a process share, as they are.
+
+    A training loop of one's own has its own seed, and may have an Accelerator of another device or precision.
+    """
+    shared = [state._shared_state for state in (AcceleratorState, PartialState, GradientState)]
+    before = [dict(state) for state in shared]
+    on_gpu = device.type == "cuda"
+    try:
+        with torch.random.fork_rng([device] if on_gpu else []), torch.cuda.device(device if on_gpu else -1):
+            yield
+    finally:
+        for state, values in zip(shared, before, strict=True):
+            state.clear()
+            state.update(values)
 
 
 def train_teacher(
@@ -100,7 +120,7 @@ def train_teacher(
         return {"classification": classifier_loss(classifier((crops - mean) / std), labels, sigmoid_too)}
 
     steps = max(1, math.ceil(epochs * len(dataset) / images))
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _users_state_kept(device):
         fit(
             OptimizerSettings(lr, seed),
             steps,

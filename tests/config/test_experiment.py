@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 import yaml
 
 from c2dlib.config.experiment import (
@@ -28,6 +30,7 @@ from c2dlib.config.identity import digest, pretraining_identity, teacher_identit
 from c2dlib.config.methods import METHODS, imitation_in
 from c2dlib.config.students import ARCHITECTURES, STUDENTS
 from c2dlib.config.weights import WeightsError
+from c2dlib.detectors.backbones import IMAGENET, build_body
 from c2dlib.files import sha256
 
 SSD = "SSD300-VGG16"
@@ -259,6 +262,7 @@ def test_every_scale_builds_every_student(path):
         for key, value in text.get("students", {}).get(student, {}).items():
             assert getattr(e, key) == (tuple(value) if isinstance(value, list) else value)
         experiment(path.stem, student, data="photographs")
+        assert (e.loc_min_iou > 0) == (e.architecture.family.name == "fcos")
 
 
 @pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -270,10 +274,34 @@ def test_every_preset_builds_every_student_and_is_no_scale(path):
     for student in ARCHITECTURES:
         e = experiment(path.stem, student, data="photographs")
         assert e.keep_best_every > 0 and e.patience > 0
+        assert (e.loc_min_iou > 0) == (e.architecture.family.name == "fcos")
         for key, value in text.get("students", {}).get(student, {}).items():
             assert getattr(e, key) == value
     with pytest.raises(ValueError, match="unknown SCALE"):
         check_scale(path.stem)
+
+
+@pytest.mark.parametrize("scale", ["laptop", "good", "coco"])
+def test_torchvisions_weights_have_what_a_student_that_starts_from_them_needs(scale):
+    """Else ``imagenet`` fails where the student is built, after its teacher's training."""
+    sources = {
+        "vgg16": "vgg16",
+        "vgg19": "vgg19",
+        "mv2": "mobilenet_v2",
+        "r50": "resnet50",
+        "r101": "resnet101",
+    }
+    assert sources.keys() == IMAGENET.keys()
+    for student, architecture in ARCHITECTURES.items():
+        e = experiment(scale, student)
+        if e.backbone_weights != "imagenet" or architecture.body not in IMAGENET:
+            continue
+        with torch.device("meta"):
+            ours = build_body(architecture.body, e.width, e.depth, e.norm).state_dict()
+            theirs = torchvision.models.get_model(sources[architecture.body]).state_dict()
+        theirs = {key.removeprefix("features."): value.shape for key, value in theirs.items()}
+        missing = [k for k, v in ours.items() if theirs.get(k) != v.shape and "num_batches" not in k]
+        assert not missing, f"{scale}, {student}: {missing[:3]}"
 
 
 def test_data_of_ones_own_have_settings_of_their_own():

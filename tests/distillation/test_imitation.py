@@ -18,7 +18,7 @@ from c2dlib.detectors.build import build_student
 from c2dlib.detectors.train_output import Head, TrainOutput
 from c2dlib.distillation.build import IMITATION_CLASSES, build_imitation, neck_channels
 from c2dlib.distillation.imitation import chen_kd, fgfi, gid
-from c2dlib.distillation.imitation.common import FromDetector, Necks, TeacherStudentBatch, level_of
+from c2dlib.distillation.imitation.common import SIDE, FromDetector, Necks, TeacherStudentBatch, level_of
 from c2dlib.distillation.imitation.defeat import inside_objects
 from c2dlib.distillation.imitation.fgfi import near_objects
 from c2dlib.training.run import detector_teacher
@@ -105,6 +105,16 @@ def test_attention_transfer_by_hand():
     assert built("AT", levels=1)(pair)["at"].item() == pytest.approx(expected, rel=1e-5)
     more = replace(pair, levels={"0": (torch.randn(1, 5, 1, 2), torch.randn(1, 9, 1, 2))})
     assert built("AT", levels=1)(more)["at"] > 0  # any channel count
+
+
+@pytest.mark.parametrize("student, factor", [("RetinaNet-R50", 1), ("FasterRCNN-R50", 2)])
+def test_the_levels_of_objects_are_those_of_the_students_pyramid(student, factor):
+    """One-stage pyramids begin at stride 8 whatever ``first_level`` says, Faster R-CNN's at first_level."""
+    e = experiment("smoke", student, "FGFI").replace(first_level=3)
+    step, teacher = (build_student(e, 3, "none") for _ in range(2))
+    assert build_imitation(e, step, teacher.model).method.side == pytest.approx(
+        SIDE * e.anchor_scale * factor
+    )
 
 
 @pytest.mark.parametrize("one_stage, weight", [(False, 6), (True, 10)])

@@ -6,6 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torchvision.transforms.v2.functional import to_dtype
 
 import c2dlib
@@ -52,6 +54,21 @@ def test_a_classifier_learns_the_crops_and_becomes_a_frozen_teacher():
     crop = torch.full((2, 3, 16, 16), 30.0)
     crop[0, 0], crop[1, 2] = 255, 255
     assert teacher.read(crop).logits.argmax(1).tolist() == [0, 1]
+
+
+def test_the_users_random_numbers_and_accelerator_stay_as_they_are():
+    """Else three seeds of a loop would draw the same numbers, and an Accelerator lose its precision."""
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    try:
+        classifier = small()
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        torch.manual_seed(5)
+        c2dlib.train_teacher(classifier, squares(), size=16, epochs=1, images=4)
+        assert torch.equal(torch.rand(3), expected)
+        assert accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_images_of_any_kind_are_the_same_images(tmp_path):
