@@ -21,7 +21,7 @@ from c2dlib.reporting.errors import run_errors
 from c2dlib.reporting.evidence import Evidence, evidence
 from c2dlib.reporting.labels import without_masks
 from c2dlib.reporting.ledger import NO_REGIME, claims_file, ledger_text
-from c2dlib.reporting.markdown import MISSING, as_text, markdown_table
+from c2dlib.reporting.markdown import MISSING, as_text, markdown_table, signed
 from c2dlib.reporting.paper_claims import SOURCES, Claim, Gain, RowChoice, claims_at
 from c2dlib.reporting.published import is_published
 from c2dlib.reporting.statistics import Difference, difference_text, mean_of, paired_difference
@@ -76,13 +76,16 @@ def write_claims(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
 
 
 def _head(frame: pd.DataFrame, draws: int) -> str:
-    excluding = int(((frame.low > 0) | (frame.high < 0)).sum())
+    distinct = frame.drop_duplicates(
+        ["effect", "low", "high", "seeds"]
+    )  # one that is in several tables: once
+    excluding = int(((distinct.low > 0) | (distinct.high < 0)).sum())
     what = f"{DESCRIPTIVE} {OVER_DRAWS}" if draws > 1 else DESCRIPTIVE
     return (
         f"## Descriptive comparisons\n\n{what}\n\n**None of these {len(frame)} comparisons has a "
         f"verdict.** "
-        f"Of {int(frame.low.notna().sum())} intervals {excluding} exclude 0; they are not corrected for "
-        f"their number: "
+        f"Of {int(distinct.low.notna().sum())} different intervals {excluding} exclude 0; they are not "
+        "corrected for their number: "
         "about one in twenty excludes 0 by chance alone. A gain without an interval is of one seed and may "
         "be chance. "
         "A small scale shows the direction of an effect at most, not the paper's number."
@@ -262,7 +265,7 @@ def markdown(frame: pd.DataFrame) -> str:
     rows = [
         [
             f"*{line.claim}*" if line.control else line.claim,
-            MISSING if pd.isna(line.paper) else f"{line.paper:+.1f}",
+            MISSING if pd.isna(line.paper) else signed(line.paper),
             difference_text(line.effect, line.low, line.high) or "not run",
             str(line.seeds),
         ]

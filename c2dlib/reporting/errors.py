@@ -160,7 +160,7 @@ def differences(by_iou: pd.DataFrame, types: list[str] = TYPES) -> pd.DataFrame:
                 "IoU": iou,
                 "type": kind,
                 "dAP": runs[kind].mean(),
-                "seeds": len(runs),
+                "seeds": int(runs[kind].count()),
             }
             if method != "baseline":
                 pairs = [

@@ -7,6 +7,7 @@ differ.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -100,7 +101,10 @@ class Evidence:
     students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high, se, se_images
     also: pd.DataFrame  # ALSO_COLUMNS: a line per difference of ALSO_POOLED and student (empty: all)
     left_out: list[str]
-    teachers: dict[str, int] = field(default_factory=dict)  # student -> trainings of its teacher, if several
+    teachers: dict[str, int] = field(
+        default_factory=dict
+    )  # student -> trainings of a row's teacher, if several
+    devices: pd.DataFrame = field(default_factory=pd.DataFrame)  # ``by_device``
 
 
 def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
@@ -114,16 +118,68 @@ def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
         judge(claims, regime, runs, paper_numbers(), workspace.scale),
         by_student(claims, regime, runs),
         also_pooled(regime, runs, paper_numbers(), workspace.scale),
-        runs.left_out,
+        [*runs.left_out, *other_teachers(claims, regime, runs.frame)],
         several_teachers(runs.frame),
+        by_device(claims, regime, runs),
     )
 
 
 def several_teachers(runs: pd.DataFrame) -> dict[str, int]:
-    """Student -> how many trainings of a teacher its runs of one draw name, where more than one."""
-    named = runs[runs.teacher != ""] if "teacher" in runs else runs.head(0).assign(teacher=[])
-    counts = named.groupby(["student", "draw"]).teacher.nunique().groupby("student").max()
+    """Student -> how many trainings of a teacher the runs of one of its rows name on one draw, if several."""
+    named = runs[runs.teacher != ""]
+    counts = named.groupby(["student", "method", "draw"]).teacher.nunique().groupby("student").max()
     return {str(student): int(count) for student, count in counts.items() if count > 1}
+
+
+def other_teachers(claims: list[PrimaryClaim], regime: Regime, runs: pd.DataFrame) -> list[str]:
+    """A sentence for each student and pair of rows that a claim compares and that share no teacher."""
+    pairs: dict[tuple[str, str, str], None] = {}
+    for part in (part for claim in claims for part in claim.parts):
+        for student in dict.fromkeys(student for group in part.groups for student in regime.groups[group]):
+            own = runs[(runs.student == student) & (runs.teacher != "")]
+            teachers = {method: set(rows.teacher) for method, rows in own.groupby("method")}
+            methods = [m for m in dict.fromkeys(term.method for term in part.terms) if m in teachers]
+            pairs |= dict.fromkeys(
+                (student, first, second)
+                for first, second in itertools.combinations(methods, 2)
+                if teachers[first].isdisjoint(teachers[second])
+            )
+    return [
+        f"{student}: {method_label(first)} and {method_label(second)} had teachers from different trainings, "
+        "so their difference contains what these teachers differ by, and its interval does not"
+        for student, first, second in pairs
+    ]
+
+
+def by_device(claims: list[PrimaryClaim], regime: Regime, runs: Runs) -> pd.DataFrame:
+    """Sums on the runs of one kind of device alone, where their rows have runs from CPUs and from a GPU.
+
+    They are the parts of the claims, and what ALSO_POOLED has of AP80 of the boxes. A sum that cannot be
+    computed on CPUs alone is left out.
+
+    Returns:
+        ``sum`` (in words), ``student`` (empty: all of the sum), ``device`` (CPU or GPU) and ``value``,
+        ``low``, ``high`` (95 %; from three seeds on).
+    """
+    parts = {f"{claim.id}. {part.text}": part for claim in claims for part in claim.parts}
+    parts |= {
+        part.text: part for part in (_difference(*names) for names in ALSO_POOLED if "boxes80" in names)
+    }
+    lines, on_cpu = [], runs.frame.device == "CPU"
+    for name, part in parts.items():
+        cells = cell_weights(part, regime.groups)
+        kinds = on_cpu[[cell in cells for cell in zip(runs.frame.student, runs.frame.method, strict=True)]]
+        if kinds.nunique() < 2 or find(part, regime.groups, runs.frame[on_cpu]).missing:
+            continue
+        students = list(dict.fromkeys(student for student, _ in cells))
+        alone = students if len(part.groups) == 1 and len(students) > 1 else []
+        for student in ["", *alone]:
+            groups = {part.groups[0]: [student]} if student else regime.groups
+            for device, chosen in (("CPU", on_cpu), ("GPU", ~on_cpu)):
+                found = _line(part, groups, Runs(runs.frame[chosen]))
+                line = {"sum": name, "student": student, "device": device}
+                lines.append(line | {name: found.get(name) for name in ("value", "low", "high")})
+    return pd.DataFrame(lines, columns=["sum", "student", "device", "value", "low", "high"])
 
 
 def collect_runs(
@@ -134,7 +190,8 @@ def collect_runs(
     A seed that chose a setting does not count, nor does a seed whose rows are from different kinds of device.
     """
     lines, divided = [], {}
-    for e, record in own_runs(workspace, regime.students, methods_of(claims), folder.annotation_hash):
+    found, left_out = own_runs(workspace, regime.students, methods_of(claims), folder.annotation_hash)
+    for e, record in found:
         line, errors = run_line(record), known_errors(e, workspace)
         lines.append(line | _from_errors(errors))
         if errors and len(errors.halves):
@@ -142,15 +199,20 @@ def collect_runs(
     frame = pd.DataFrame(
         lines, columns=None if lines else ["student", "method", "seed", "draw", "device", "teacher"]
     )
-    return replace(one_device_per_seed(frame), halves=divided)
+    counted = one_device_per_seed(frame)
+    return replace(counted, left_out=[*left_out, *counted.left_out], halves=divided)
 
 
 def own_runs(
     workspace: Workspace, students: list[str] | None, methods: list[str], annotation_hash: str = ""
-) -> list[tuple[Experiment, RunRecord]]:
+) -> tuple[list[tuple[Experiment, RunRecord]], list[str]]:
     """The finished runs of a results folder on the test split, with the scale's own settings.
 
     A seed that chose a setting is left out.
+
+    Returns:
+        The runs; and a sentence for each that did not finish, such as one that stopped on a numerical error,
+        and for each record that cannot be read.
 
     Args:
         students: None: all.
@@ -158,20 +220,17 @@ def own_runs(
             most runs.
     """
     chose = scale_tables(workspace.scale).get("first_seed", {}).get("choices")
-    runs = []
+    runs, left_out = [], []
     for path in sorted((workspace.results / "records").glob("*.json")):
         student, method = path.name.split(".")[:2]
         if method not in methods or (students is not None and student not in students):
             continue
         try:
             record = read_record(path)
-        except RecordError:
-            continue  # the tables name it
-        if (
-            record.status != "done"
-            or record.eval_split != "test"
-            or record.seed >= (chose or record.seed + 1)
-        ):
+        except RecordError as error:
+            left_out.append(f"left out: {error}")
+            continue
+        if record.eval_split != "test" or record.seed >= (chose or record.seed + 1):
             continue
         e = experiment(
             workspace.scale,
@@ -182,11 +241,14 @@ def own_runs(
             data_hash=record.experiment.get("data_hash", annotation_hash),
             eval_split="test",
         )
-        if e.hash() == record.hash:
+        if e.hash() == record.hash and record.status == "done":
             runs.append((e, record))
+        elif e.hash() == record.hash:
+            name = f"{student} {method_label(method)}, seed {record.seed}"
+            left_out.append(f"{name}: left out, because it did not finish ({record.status}: {record.reason})")
     hashes = [record.data["annotation_hash"] for _, record in runs]
     present = annotation_hash or max(hashes, key=hashes.count, default="")
-    return [run for run, own in zip(runs, hashes, strict=True) if own == present]
+    return [run for run, own in zip(runs, hashes, strict=True) if own == present], left_out
 
 
 def methods_of(claims: list[PrimaryClaim]) -> list[str]:
@@ -202,9 +264,14 @@ def run_line(record: RunRecord) -> dict:
         "seed": record.seed,
         "draw": f"{record.data['annotation_hash'][:12]}-{record.experiment.get('draw', 0)} {record.origin}",
         "device": record.device_kind,
-        "teacher": record.teacher.get("weights_sha256", ""),
+        "teacher": _training(record.teacher),
         **record.metrics,
     }
+
+
+def _training(teacher: Mapping) -> str:
+    """Which training of its teacher a run had; empty without one. Older records do not name its weights."""
+    return f"{teacher['hash']} {teacher['top1']:.3f} {teacher['ECE']:.3f}" if "top1" in teacher else ""
 
 
 def _from_errors(errors: RunErrors | None) -> dict[str, float | None]:
@@ -217,7 +284,9 @@ def _from_errors(errors: RunErrors | None) -> dict[str, float | None]:
         name: float(by_iou.loc[iou, BOXES]) for name, iou in BOXES_ALONE.items() if iou in by_iou.index
     }
     if ORACLE in by_iou:
-        values |= {"oracle_mAP": by_iou[ORACLE].mean(), "score_IoU": 100 * by_iou.loc[50, SCORE_IOU]}
+        best, correlation = by_iou[ORACLE], 100 * by_iou[SCORE_IOU]
+        values |= {"oracle_mAP": best.mean(), "oracle50": best.loc[50], "oracle80": best.loc[80]}
+        values |= {"score_IoU": correlation.loc[50], "score_IoU80": correlation.loc[80]}
     return values
 
 
@@ -258,12 +327,14 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     measured = _values(runs, part.direction)
     values = _same_devices(measured, list(weights))
     cells = {cell: values[(values.student == cell[0]) & (values.method == cell[1])] for cell in weights}
-    if missing := _missing(cells, runs, measured, part):
+    if missing := _missing(cells, runs, measured, part) or _without_common_draw(cells):
         planned = _one_draw(weights, values, FEWEST_SEEDS) if values.draw.nunique() == 1 else None
         return Finding(missing=missing, begun=any(_has(runs, *cell) for cell in cells), planned=planned)
     counts = [len(rows) for rows in cells.values()]
     value = sum(weight * cells[cell].value.mean() for cell, weight in weights.items())
-    draws = max(values[values.student == student].draw.nunique() for student, _ in weights)
+    used = pd.concat(cells.values())[["student", "draw"]].drop_duplicates()
+    values = values.merge(used)  # other rows count on the same draws
+    draws = int(used.student.value_counts().max())
     known = {"fewest": min(counts), "most": max(counts), "draws": draws}
     estimate = _one_draw(weights, values) if draws == 1 else _several_draws(weights, values)
     return Finding(estimate, estimate.value if estimate else value, **known)
@@ -351,6 +422,18 @@ def _missing(
     return tuple(lacking)
 
 
+def _without_common_draw(cells: dict[tuple[str, str], pd.DataFrame]) -> tuple[tuple[str, str, str], ...]:
+    """As ``_missing``, the rows of each student that have no draw in common.
+
+    A draw is a training set with its initial weights: their difference would be one of these too.
+    """
+    draws: dict[str, set[str]] = {}
+    for (student, _), rows in cells.items():
+        draws[student] = draws.get(student, set(rows.draw)) & set(rows.draw)
+    what = "no draw in common (other initial weights or training images)"
+    return tuple((what, method_label(method), student) for student, method in cells if not draws[student])
+
+
 def _has(runs: pd.DataFrame, student: str, method: str) -> bool:
     return bool(((runs.student == student) & (runs.method == method)).any())
 
@@ -416,7 +499,9 @@ def judge(
         numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde`` (and
         ``mde_within`` of a claim with ``otherwise_within``; where rows are missing, with three runs of each),
         ``se`` and ``se_images``, the standard errors from seed and draw and from the choice of test images;
-        of the whole claim ``p``, ``p_holm``, ``verdict`` and ``why`` (rows that are missing).
+        ``p_at_best``, the p of TOST if the difference were exactly 0; of the whole claim ``p``, ``p_holm``
+        and, of the opposite, ``p_against``, ``p_against_holm``, then ``verdict`` and ``why`` (rows that are
+        missing).
     """
     findings = {c.id: [find(part, regime.groups, runs.frame) for part in c.parts] for c in claims}
     sizes = pd.Series([c.family for c in claims]).value_counts()
@@ -442,7 +527,7 @@ def judge(
                     "smallest_effect": claim.smallest_effect,
                     "paper": number_of_paper,
                     "paper_students": students,
-                    **_numbers(part, finding, int(sizes[claim.family]), claim.otherwise_within is not None),
+                    **_numbers(part, finding, int(sizes[claim.family]), claim.otherwise_within),
                     "se_images": image_error(part, regime.groups, runs),
                     **verdicts[claim.id],
                 }
@@ -453,12 +538,12 @@ def judge(
     return frame
 
 
-def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: bool) -> dict:
+def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: float | None) -> dict:
     """The estimate of a part; intervals are for rows of three seeds or more.
 
     Args:
         family_size: the number of claims that Holm's correction is made for.
-        otherwise_within: the claim also asks whether the difference is within a margin.
+        otherwise_within: the margin of a claim that also asks whether the difference is negligible.
     """
     tost_alpha = LEVEL / family_size  # at the strictest step
     alpha = min(LEVEL / 2, tost_alpha)  # a difference must also be outside its two-sided interval
@@ -474,6 +559,7 @@ def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: b
         "mde": None,
         "mde_within": None,
         "se": None,
+        "p_at_best": None,
     }
     measured = finding.estimate if finding.fewest >= FEWEST_SEEDS else None
     if measured:
@@ -482,7 +568,9 @@ def _numbers(part: Part, finding: Finding, family_size: int, otherwise_within: b
     if error := measured or finding.planned:
         margin = error.detectable_margin(tost_alpha)
         line["mde"] = error.detectable(alpha) if part.within is None else margin
-        line["mde_within"] = margin if otherwise_within else None
+        line["mde_within"] = margin if otherwise_within is not None else None
+        bound = part.within if otherwise_within is None else otherwise_within
+        line["p_at_best"] = None if bound is None else Estimate(0.0, error.se, error.df).p_within(bound)
     return line
 
 
@@ -527,6 +615,8 @@ def _family(claims: list[PrimaryClaim], findings: dict[int, list[Finding]]) -> d
         result[c.id] = {
             "p": p_for[c.id] if run else None,
             "p_holm": adjusted["for"][c.id] if run else None,
+            "p_against": p_against[c.id] if run else None,
+            "p_against_holm": adjusted["against"][c.id] if run else None,
             "verdict": verdict,
             "why": _missing_text(missing),
         }
@@ -599,9 +689,8 @@ def also_pooled(
     they have no verdict.
     """
     lines, students = [], regime.groups["compact"]
-    for method, over, metric in ALSO_POOLED:
-        terms = tuple(Term(w, "compact", canonical(m), metric) for w, m in ((1, method), (-1, over)))
-        part = Part(terms, above=0.0)
+    for names in ALSO_POOLED:
+        part = _difference(*names)
         pooled = _line(part, regime.groups, runs)
         if "low" in pooled:
             number, _ = papers_sum(part, regime, paper, scale)
@@ -611,6 +700,12 @@ def also_pooled(
                     {"sum": part.text, "student": student} | _line(part, {"compact": [student]}, runs)
                 )
     return pd.DataFrame(lines, columns=ALSO_COLUMNS)
+
+
+def _difference(method: str, over: str, metric: str) -> Part:
+    """A line of ALSO_POOLED as a part."""
+    terms = (Term(weight, "compact", canonical(m), metric) for weight, m in ((1, method), (-1, over)))
+    return Part(tuple(terms), above=0.0)
 
 
 def paper_numbers() -> dict[tuple[str, str, str], float]:

@@ -17,7 +17,7 @@ from c2dlib.reporting.evidence import (
     UNDECIDED,
     Evidence,
 )
-from c2dlib.reporting.markdown import MISSING, folded, markdown_table, number
+from c2dlib.reporting.markdown import MISSING, folded, markdown_table, number, signed
 from c2dlib.reporting.primary_claims import ORDER, read_claims
 from c2dlib.reporting.statistics import difference_text
 
@@ -43,9 +43,13 @@ IMAGES = (
     "a mean over them, so it is rather too small where photographs resemble one another. An interval for "
     "other seeds *and* images has the root of the sum of both squares."
 )
+DEVICES = (
+    "The same sums on the runs from CPUs alone and, after the stroke, on those from a GPU alone; an interval "
+    "from three seeds on. Descriptive: the verdicts are those of all runs."
+)
 ORDERED = (
     "*mAP in the best order*: if each object's best box had its IoU as score and every other box came last; "
-    "nearly the mAR. The rank correlation is over boxes of the right class with an IoU of at least .50."
+    "nearly the mAR. The rank correlation is over boxes of the right class with an IoU of at least so much."
 )
 
 
@@ -72,6 +76,8 @@ def ledger_text(found: Evidence, published: bool = False) -> str:
             "The same sums on each student, with its own pooled 95 % interval.",
             _students_table(found),
         ]
+    if len(found.devices):
+        paragraphs += ["### On one kind of device", DEVICES, _devices_table(found.devices)]
     if len(found.also):
         paragraphs += [
             "### Not among the claims, pooled in the same way",
@@ -195,7 +201,7 @@ def _bound(line) -> str:
 def _paper(line) -> str:
     if pd.isna(line.paper):
         return MISSING
-    return f"{line.paper:+.1f}" + (f" ({line.paper_students} only)" if line.paper_students else "")
+    return signed(line.paper) + (f" ({line.paper_students} only)" if line.paper_students else "")
 
 
 def _estimate(line) -> str:
@@ -210,7 +216,12 @@ def _detectable(line) -> str:
 
 
 def _p(line) -> str:
-    return MISSING if pd.isna(line.p) else f"{_p_text(line.p)}, {_p_text(line.p_holm)}"
+    if pd.isna(line.p):
+        return MISSING
+    text = f"{_p_text(line.p)}, {_p_text(line.p_holm)}"
+    if line.verdict not in (CONTRADICTED, EXPLORED[CONTRADICTED]):
+        return text
+    return f"{text}; against {_p_text(line.p_against)}, {_p_text(line.p_against_holm)}"
 
 
 def _p_text(p: float) -> str:
@@ -249,21 +260,28 @@ def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
         )
     if teachers:
         noise += " " + " ".join(
-            f"The runs of {student}, however, have {count} trainings of that teacher, so their intervals "
+            f"Rows of {student}, however, have {count} trainings of that teacher, so their intervals "
             "contain a part of that noise too."
             for student, count in teachers.items()
         )
+    hopeless = parts[(parts.p_at_best >= LEVEL) & (parts.verdict != EQUIVALENT)].drop_duplicates("id")
     items = [
         "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "
         "direction, and for *within* two one-sided tests (TOST), whose interval has 90 %.",
         f"Holm's correction is made within each family (classes 1 to 3, boxes 4 to 8, together 9 to 13, "
-        f"controls 14 and 15) at {100 * LEVEL:.0f} %, with p = 1 for a claim whose rows are missing. "
+        f"controls 14 and 15) at {100 * LEVEL:.0f} % in each direction, with p = 1 for a claim whose rows "
+        "are missing. "
         "*reproduced* and *contradicted* also ask that the two-sided 95 % interval lies on that side.",
         "*detectable*: the effect that these runs would have shown with 80 % power at the strictest step of "
         "the correction; for *within*, the margin that they would have shown if the difference were 0; in "
         f"brackets, where rows are missing: with {FEWEST_SEEDS} seeds of each of these. The smallest effect "
         f"that matters is {parts.smallest_effect.min():g} points: where the detectable one "
         "is larger, *undecided* does not mean that there is no effect.",
+        *(
+            f"Claim {line.id}: with this noise no {line.sum} would be shown to lie within its margin, not "
+            "even 0."
+            for line in hopeless.itertuples()
+        ),
         f"{residual} {noise}",
         f"A sum over a row of fewer than {FEWEST_SEEDS} seeds gets no interval and no verdict.",
         "*paper*: the same sum of the paper's numbers, on its students.",
@@ -283,6 +301,22 @@ def _students_table(found: Evidence) -> str:
     return markdown_table(["sum of means over seeds", *students], rows, text_columns=(0,))
 
 
+def _devices_table(devices: pd.DataFrame) -> str:
+    students, rows = [student for student in dict.fromkeys(devices.student) if student], []
+    for name, lines in devices.groupby("sum", sort=False):
+        texts = {
+            (line.student, line.device): difference_text(line.value, line.low, line.high) or MISSING
+            for line in lines.itertuples()
+        }
+        cells = [
+            f"{texts[student, 'CPU']} / {texts[student, 'GPU']}" if (student, "CPU") in texts else MISSING
+            for student in ["", *students]
+        ]
+        rows.append([str(name), *cells])
+    head = ["sum of means over seeds", "pooled: CPUs / GPU", *students]
+    return markdown_table(head, rows, text_columns=(0,))
+
+
 def _also_table(also: pd.DataFrame) -> str:
     students = [student for student in dict.fromkeys(also.student) if student]
     rows = []
@@ -292,7 +326,7 @@ def _also_table(also: pd.DataFrame) -> str:
         by_student = dict(zip(own.index, texts, strict=True))
         paper = own.paper.get("")
         cells = [by_student.get(student) or MISSING for student in ["", *students]]
-        rows.append([str(name), MISSING if pd.isna(paper) else f"{paper:+.1f}", *cells, own.seeds[""]])
+        rows.append([str(name), MISSING if pd.isna(paper) else signed(paper), *cells, own.seeds[""]])
     head = ["difference", "paper", "reproduced [95 % CI]", *students, "seeds"]
     return markdown_table(head, rows, text_columns=(0,))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
+from decimal import ROUND_HALF_UP, Decimal
 
 MISSING = "–"
 # What Markdown or HTML may read as markup; an underscore inside a word is none.
@@ -40,7 +42,18 @@ def difference_text(mean: float | None, low: float | None, high: float | None) -
     """``+1.2 [+0.3, +2.1]``; without its interval where there is none; empty without a mean."""
     if missing(mean):
         return ""
-    return f"{mean:+.1f}" if missing(low) else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return signed(mean) if missing(low) else f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, rounded as by hand: ``+1.7`` for 1.65, ``-1.7`` for -1.65.
+
+    Means of the paper's numbers are often such ties. Binary floating point has 1.65 a little too low, so that
+    formatting alone makes 1.6 of it.
+    """
+    if not math.isfinite(value):
+        return f"{value:+.1f}"
+    return f"{Decimal(f'{value:.9f}').quantize(Decimal('0.1'), ROUND_HALF_UP):+.1f}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

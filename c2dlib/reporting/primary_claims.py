@@ -19,7 +19,10 @@ FILE = ROOT / "results" / "primary_claims.yaml"
 BOXES_ALONE = {f"boxes{iou}": iou for iou in range(50, 100, 5)}  # metric -> IoU in percent
 ORDER = {  # metrics of ``evaluation.ranking`` -> what they are called
     "oracle_mAP": "mAP in the best order",
-    "score_IoU": "rank correlation of score and IoU x 100",
+    "oracle50": "AP50 in the best order",
+    "oracle80": "AP80 in the best order",
+    "score_IoU": "rank correlation x 100 of score and IoU, from IoU .50 on",
+    "score_IoU80": "rank correlation x 100 of score and IoU, from IoU .80 on",
 }
 # Results folder -> the regime whose groups of students it has, where their names differ.
 REGIMES = {"badges-mini": "badges", "badges-regimes": "badges"}

@@ -156,10 +156,11 @@ def regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         planned = folder.parent.name == "published" and not place.exploratory
         scale = place.folder.rpartition("-")[2]
         workspace = Workspace(scale, Path("nowhere"), folder, Path("nowhere"), "cpu")
-        runs = own_runs(workspace, list(place.students) or None, sorted({*METHODS, *claimed_methods()}))
+        methods = sorted({*METHODS, *claimed_methods()})
+        runs, left_out = own_runs(workspace, list(place.students) or None, methods)
         counted = one_device_per_seed(pd.DataFrame([run_line(record) for _, record in runs]))
         frame = counted.frame
-        for sentence in counted.left_out:
+        for sentence in [*left_out, *counted.left_out]:
             print(f"{place.name}: {sentence}", file=sys.stderr)
         if frame.empty:
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from c2dlib.config.experiment import check_scale, experiment, known
+from c2dlib.config.experiment import check_scale, experiment, known, scale_tables
 from c2dlib.data.coco import CocoFolder
 from c2dlib.records import ROOT
 from c2dlib.reporting import console, notebooks, tables, work_list
@@ -73,7 +73,7 @@ def _print_table(
         text = unescape(note.replace("**", ""))
         print(textwrap.fill(f"- {text}", console.WIDTH, subsequent_indent="  "))
     print(f"\n{done} of {len(frame)} rows have a finished run.\nWritten: {path}.csv, .md{also}")
-    if sentence := agreement(frame):
+    if sentence := agreement(frame, scale_tables(workspace.scale).get("draws", 1)):
         print(textwrap.fill(sentence, console.WIDTH))
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 from c2dlib.reporting.markdown import difference_text as difference_text
+from c2dlib.reporting.markdown import missing
 
 # Of statsmodels. They need no gradient: those that do often stop early where a variance is 0.
 OPTIMIZERS = ("powell", "nm")
@@ -39,13 +40,13 @@ def paired_difference(
     """Mean of first - second over the pairs, with Student's t interval from two pairs on.
 
     Args:
-        pairs: two values per seed; a pair with a None is left out.
+        pairs: two values per seed; a pair with a None or NaN is left out.
         draws: of each pair; empty: one. Where there are several, the pairs of a draw count as one, by their
             mean.
     """
     by_draw: dict[int, list[float]] = {}
     for (first, second), draw in zip(pairs, draws or [0] * len(pairs), strict=True):
-        if first is not None and second is not None:
+        if not missing(first) and not missing(second):
             by_draw.setdefault(draw, []).append(first - second)
     if len(by_draw) > 1:
         differences = [statistics.fmean(of_draw) for of_draw in by_draw.values()]
@@ -61,14 +62,14 @@ def paired_difference(
 
 
 def mean_of(values: list[float | None]) -> float | None:
-    """Arithmetic mean without the Nones; None if nothing is left."""
-    values = [value for value in values if value is not None]
+    """Arithmetic mean without None and NaN; None if nothing is left."""
+    values = [value for value in values if not missing(value)]
     return statistics.fmean(values) if values else None
 
 
 def sd_of(values: list[float | None]) -> float | None:
-    """Sample standard deviation without the Nones; None for fewer than two values."""
-    values = [value for value in values if value is not None]
+    """Sample standard deviation without None and NaN; None for fewer than two values."""
+    values = [value for value in values if not missing(value)]
     return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -185,8 +186,8 @@ def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate
         weights: of cells; others have weight 0.
 
     Returns:
-        The degrees of freedom are those of the interaction of draw and method in a balanced design. None if
-        the model does not converge, or gives the sum no variance above 0.
+        The degrees of freedom are those of the interaction of draw and method. None if there are none of
+        these, or if the model does not converge or gives the sum no variance above 0.
     """
     if (runs.groupby("cell").value.nunique() == 1).all():
         return None  # the optimizers would look for a maximum that does not exist
@@ -199,8 +200,19 @@ def mixed_estimate(runs: pd.DataFrame, weights: Mapping[str, float]) -> Estimate
     variance = float(vector @ covariance @ vector)
     if not variance > 0:  # also where it is not a number
         return None
-    df = (runs.draw.nunique() - 1) * (runs.method.nunique() - 1)
-    return Estimate(float(vector @ means), variance**0.5, df)
+    df = _interaction_df(runs)
+    return Estimate(float(vector @ means), variance**0.5, df) if df else None
+
+
+def _interaction_df(runs: pd.DataFrame) -> int:
+    """The degrees of freedom of the interaction of draw and method in the design that was run.
+
+    In a balanced one (draws - 1) x (methods - 1); a method that has one draw only adds none.
+    """
+    pairs = runs[["draw", "method"]].drop_duplicates()
+    return len(pairs) - int(
+        np.linalg.matrix_rank(pd.get_dummies(pairs, columns=["draw", "method"]).to_numpy(float))
+    )
 
 
 @cache  # the claims have many sums of the same runs

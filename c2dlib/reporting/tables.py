@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from c2dlib.config.experiment import scale_tables
 from c2dlib.config.methods import canonical
 from c2dlib.data.coco import CocoFolder
 from c2dlib.evaluation import ranking, tide
@@ -59,6 +60,7 @@ def write_table(name: str, rows: list[Row], workspace: Workspace, folder: CocoFo
             TABLES[name].title,
             [*whose_numbers(name, workspace, rows), *notes(workspace, folder, records, rows)],
             [_reason(row, records) for row in rows],
+            scale_tables(workspace.scale).get("draws", 1),
         ),
     )
     return frame
@@ -217,15 +219,18 @@ def _status(row: Row, records: dict[str, RunRecord], done: int) -> str:
     return "done"
 
 
-def markdown(frame: pd.DataFrame, title: str, notes: list[str], reasons: Sequence[str] | None = None) -> str:
+def markdown(
+    frame: pd.DataFrame, title: str, notes: list[str], reasons: Sequence[str] | None = None, draws: int = 1
+) -> str:
     """A ``table`` as Markdown with its title and notes; a row without a number says why in words.
 
     Args:
         reasons: per row, what is shown in brackets behind the method; empty: nothing.
+        draws: of the training set, see ``agreement``.
     """
     if "published_mAP" in frame:
         columns, rows = _beside_published(frame)
-        notes = [*notes, agreement(frame)]
+        notes = [*notes, agreement(frame, draws)]
     else:
         columns, rows = _with_costs(frame, reasons or [""] * len(frame))
     text = markdown_table(columns, rows, text_columns=range(2 + len(varied_settings(frame))))

@@ -17,7 +17,9 @@ from c2dlib.evaluation.halves import METRICS as METRICS_OF_HALVES
 from c2dlib.records import ROOT, write_record
 from c2dlib.reporting.errors import RunErrors
 from c2dlib.reporting.evidence import (
+    ALSO_COLUMNS,
     REPRODUCED,
+    Evidence,
     Runs,
     by_student,
     evidence,
@@ -44,6 +46,7 @@ from c2dlib.training.run import experiment_for
 from c2dlib.workspace import PUBLISHED, Workspace
 from tests.reporting.helpers import record
 
+NOTHING_POOLED = pd.DataFrame(columns=ALSO_COLUMNS)
 ONE = Regime("test", "simulated runs", {"compact": ["A"], "other": ["B"]}, exploratory=False)
 
 
@@ -209,6 +212,16 @@ def test_what_is_missing_of_a_student_on_two_kinds_of_device_is_named():
     )
 
 
+def test_rows_from_different_initial_weights_are_not_compared():
+    """Their difference would be one of the weights; pre-training on another machine makes such rows."""
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 10.0}, sd=0.2)
+    runs.loc[runs.method == "KDcls", "draw"] = "other weights"
+    why = "no draw in common (other initial weights or training images)"
+    assert find(gain(), ONE.groups, runs).missing == ((why, "KDcls", "A"), (why, "baseline", "A"))
+    assert find(gain("loc"), ONE.groups, runs).estimate is not None
+    assert judge([claim(gain())], ONE, Runs(runs), {}, "mini").verdict.tolist() == ["incomplete"]
+
+
 def test_several_draws_widen_the_interval_by_what_differs_between_them():
     runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 12.0, ("A", "loc"): 11.0}, sd=0.2, draws=4)
     shift = {"d0": -2.0, "d1": 2.0, "d2": -2.0, "d3": 2.0}
@@ -274,7 +287,7 @@ def recorded(
     data = {"annotation_hash": folder.annotation_hash, "initial_weights": "w"}
     metrics = dict.fromkeys([*METRICS, *IOUS], 5.0) | {"mAP": mAP, "mAR": mAP}
     fields = {"eval_split": e.eval_split, "data": data, "experiment": e.identity(), "device": device}
-    fields["teacher"] = {"weights_sha256": teacher} if teacher else {}
+    fields["teacher"] = {"hash": "h", "top1": float(teacher), "ECE": 2.0} if teacher else {}
     write_record(record(e, metrics=metrics, **fields), workspace.results / "records")
 
 
@@ -298,7 +311,7 @@ def test_which_records_count(photos):
     assert found.students[found.students.id == 1].value.tolist() == pytest.approx([2.0, 2.0])
     assert "AP80 of the boxes" in found.parts.set_index("id").loc[15, "sum"].tolist()[1]
     text = ledger_text(found)
-    assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.6 | +2.0 [+1.9, +2.1] |" in text
+    assert "| 1. KD_cls raises mAP | KDcls - baseline, mAP | +1.7 | +2.0 [+1.9, +2.1] |" in text
     assert re.search(r"loc - baseline, mAP \| \+1.2 \| – \| \(0.\d\) \| ", text)
     assert (
         "**reproduced**" in text
@@ -317,7 +330,7 @@ def test_runs_on_other_annotations_do_not_count(photos):
                 recorded(before if seed > 3 else photos, student, method, seed, mAP + 10 * (seed > 3))
     found = evidence(*photos).parts.set_index("id").loc[1]
     assert (found.seeds, found.draws, found.value) == ("4", 1, pytest.approx(2.0))
-    most = own_runs(workspace, None, ["baseline"])  # without the data: the annotations of most runs
+    most, _ = own_runs(workspace, None, ["baseline"])  # without the data: the annotations of most runs
     assert {e.seed for e, _ in most} == {0, 1, 2, 3}
 
 
@@ -326,12 +339,64 @@ def test_several_trainings_of_a_teacher_are_named(photos):
     for seed in range(3):
         for student, method in product(("FasterRCNN-MV1x025", "SSD300-MV1x025"), ("baseline", "KDcls")):
             other = student == "SSD300-MV1x025" and seed == 2
-            teacher = "" if method == "baseline" else "other" if other else "first"
+            teacher = "" if method == "baseline" else "81" if other else "82"
             recorded(photos, student, method, seed, 20.0 + 0.1 * seed, teacher=teacher)
     found = evidence(*photos)
     assert found.teachers == {"SSD300-MV1x025": 2}
-    sentence = "The runs of SSD300-MV1x025, however, have 2 trainings of that teacher"
+    sentence = "Rows of SSD300-MV1x025, however, have 2 trainings of that teacher"
     assert sentence in ledger_text(found) and "FasterRCNN-MV1x025, however" not in ledger_text(found)
+
+
+def test_rows_of_different_trainings_of_a_teacher_are_named(photos):
+    """Where no run of one row has the teacher of the other, no interval contains what these differ by."""
+    student = "FasterRCNN-MV1x025"
+    for seed, (method, teacher) in product(
+        range(3), {"baseline": "", "KDcls": "82", "KDcls-mean": "81"}.items()
+    ):
+        recorded(photos, student, method, seed, 20.0 + 0.1 * seed, teacher=teacher)
+    found = evidence(*photos)
+    assert found.teachers == {}
+    assert found.left_out == [
+        f"{student}: KDcls and KDcls-mean had teachers from different trainings, so their difference "
+        "contains what these teachers differ by, and its interval does not"
+    ]
+    recorded(photos, student, "KDcls-mean", 3, 20.0, teacher="82")
+    assert evidence(*photos).left_out == []
+
+
+def test_a_run_that_stopped_is_named(photos):
+    """A row that is judged on the runs that survived says so."""
+    workspace, folder = photos
+    for seed, method in product(range(3), ("baseline", "KDcls")):
+        recorded(photos, "SSD300-MV1x025", method, seed, 20.0)
+    e = experiment_for(workspace, folder, "SSD300-MV1x025", "KDcls", 3)
+    stopped = {"status": "failed", "reason": "KDcls is nan at step 7", "eval_split": "test"}
+    data = {"annotation_hash": folder.annotation_hash, "initial_weights": "w"}
+    path = write_record(
+        record(e, data=data, experiment=e.identity(), **stopped), workspace.results / "records"
+    )
+    why = "left out, because it did not finish (failed: KDcls is nan at step 7)"
+    assert evidence(*photos).left_out == [f"SSD300-MV1x025 KDcls, seed 3: {why}"]
+    path.write_text("{")
+    (sentence,) = evidence(*photos).left_out
+    assert sentence.startswith("left out: ") and path.name in sentence
+
+
+def test_the_same_sums_on_one_kind_of_device(photos):
+    for seed, student in product(range(5), ("FasterRCNN-MV1x025", "SSD300-MV1x025")):
+        on_gpu = seed > 2 and student == "SSD300-MV1x025"
+        device = "NVIDIA H100" if on_gpu else "cpu"
+        recorded(photos, student, "baseline", seed, 20.0 + 0.1 * seed, device)
+        recorded(photos, student, "KDcls", seed, 22.0 + 0.1 * seed + on_gpu, device)
+    found = evidence(*photos)
+    first = found.devices[found.devices["sum"].str.startswith("1. ")].set_index(["student", "device"])
+    assert first.value["", "CPU"] == pytest.approx(2) and not math.isnan(first.low["", "CPU"])
+    assert first.value["SSD300-MV1x025", "GPU"] == pytest.approx(3) and math.isnan(
+        first.low["SSD300-MV1x025", "GPU"]
+    )
+    assert set(found.devices["sum"].str[0]) == set("123")  # the others have no runs
+    text = ledger_text(found)
+    assert "### On one kind of device" in text and "/ +3.0 |" in text
 
 
 def test_the_detectable_margin_is_that_of_the_strictest_step():
@@ -340,6 +405,18 @@ def test_the_detectable_margin_is_that_of_the_strictest_step():
     two = judge([claim(part), claim(part, id=2)], ONE, Runs(runs), {}, "mini")
     expected = find(part, ONE.groups, runs).estimate.detectable_margin(0.05 / 2)
     assert two.mde.tolist() == pytest.approx([expected, expected])
+
+
+def test_a_margin_that_no_difference_would_reach_is_named():
+    runs = simulated({("A", "baseline"): 10.0, ("A", "KDcls"): 10.0}, sd=1.0)
+    found = judge([claim(gain(within=0.5)), claim(gain(within=9.0), id=2)], ONE, Runs(runs), {}, "mini")
+    se, df = find(gain(within=0.5), ONE.groups, runs).estimate[1:]
+    assert found.p_at_best.tolist() == pytest.approx([Estimate(0, se, df).p_within(m) for m in (0.5, 9.0)])
+    text = ledger_text(Evidence(ONE, found, by_student([], ONE, Runs(runs)), NOTHING_POOLED, []))
+    assert (
+        "Claim 1: with this noise no KDcls - baseline, mAP would be shown" in text
+        and "Claim 2: with" not in text
+    )
 
 
 def test_boxes_that_are_not_measured_are_named(photos):
@@ -412,8 +489,11 @@ def test_the_ledger_has_the_noise_of_the_images_and_the_order_of_the_boxes(photo
     text = ledger_text(evidence(*photos))
     assert "| KDcls - baseline, AP80 of the boxes | – | +8.0 [+8.0, +8.0] | +8.0" in text
     assert "| KDcls - baseline, AP50 of the boxes | – | +5.0 " in text
-    assert "| KDcls - baseline, mAP in the best order | – | +1.4 [" in text  # the mean of 50 to 95, over 50
-    assert "| KDcls - baseline, rank correlation of score and IoU x 100 | – | +10.0 [" in text
+    assert "| KDcls - baseline, mAP in the best order | – | +1.5 [" in text  # the mean of 50 to 95, over 50
+    assert "| KDcls - baseline, AP80 in the best order | – | +1.6 [" in text
+    for iou in (50, 80):
+        name = f"rank correlation x 100 of score and IoU, from IoU .{iou} on"
+        assert f"| KDcls - baseline, {name} | – | +10.0 [" in text
     assert "nearly the mAR" in text
     images = text[text.index("### Other test images") :]
     assert "| 1. KDcls - baseline, mAP | – | – | 0.1 / 0.2 |" in images  # 4 / sqrt(400)

@@ -1,5 +1,6 @@
 """Differences, intervals and tests: by hand, or as scipy and statsmodels have them."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +59,8 @@ def test_a_difference_is_written_with_sign_and_interval(difference, text):
 
 
 def test_missing_values_are_left_out():
+    assert paired_difference([(31.0, math.nan), (31.0, 30.0)]) == Difference(1.0, None, None)
+    assert mean_of([math.nan, 2.0]) == 2 and sd_of([math.nan, 2.0]) is None
     assert (
         mean_of([1.0, None, 3.0]) == 2
         and sd_of([1.0, None, 3.0]) == pytest.approx(2**0.5)
@@ -159,6 +162,17 @@ def test_a_mixed_model_of_a_balanced_design_is_the_analysis_of_variance_by_hand(
     assert estimate.value == pytest.approx(cells[:, 1].mean() - cells[:, 0].mean())
     assert estimate.se == pytest.approx((2 * mean_square / draws) ** 0.5, rel=1e-3)
     assert estimate.df == 12
+
+
+def test_a_method_with_one_draw_adds_no_degree_of_freedom():
+    """Of two methods in four draws and six more in one of them, three: those of the two."""
+    generator = np.random.default_rng(0)
+    cells = [(m, d, s) for m in "AB" for d in range(4) for s in range(2)] + [(m, 0, 0) for m in "CDEFGH"]
+    runs = pd.DataFrame(cells, columns=["method", "draw", "seed"]).assign(student="S")
+    runs = runs.assign(cell="S " + runs.method, value=generator.normal(size=len(runs)) + runs.draw)
+    assert mixed_estimate(runs, {"S A": 1.0, "S B": -1.0}).df == 3
+    confounded = runs[(runs.method == "A") & (runs.draw < 2) | (runs.method == "B") & (runs.draw >= 2)]
+    assert mixed_estimate(confounded, {"S A": 1.0, "S B": -1.0}) is None
 
 
 def test_a_mixed_model_without_an_interaction_has_the_error_of_the_seeds():
