@@ -314,7 +314,9 @@ class TablePage(Page):
     def verdict(self) -> Markdown:
         """The verdicts on the primary claims on the table's rows; folded: the descriptive comparisons."""
         found = evidence(self.workspace, self.folder)
-        text = ledger.verdicts(found, {(row.student, canonical(row.method)) for row in self.rows})
+        # a row with changed settings, such as one of the choices on val, is none of a claim's
+        of_claims = {(row.student, canonical(row.method)) for row in self.rows if not row.settings}
+        text = ledger.verdicts(found, of_claims)
         return Markdown(
             f"{text}\n\n{folded('All comparisons of rows, descriptive', self.comparisons().data)}"
         )

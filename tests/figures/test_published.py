@@ -1,5 +1,6 @@
 """The published weights: those of the published records, shown without training, never used if damaged."""
 
+import dataclasses
 import hashlib
 import shutil
 
@@ -81,6 +82,16 @@ def test_a_published_table_has_its_own_seeds_and_no_more(name, place):
     assert without_columns(rest.strip(), COSTS) in table and title not in table
     assert "| wall s |" in rest and "wall s" not in table.splitlines()[0] and "| wall s |" in costs
     assert costs.count("\n") == 1 + len(committed)
+
+
+def test_rows_with_changed_settings_are_none_of_a_claims(place):
+    """The choices on val have rows of the claims' methods too; their verdicts are those of other runs."""
+    page = TablePage(
+        "table1", **place, seeds=1, students=[], methods=[], overrides={}, jobs=1, published=True
+    )
+    assert "KD_cls raises mAP" in page.verdict().data
+    page.rows = [dataclasses.replace(row, settings={"lambda_kc": 0.8}) for row in page.rows]
+    assert page.verdict().data.startswith("**No verdict**")
 
 
 def test_without_published_weights_those_of_this_machine_are_read(tmp_path):
