@@ -56,8 +56,8 @@ def build_fcos(
 class FCOSStep(nn.Module):
     """One training step of a torchvision FCOS; its losses equal ``model(images, targets)``.
 
-    A cell is matched to an object whatever box it predicts, and the boxes of an untrained FCOS have no area.
-    Compared with their objects they keep none, so loc and KD_loc begin at LEAST_IOU.
+    The boxes of an untrained FCOS have no area, and loc and KD_loc would leave them without. So these losses
+    compare only boxes with an IoU of at least LEAST_IOU with their object.
     """
 
     LEAST_IOU = 0.5

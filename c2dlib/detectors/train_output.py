@@ -60,7 +60,7 @@ class TrainOutput:
     divisors: dict[str, Tensor | int] = field(
         default_factory=dict
     )  # task loss -> how many it is a mean over, if not images
-    # from this IoU with its object on a box can be compared with it; 0 where the matching asks for one
+    # loc and KD_loc compare only boxes with at least this IoU with their object; 0: all
     least_iou: float = 0.0
 
     def pixels(self) -> Tensor:

@@ -35,7 +35,7 @@ from c2dlib.reporting.markdown import as_text, folded, markdown_table, number, w
 from c2dlib.reporting.notebooks import HEADLESS
 from c2dlib.reporting.notes import comparison, notes
 from c2dlib.reporting.statistics import Difference, difference_text, paired_difference
-from c2dlib.reporting.work_list import TABLES, ablated, experiments, first_seed, work_list
+from c2dlib.reporting.work_list import TABLES, Row, ablated, experiments, first_seed, work_list
 from c2dlib.teacher.classifier import Teacher
 from c2dlib.teacher.crops import crop_regions
 from c2dlib.training.classifiers import classifier_teacher
@@ -314,12 +314,17 @@ class TablePage(Page):
     def verdict(self) -> Markdown:
         """The verdicts on the primary claims on the table's rows; folded: the descriptive comparisons."""
         found = evidence(self.workspace, self.folder)
-        # a row with changed settings, such as one of the choices on val, is none of a claim's
-        of_claims = {(row.student, canonical(row.method)) for row in self.rows if not row.settings}
+        of_claims = {(row.student, canonical(row.method)) for row in self.rows if self._has_own_settings(row)}
         text = ledger.verdicts(found, of_claims)
         return Markdown(
             f"{text}\n\n{folded('All comparisons of rows, descriptive', self.comparisons().data)}"
         )
+
+    def _has_own_settings(self, row: Row) -> bool:
+        """Whether a row has its scale's settings, as the claims' rows; the choices on val have others."""
+        first = row.experiments[0]
+        plain = experiment_for(self.workspace, self.folder, row.student, row.method, first.seed)
+        return first.hash() == plain.hash()
 
     def comparisons(self) -> Markdown:
         """A line per comparison: the paper's difference, the reproduced one with its 95 % interval."""

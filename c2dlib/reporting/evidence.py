@@ -23,6 +23,7 @@ from c2dlib.evaluation.tide import BOXES
 from c2dlib.records import RecordError, RunRecord, read_record
 from c2dlib.reporting.errors import RunErrors, known_errors
 from c2dlib.reporting.labels import method_label
+from c2dlib.reporting.markdown import as_text
 from c2dlib.reporting.primary_claims import (
     BOXES_ALONE,
     ORDER,
@@ -57,6 +58,8 @@ ALSO_POOLED = [
     (CONTROL, "baseline", "mAP"),
     (CONTROL, "baseline", "AP50"),
     (CONTROL, "baseline", "mAR"),
+    ("KDcls", "baseline", "AP80"),
+    (CONTROL, "baseline", "AP80"),
     ("KDcls", CONTROL, "AP50"),
     ("ours", CONTROL, "mAP"),
     *(
@@ -100,11 +103,11 @@ class Evidence:
     parts: pd.DataFrame  # a line per part, see ``judge``
     students: pd.DataFrame  # a line per part and student: id, part, student, value, low, high, se, se_images
     also: pd.DataFrame  # ALSO_COLUMNS: a line per difference of ALSO_POOLED and student (empty: all)
-    left_out: list[str]
+    left_out: list[str]  # sentences: runs that do not count, rows that had other teachers
     teachers: dict[str, int] = field(
         default_factory=dict
     )  # student -> trainings of a row's teacher, if several
-    devices: pd.DataFrame = field(default_factory=pd.DataFrame)  # ``by_device``
+    runs: Runs | None = None  # those that count
 
 
 def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
@@ -120,7 +123,7 @@ def evidence(workspace: Workspace, folder: CocoFolder) -> Evidence | None:
         also_pooled(regime, runs, paper_numbers(), workspace.scale),
         [*runs.left_out, *other_teachers(claims, regime, runs.frame)],
         several_teachers(runs.frame),
-        by_device(claims, regime, runs),
+        runs,
     )
 
 
@@ -154,8 +157,8 @@ def other_teachers(claims: list[PrimaryClaim], regime: Regime, runs: pd.DataFram
 def by_device(claims: list[PrimaryClaim], regime: Regime, runs: Runs) -> pd.DataFrame:
     """Sums on the runs of one kind of device alone, where their rows have runs from CPUs and from a GPU.
 
-    They are the parts of the claims, and what ALSO_POOLED has of AP80 of the boxes. A sum that cannot be
-    computed on CPUs alone is left out.
+    They are the parts of the claims, and what ALSO_POOLED has of AP80 of the boxes. What cannot be computed
+    on CPUs alone is left out.
 
     Returns:
         ``sum`` (in words), ``student`` (empty: all of the sum), ``device`` (CPU or GPU) and ``value``,
@@ -167,14 +170,15 @@ def by_device(claims: list[PrimaryClaim], regime: Regime, runs: Runs) -> pd.Data
     }
     lines, on_cpu = [], runs.frame.device == "CPU"
     for name, part in parts.items():
-        cells = cell_weights(part, regime.groups)
-        kinds = on_cpu[[cell in cells for cell in zip(runs.frame.student, runs.frame.method, strict=True)]]
-        if kinds.nunique() < 2 or find(part, regime.groups, runs.frame[on_cpu]).missing:
-            continue
-        students = list(dict.fromkeys(student for student, _ in cells))
-        alone = students if len(part.groups) == 1 and len(students) > 1 else []
-        for student in ["", *alone]:
+        students = regime.groups[part.groups[0]] if len(part.groups) == 1 else []
+        for student in ["", *(students if len(students) > 1 else [])]:
             groups = {part.groups[0]: [student]} if student else regime.groups
+            cells = cell_weights(part, groups)
+            kinds = on_cpu[
+                [cell in cells for cell in zip(runs.frame.student, runs.frame.method, strict=True)]
+            ]
+            if kinds.nunique() < 2 or find(part, groups, runs.frame[on_cpu]).missing:
+                continue
             for device, chosen in (("CPU", on_cpu), ("GPU", ~on_cpu)):
                 found = _line(part, groups, Runs(runs.frame[chosen]))
                 line = {"sum": name, "student": student, "device": device}
@@ -228,7 +232,7 @@ def own_runs(
         try:
             record = read_record(path)
         except RecordError as error:
-            left_out.append(f"left out: {error}")
+            left_out.append(f"left out: {as_text(str(error).replace(str(path), path.name))}")
             continue
         if record.eval_split != "test" or record.seed >= (chose or record.seed + 1):
             continue
@@ -243,9 +247,9 @@ def own_runs(
         )
         if e.hash() == record.hash and record.status == "done":
             runs.append((e, record))
-        elif e.hash() == record.hash:
-            name = f"{student} {method_label(method)}, seed {record.seed}"
-            left_out.append(f"{name}: left out, because it did not finish ({record.status}: {record.reason})")
+        elif e.hash() == record.hash and annotation_hash in ("", e.data_hash):
+            name, why = f"{student} {method_label(method)}, seed {record.seed}", as_text(record.reason)
+            left_out.append(f"{name}: left out, because it did not finish ({record.status}: {why})")
     hashes = [record.data["annotation_hash"] for _, record in runs]
     present = annotation_hash or max(hashes, key=hashes.count, default="")
     return [run for run, own in zip(runs, hashes, strict=True) if own == present], left_out
@@ -317,7 +321,8 @@ def find(part: Part, groups: Mapping[str, list[str]], runs: pd.DataFrame) -> Fin
     Welch's degrees of freedom over the students. With several draws: a mixed model, see ``mixed_estimate``;
     where it has no valid fit there is a value without an estimate.
     Of a student with runs on both kinds of device, only seeds that all rows of the part with runs have
-    count: so a difference is of runs on the same devices.
+    count: so a difference is of runs on the same devices. Rows of a student without a common draw count as
+    missing; of other rows, those on the part's draws count for the variance.
 
     Args:
         groups: the students of each group.
@@ -499,9 +504,9 @@ def judge(
         numbers), ``value``, ``low``, ``high`` at ``level``, ``df``, ``draws``, ``seeds``, ``mde`` (and
         ``mde_within`` of a claim with ``otherwise_within``; where rows are missing, with three runs of each),
         ``se`` and ``se_images``, the standard errors from seed and draw and from the choice of test images;
-        ``p_at_best``, the p of TOST if the difference were exactly 0; of the whole claim ``p``, ``p_holm``
-        and, of the opposite, ``p_against``, ``p_against_holm``, then ``verdict`` and ``why`` (rows that are
-        missing).
+        ``p_at_best``, the p of TOST if the difference were exactly 0; of the whole claim the same after
+        Holm's correction (``p_at_best_holm``), if all others of its family held; ``p``, ``p_holm`` and, of
+        the opposite, ``p_against``, ``p_against_holm``, then ``verdict`` and ``why`` (rows that are missing).
     """
     findings = {c.id: [find(part, regime.groups, runs.frame) for part in c.parts] for c in claims}
     sizes = pd.Series([c.family for c in claims]).value_counts()
@@ -533,6 +538,11 @@ def judge(
                 }
             )
     frame = pd.DataFrame(lines)
+    best = {}
+    for _, of_family in frame.groupby("family"):
+        highest = of_family.groupby("id").p_at_best.max().fillna(0.0)
+        best |= dict(zip(highest.index, holm(highest.tolist()), strict=True))
+    frame = frame.assign(p_at_best_holm=frame.id.map(best))
     if regime.exploratory:
         frame = frame.assign(verdict=frame.verdict.replace(EXPLORED))
     return frame

@@ -16,6 +16,7 @@ from c2dlib.reporting.evidence import (
     REPRODUCED,
     UNDECIDED,
     Evidence,
+    by_device,
 )
 from c2dlib.reporting.markdown import MISSING, folded, markdown_table, number, signed
 from c2dlib.reporting.primary_claims import ORDER, read_claims
@@ -44,12 +45,12 @@ IMAGES = (
     "other seeds *and* images has the root of the sum of both squares."
 )
 DEVICES = (
-    "The same sums on the runs from CPUs alone and, after the stroke, on those from a GPU alone; an interval "
-    "from three seeds on. Descriptive: the verdicts are those of all runs."
+    "The same sums on the runs from CPUs alone and, after the slash, on those from a GPU alone. A number "
+    "without an interval is of two seeds or one. Descriptive: the verdicts are those of all runs."
 )
 ORDERED = (
     "*mAP in the best order*: if each object's best box had its IoU as score and every other box came last; "
-    "nearly the mAR. The rank correlation is over boxes of the right class with an IoU of at least so much."
+    "nearly the mAR. The rank correlation is over boxes of the right class with at least the IoU named."
 )
 
 
@@ -76,8 +77,9 @@ def ledger_text(found: Evidence, published: bool = False) -> str:
             "The same sums on each student, with its own pooled 95 % interval.",
             _students_table(found),
         ]
-    if len(found.devices):
-        paragraphs += ["### On one kind of device", DEVICES, _devices_table(found.devices)]
+    devices = by_device(read_claims(), found.regime, found.runs) if found.runs else pd.DataFrame()
+    if len(devices):
+        paragraphs += ["### On one kind of device", DEVICES, _devices_table(devices)]
     if len(found.also):
         paragraphs += [
             "### Not among the claims, pooled in the same way",
@@ -264,7 +266,6 @@ def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
             "contain a part of that noise too."
             for student, count in teachers.items()
         )
-    hopeless = parts[(parts.p_at_best >= LEVEL) & (parts.verdict != EQUIVALENT)].drop_duplicates("id")
     items = [
         "A claim holds if all of its sums do, so its p is the largest of theirs: one-sided in the claimed "
         "direction, and for *within* two one-sided tests (TOST), whose interval has 90 %.",
@@ -277,16 +278,25 @@ def _statistics(parts: pd.DataFrame, teachers: dict[str, int]) -> str:
         f"brackets, where rows are missing: with {FEWEST_SEEDS} seeds of each of these. The smallest effect "
         f"that matters is {parts.smallest_effect.min():g} points: where the detectable one "
         "is larger, *undecided* does not mean that there is no effect.",
-        *(
-            f"Claim {line.id}: with this noise no {line.sum} would be shown to lie within its margin, not "
-            "even 0."
-            for line in hopeless.itertuples()
-        ),
+        *_margins_out_of_reach(parts),
         f"{residual} {noise}",
         f"A sum over a row of fewer than {FEWEST_SEEDS} seeds gets no interval and no verdict.",
         "*paper*: the same sum of the paper's numbers, on its students.",
     ]
     return "\n".join(f"- {item}" for item in items)
+
+
+def _margins_out_of_reach(parts: pd.DataFrame) -> list[str]:
+    """A sentence per claim whose margin these runs could not show whatever they had found."""
+    sentences = []
+    for claim, lines in parts[parts.p_at_best_holm >= LEVEL].groupby("id"):
+        sums = lines[lines.p_at_best >= min(LEVEL, lines.p_at_best.max())]["sum"]
+        missing = f", with {FEWEST_SEEDS} seeds of each missing row," if lines.value.isna().any() else ""
+        sentences.append(
+            f"Claim {claim}: with this noise{missing} even a difference of exactly 0 "
+            f"({'; '.join(sums)}) would not be shown to lie within its margin."
+        )
+    return sentences
 
 
 def _students_table(found: Evidence) -> str:

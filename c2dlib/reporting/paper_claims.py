@@ -334,7 +334,7 @@ def _controls() -> list[Claim]:
                 {},
             ),
             (
-                "KD_cls raises mAP more than the teacher's probabilities for another object of the class: "
+                "KD_cls raises mAP more than the teacher's probabilities for a random object of the class: "
                 "the single instance matters",
                 KD_CLS,
                 permuted,

@@ -367,7 +367,9 @@ def _seeds(gains: pd.DataFrame, line) -> str:
 
 def _gain(shown: pd.DataFrame, line, method: str) -> str:
     key = line.place, line.student, canonical(method)
-    return difference_text(*shown.loc[key, ["gain", "low", "high"]]) if key in shown.index else MISSING
+    if key not in shown.index:
+        return MISSING
+    return difference_text(*shown.loc[key, ["gain", "low", "high"]]) or MISSING
 
 
 def write_regimes(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

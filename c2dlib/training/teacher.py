@@ -41,6 +41,12 @@ def _as_floats(image: Any, target: dict) -> tuple[Tensor, dict]:
     return F.to_dtype(F.to_image(image), torch.float32, scale=True).as_subclass(Tensor), target
 
 
+def _mps_numbers_kept() -> contextlib.AbstractContextManager:
+    if not torch.backends.mps.is_available():
+        return contextlib.nullcontext()
+    return torch.random.fork_rng([0], device_type="mps")
+
+
 @contextlib.contextmanager
 def _users_state_kept(device: torch.device) -> Iterator[None]:
     """Leave the random numbers, and Accelerate's state that all of a process share, as they are.
@@ -49,9 +55,10 @@ def _users_state_kept(device: torch.device) -> Iterator[None]:
     """
     shared = [state._shared_state for state in (AcceleratorState, PartialState, GradientState)]
     before = [dict(state) for state in shared]
-    on_gpu = device.type == "cuda"
+    gpus = range(torch.cuda.device_count())  # a step's seed is that of every device
+    current = device if device.type == "cuda" else -1
     try:
-        with torch.random.fork_rng([device] if on_gpu else []), torch.cuda.device(device if on_gpu else -1):
+        with torch.random.fork_rng(gpus), _mps_numbers_kept(), torch.cuda.device(current):
             yield
     finally:
         for state, values in zip(shared, before, strict=True):

@@ -21,6 +21,7 @@ from c2dlib.reporting.evidence import (
     REPRODUCED,
     Evidence,
     Runs,
+    by_device,
     by_student,
     evidence,
     find,
@@ -40,7 +41,7 @@ from c2dlib.reporting.primary_claims import (
     read_claims,
     regime_of,
 )
-from c2dlib.reporting.statistics import Estimate
+from c2dlib.reporting.statistics import Estimate, holm
 from c2dlib.reporting.work_list import IOUS, METRICS
 from c2dlib.training.run import experiment_for
 from c2dlib.workspace import PUBLISHED, Workspace
@@ -389,12 +390,13 @@ def test_the_same_sums_on_one_kind_of_device(photos):
         recorded(photos, student, "baseline", seed, 20.0 + 0.1 * seed, device)
         recorded(photos, student, "KDcls", seed, 22.0 + 0.1 * seed + on_gpu, device)
     found = evidence(*photos)
-    first = found.devices[found.devices["sum"].str.startswith("1. ")].set_index(["student", "device"])
+    devices = by_device(read_claims(), found.regime, found.runs)
+    first = devices[devices["sum"].str.startswith("1. ")].set_index(["student", "device"])
     assert first.value["", "CPU"] == pytest.approx(2) and not math.isnan(first.low["", "CPU"])
     assert first.value["SSD300-MV1x025", "GPU"] == pytest.approx(3) and math.isnan(
         first.low["SSD300-MV1x025", "GPU"]
     )
-    assert set(found.devices["sum"].str[0]) == set("123")  # the others have no runs
+    assert set(devices["sum"].str[0]) == set("123")  # the others have no runs
     text = ledger_text(found)
     assert "### On one kind of device" in text and "/ +3.0 |" in text
 
@@ -413,10 +415,10 @@ def test_a_margin_that_no_difference_would_reach_is_named():
     se, df = find(gain(within=0.5), ONE.groups, runs).estimate[1:]
     assert found.p_at_best.tolist() == pytest.approx([Estimate(0, se, df).p_within(m) for m in (0.5, 9.0)])
     text = ledger_text(Evidence(ONE, found, by_student([], ONE, Runs(runs)), NOTHING_POOLED, []))
-    assert (
-        "Claim 1: with this noise no KDcls - baseline, mAP would be shown" in text
-        and "Claim 2: with" not in text
-    )
+    sentence = "even a difference of exactly 0 (KDcls - baseline, mAP) would not be shown"
+    assert f"Claim 1: with this noise {sentence}" in text and "Claim 2: with" not in text
+    three = judge([claim(gain(within=m), id=i) for i, m in ((1, 9.0), (2, 1.9))], ONE, Runs(runs), {}, "mini")
+    assert three.p_at_best_holm.tolist() == pytest.approx(holm(three.p_at_best.tolist()))
 
 
 def test_boxes_that_are_not_measured_are_named(photos):

@@ -139,11 +139,11 @@ def test_a_loop_of_ones_own_has_the_gradient_of_the_librarys_run(student):
 def test_a_box_without_area_is_named(student):
     """torchvision's detectors refuse it; the losses would be infinite or no numbers."""
     step, _, images, targets = small("C2D", student)
-    targets = [dict(target) for target in targets]
-    targets[0]["boxes"] = torch.cat([targets[0]["boxes"], torch.tensor([[5.0, 5, 5, 30]])])
-    targets[0]["labels"] = torch.cat([targets[0]["labels"], torch.tensor([1])])
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    flat = {"boxes": torch.tensor([[2.0, 2, 9, 9], [5, 5, 5, 30]]), "labels": torch.tensor([1, 1])}
+    images, targets = images * 3, [targets[0], empty, flat]
     with pytest.raises(
-        ValueError, match=r"image 0 of the batch: the box \[5.0, 5.0, 5.0, 30.0\] has no width"
+        ValueError, match=r"image 2 of the batch: the box \[5.0, 5.0, 5.0, 30.0\] has no width"
     ):
         step(images, targets)
 

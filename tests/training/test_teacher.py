@@ -58,6 +58,7 @@ def test_a_classifier_learns_the_crops_and_becomes_a_frozen_teacher():
 
 def test_the_users_random_numbers_and_accelerator_stay_as_they_are():
     """Else three seeds of a loop would draw the same numbers, and an Accelerator lose its precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # of trainings before this test
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     try:
         classifier = small()
