@@ -540,7 +540,7 @@ def judge(
     frame = pd.DataFrame(lines)
     best = {}
     for _, of_family in frame.groupby("family"):
-        highest = of_family.groupby("id").p_at_best.max().fillna(0.0)
+        highest = of_family.p_at_best.astype(float).groupby(of_family.id).max().fillna(0.0)
         best |= dict(zip(highest.index, holm(highest.tolist()), strict=True))
     frame = frame.assign(p_at_best_holm=frame.id.map(best))
     if regime.exploratory:
