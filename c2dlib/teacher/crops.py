@@ -22,8 +22,8 @@ def crop_regions(images: Tensor, boxes: Tensor, image_index: Tensor, size: int) 
         size: side of the crops in pixels, at least 1.
 
     Returns:
-        [P, 3, size, size], in the order of ``boxes``, in the unit of ``images``. Samples
-        within half a pixel of the image's border are mixed with 0.
+        [P, 3, size, size], in the order of ``boxes``, in the unit of ``images``. Samples within half a pixel
+        of the image's border are mixed with 0.
 
     Raises:
         ValueError: if the shapes do not fit or an index lies outside the batch.
